@@ -1,0 +1,321 @@
+"""Configuration: one section per step of the method, presets, overrides, fingerprint.
+
+Every reading that the paper leaves open is a field here; its default is the reading we settled on.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from zsad.errors import UsageError
+from zsad.images import DECODER
+
+METHOD_VERSION = 1
+"""Raised whenever a change of code changes scores, so that old and new rows are never mixed."""
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+class Section(BaseModel):
+    """Common settings of all sections: immutable, unknown fields refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ImagesConfig(Section):
+    """Limits on what is decoded."""
+
+    max_pixels: int = Field(100_000_000, ge=1, le=178_000_000)
+    max_file_bytes: int = Field(512 * 1024**2, ge=1)
+    max_aspect: float = Field(20.0, ge=1)
+    """Images with a larger long/short ratio are error rows."""
+
+
+class ForegroundConfig(Section):
+    """Foreground extraction (paper section 2): which SAM annotations lie on the DIS mask."""
+
+    source: Literal["sam+dis", "dis", "full_image"] = "sam+dis"
+    """Where the fallback chain sam+dis -> dis -> full_image starts."""
+    binarise_threshold: float = Field(0.5, ge=0, le=1)
+    empty_guard: float = Field(0.5, ge=0, le=1)
+    """The raw sigmoid must exceed this somewhere, or the DIS mask counts as empty. 0 turns it off."""
+    min_coverage: float = Field(0.80, ge=0, le=1)
+    closing_radius: int = Field(5, ge=0)
+    min_component_fraction: float = Field(0.001, ge=0, lt=1)
+    min_part_inside: float = Field(0.50, ge=0, le=1)
+    points_per_side: int = Field(32, ge=1)
+    points_per_batch: int = Field(64, ge=1)
+    pred_iou_threshold: float = 0.88
+    stability_threshold: float = 0.95
+    stability_offset: float = Field(1.0, ge=0)
+    box_nms_threshold: float = Field(0.7, ge=0, le=1)
+    point_pruning: Literal["none", "dis"] = "none"
+    """``dis`` prompts SAM only at points inside the dilated DIS mask: faster, not exact."""
+    pruning_dilation: float = Field(0.05, ge=0, le=1)
+    """Dilation radius for pruning, as a fraction of the longer image side."""
+
+
+class TilingConfig(Section):
+    """Image tiling (paper section 2): one square crop per component, more along elongated ones."""
+
+    min_side: int | None = Field(None, ge=1)
+    """Smallest tile side in native pixels; null = the input size of the pixel-level model (352)."""
+    elongated_aspect: float = Field(1.5, ge=1)
+    elongated_parts: int = Field(20, ge=0)
+    elongated_step: float = Field(0.5, gt=0, le=1)
+    """Step along the long axis as a fraction of the short side."""
+    max_tiles: int = Field(64, ge=1)
+
+
+class PromptsConfig(Section):
+    """Prompt generator (paper section 2 and Fig. 2; WinCLIP's compositional ensemble)."""
+
+    states: Literal["extended", "winclip"] = "extended"
+    """``extended`` adds the states of Fig. 2 to WinCLIP's; ``winclip`` leaves them out."""
+    normal_states: tuple[str, ...] | None = None
+    """Replaces the normal states; each holds ``[o]`` where the noun goes."""
+    anomalous_states: tuple[str, ...] | None = None
+    localising: tuple[str, ...] | None = None
+    """Replaces the 19 localising prompts of Fig. 2 (c)."""
+    duplicates: Literal["weight", "drop"] = "weight"
+    """A localising prompt listed twice carries double weight (``weight``) or counts once (``drop``)."""
+    class_names: dict[str, str] = Field(default_factory=dict)
+    """Noun per category, over the default table."""
+
+
+class TileLevelConfig(Section):
+    """Tile-level predictor (paper section 2): CLIP similarity to the two prompt sets."""
+
+    prompt_pooling: Literal["mean_similarity", "mean_embedding"] = "mean_similarity"
+    temperature: Literal["checkpoint"] | float = "checkpoint"
+    """Factor on the similarities before the softmax; ``checkpoint`` = exp(logit_scale), about 100."""
+
+
+class PixelLevelConfig(Section):
+    """Pixel-level predictor (paper section 2): CLIPSeg averaged over the localising prompts."""
+
+    prompt_average: Literal["harmonic", "arithmetic", "max"] = "harmonic"
+    prompts: Literal["localising", "sample"] = "localising"
+    """``sample`` uses the anomalous sample-level prompts instead (the paper advises against it)."""
+
+
+class AggregationConfig(Section):
+    """Prediction aggregation (paper section 2)."""
+
+    tile_scaling: bool = True
+    """Scale the pixel map of a tile by its tile score."""
+    top_fraction: float = Field(0.25, ge=0, le=1)
+    """Share of the highest component scores averaged to the sample score; at least one (0 = max, 1 = mean)."""
+    mask_background: bool = False
+
+
+class ModelConfig(Section):
+    """One foundation model: its name in ``zsad models list`` and, optionally, a weights file."""
+
+    name: str
+    weights: str | None = None
+
+
+class ModelsConfig(Section):
+    """The four foundation models."""
+
+    precision: Precision = "fp32"
+    isnet: ModelConfig = ModelConfig(name="isnet-general-use")
+    sam: ModelConfig = ModelConfig(name="sam-vit-h")
+    clip: ModelConfig = ModelConfig(name="ViT-B-16-plus-240/laion400m_e31")
+    clipseg: ModelConfig = ModelConfig(name="clipseg-rd64-refined")
+
+
+class PoolConfig(Section):
+    """One actor pool of the ``pools`` topology. Null = chosen from the cluster's resources."""
+
+    size: int | None = Field(None, ge=1)
+    num_gpus: float | None = Field(None, ge=0)
+    batch_size: int | None = Field(None, ge=1)
+
+
+class RuntimeConfig(Section):
+    """How the work is run. Nothing here changes a score beyond float rounding; not in the fingerprint."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    topology: Literal["auto", "fused", "pools"] = "auto"
+    batch_size: int = Field(8, ge=1)
+    """Images per step call."""
+    device_batch: int = Field(32, ge=1)
+    """Tiles per forward of CLIP and CLIPSeg."""
+    rows_per_part: int = Field(2048, ge=1)
+    """Images per Parquet part (target)."""
+    threads: int = Field(2, ge=1)
+    """Files read at once in the first step of a pool."""
+    memory_gib: float | None = Field(None, gt=0)
+    """Memory declared per actor; null = none."""
+    saliency: PoolConfig = PoolConfig()
+    instances: PoolConfig = PoolConfig()
+    tile_scores: PoolConfig = PoolConfig()
+    tile_maps: PoolConfig = PoolConfig()
+
+
+class Config(Section):
+    """The whole configuration of a run."""
+
+    preset: str = "custom"
+    images: ImagesConfig = ImagesConfig()
+    foreground: ForegroundConfig = ForegroundConfig()
+    tiling: TilingConfig = TilingConfig()
+    prompts: PromptsConfig = PromptsConfig()
+    tile_level: TileLevelConfig = TileLevelConfig()
+    pixel_level: PixelLevelConfig = PixelLevelConfig()
+    aggregation: AggregationConfig = AggregationConfig()
+    models: ModelsConfig = ModelsConfig()
+    runtime: RuntimeConfig = RuntimeConfig()
+
+
+def preset_names() -> list[str]:
+    """Names of the presets in the package, sorted."""
+    folder = resources.files("zsad") / "presets"
+    return sorted(entry.name[: -len(".yaml")] for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_config(
+    preset: str = "vand2023", path: str | Path | None = None, overrides: Sequence[str] = ()
+) -> Config:
+    """A preset, then a YAML file, then ``section.field=value`` overrides, each over the one before.
+
+    Args:
+        preset: one of ``preset_names()``.
+        path: optional YAML file with the sections of ``Config``.
+        overrides: e.g. ``["foreground.min_coverage=0.9", "models.precision=bf16"]``; values are YAML.
+
+    Raises:
+        UsageError: unknown preset, section or field, a value out of range, or an unreadable file.
+    """
+    if preset not in preset_names():
+        raise UsageError(f"Unknown preset {preset!r}. Expected one of: {', '.join(preset_names())}.")
+    text = (resources.files("zsad") / "presets" / f"{preset}.yaml").read_text("utf-8")
+    values: dict[str, Any] = _merge({"preset": preset}, _parse(text, f"preset {preset}"))
+    if path is not None:
+        try:
+            text = Path(path).read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(f"Cannot read the configuration file {str(path)!r}: {error}.") from None
+        values = _merge(values, _parse(text, str(path)))
+    for override in overrides:
+        values = _merge(values, _parse_override(override))
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise UsageError(_explain(error)) from None
+
+
+def fingerprint(config: Config, weights: Mapping[str, str], object_name: str | None = None) -> str:
+    """Hash of everything that changes scores.
+
+    That is: the method's fields and version, prompts and nouns, weights, precision, decoder. Not: paths,
+    batch and pool sizes.
+
+    Args:
+        config: the configuration.
+        weights: sha256 of the weights by model family (``isnet``, ``sam``, ``clip``, ``clipseg``).
+        object_name: the noun given with ``--object``, if any.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    canonical = json.dumps(scored_fields(config, weights, object_name), sort_keys=True)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Lines ``section.field: old -> new`` for every leaf that differs between two nested mappings."""
+    lines = []
+    for key in sorted(set(old) | set(new)):
+        before, after = old.get(key), new.get(key)
+        if isinstance(before, Mapping) and isinstance(after, Mapping):
+            lines += differences(before, after, f"{prefix}{key}.")
+        elif before != after:
+            lines.append(f"{prefix}{key}: {before!r} -> {after!r}")
+    return lines
+
+
+def scored_fields(
+    config: Config, weights: Mapping[str, str], object_name: str | None = None
+) -> dict[str, Any]:
+    """What ``fingerprint`` hashes, as plain JSON types (kept in run.json to say what differs)."""
+    fields = config.model_dump(mode="json", exclude={"preset", "runtime", "models"})
+    fields["foreground"].pop("points_per_batch")
+    fields["models"] = {
+        family: {"name": getattr(config.models, family).name, "sha256": weights[family]}
+        for family in ("isnet", "sam", "clip", "clipseg")
+    }
+    fields["precision"] = config.models.precision
+    fields["object"] = object_name
+    fields["method_version"] = METHOD_VERSION
+    fields["decoder"] = DECODER
+    return fields
+
+
+def _parse(text: str, source: str) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"{source} is not valid YAML: {error}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UsageError(f"{source} holds {type(values).__name__}; expected sections such as 'foreground:'.")
+    return values
+
+
+def _parse_override(override: str) -> dict[str, Any]:
+    key, separator, value = override.partition("=")
+    if not separator or not key.strip():
+        raise UsageError(
+            f"Cannot read --set {override!r}. Expected section.field=value, e.g. foreground.min_coverage=0.9."
+        )
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise UsageError(f"Cannot read the value of --set {override!r}: not valid YAML.") from None
+    for part in reversed(key.strip().split(".")):
+        parsed = {part: parsed}
+    return dict(parsed)
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        if isinstance(value, Mapping) and isinstance(merged.get(key), Mapping):
+            merged[key] = _merge(merged[key], value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def _explain(error: ValidationError) -> str:
+    lines = []
+    for problem in error.errors():
+        location = [str(part) for part in problem["loc"]]
+        given = problem.get("input")
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"{'.'.join(location)}: unknown field. {_known_fields(location[:-1])}")
+        else:
+            lines.append(f"{'.'.join(location)}: given {given!r}; {problem['msg']}.")
+    return "Wrong configuration:\n  " + "\n  ".join(lines)
+
+
+def _known_fields(location: Sequence[str]) -> str:
+    section: Any = Config
+    for part in location:
+        field = section.model_fields.get(part) if isinstance(section, type) else None
+        section = field.annotation if field is not None else None
+    if not (isinstance(section, type) and issubclass(section, Section)):
+        return ""
+    return f"Expected one of: {', '.join(section.model_fields)}."

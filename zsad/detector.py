@@ -1,0 +1,207 @@
+"""The detector: the four steps in a row, in one process. The page to read first.
+
+The distributed job runs the same steps as actor pools, so both give the same numbers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from zsad.config import Config, load_config
+from zsad.errors import ImageError, UsageError
+from zsad.method.tiling import Tile
+from zsad.models.weights import is_trained
+from zsad.projection import project
+from zsad.steps.instances import Instances
+from zsad.steps.item import Failure, ImageItem
+from zsad.steps.saliency import Saliency
+from zsad.steps.tile_maps import TileMaps
+from zsad.steps.tile_scores import TileScores
+
+ImageLike = str | os.PathLike[str] | bytes | Image.Image | NDArray[np.uint8]
+
+
+class Step(Protocol):
+    """A stage of a method: reads and fills in the fields of ``ImageItem``."""
+
+    name: str
+
+    def __call__(self, items: Sequence[ImageItem]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Detection:
+    """The result for one image.
+
+    Attributes:
+        score: sample score in (0, 1), higher = more anomalous; NaN when ``failure`` is set.
+        anomaly_map: (H, W) float16 in [0, 1].
+        foreground: (H, W) bool.
+        foreground_source: ``sam+dis``, ``dis``, ``full_image`` or ``precomputed``.
+        tiles: windows of the image that were scored, each with its component.
+        tile_scores: (T,) float32 in (0, 1).
+        component_scores: (C,) float32 in (0, 1).
+        trained: False when any of the models has random weights; then the numbers mean nothing.
+        failure: why the image could not be scored, else None.
+        stage_ms: milliseconds per stage.
+    """
+
+    score: float
+    anomaly_map: NDArray[np.float16]
+    foreground: NDArray[np.bool_]
+    foreground_source: str
+    tiles: tuple[Tile, ...]
+    tile_scores: NDArray[np.float32]
+    component_scores: NDArray[np.float32]
+    trained: bool
+    failure: Failure | None
+    stage_ms: dict[str, float]
+
+
+class Detector:
+    """Zero-shot anomaly detector for single images and small batches.
+
+    >>> detector = Detector.from_preset("mini")
+    >>> detection = detector.score("part.jpg", object="capsule")
+    >>> detection.score, detection.anomaly_map.shape
+    """
+
+    def __init__(self, steps: Sequence[Step], config: Config) -> None:
+        self.steps = tuple(steps)
+        self.config = config
+
+    @classmethod
+    def from_preset(
+        cls, preset: str = "vand2023", *, config: str | Path | None = None, overrides: Sequence[str] = ()
+    ) -> Detector:
+        """Build a detector from a preset, optionally with a YAML file and ``section.field=value`` overrides.
+
+        Raises:
+            UsageError: unknown preset or field, or weights that cannot be had.
+        """
+        return cls.from_config(load_config(preset, config, overrides))
+
+    @classmethod
+    def from_config(cls, config: Config) -> Detector:
+        """Build a detector, with the models on ``config.runtime.device``. Raises UsageError as ``from_preset``."""
+        return cls(build_steps(config), config)
+
+    def score(self, image: ImageLike, object: str) -> Detection:
+        """Score one image.
+
+        Args:
+            image: a path or URI, encoded bytes, a PIL image, or (H, W, 3) uint8 RGB.
+            object: noun for what the image shows, e.g. ``"printed circuit board"``.
+
+        Raises:
+            ImageError: the image cannot be scored.
+        """
+        detection = self.score_batch([image], object)[0]
+        if detection.failure is not None:
+            raise ImageError(detection.failure.kind, detection.failure.message)
+        return detection
+
+    def score_batch(self, images: Sequence[ImageLike], object: str | Sequence[str]) -> list[Detection]:
+        """Score several images; one that cannot be scored has ``failure`` set and stops no other.
+
+        Args:
+            images: as in ``score``.
+            object: one noun for all, or one per image.
+        """
+        nouns = [object] * len(images) if isinstance(object, str) else list(object)
+        if len(nouns) != len(images):
+            raise UsageError(
+                f"Given {len(images)} images and {len(nouns)} objects; expected one object per image."
+            )
+        items = [as_item(image, noun) for image, noun in zip(images, nouns, strict=True)]
+        size = self.config.runtime.batch_size
+        for start in range(0, len(items), size):
+            self.run(items[start : start + size])
+        trained = trained_models(self.config)
+        return [_detection(item, trained, self.config.aggregation.mask_background) for item in items]
+
+    def run(self, items: Sequence[ImageItem]) -> None:
+        """Run the steps over the items, in place."""
+        for step in self.steps:
+            step(items)
+
+
+def build_steps(config: Config) -> tuple[Step, ...]:
+    """The paper's method as a list of steps, models loaded. Raises UsageError if weights cannot be had."""
+    device = device_of(config)
+    return tuple(step.from_config(config, device) for step in (Saliency, Instances, TileScores, TileMaps))
+
+
+def device_of(config: Config) -> str:
+    """``cpu`` or ``cuda``; ``auto`` takes the GPU when this process has one.
+
+    Raises:
+        UsageError: ``cuda`` is asked for and there is none.
+    """
+    if config.runtime.device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if config.runtime.device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("runtime.device is cuda, but torch sees no GPU here. Expected a GPU, or device=cpu.")
+    return config.runtime.device
+
+
+def trained_models(config: Config) -> bool:
+    """Whether all four models have trained weights (False = some are random)."""
+    return all(
+        model.weights is not None or is_trained(model.name)
+        for model in (config.models.isnet, config.models.sam, config.models.clip, config.models.clipseg)
+    )
+
+
+def as_item(image: ImageLike, noun: str) -> ImageItem:
+    """An ``ImageItem`` of any image that ``Detector.score`` accepts.
+
+    Raises:
+        UsageError: another type, or an array that is not (H, W, 3) uint8.
+    """
+    if isinstance(image, bytes):
+        return ImageItem(path="", class_name=noun, data=image)
+    if isinstance(image, str | os.PathLike):
+        return ImageItem(path=os.fspath(image), class_name=noun)
+    if isinstance(image, Image.Image):
+        image = np.asarray(image.convert("RGB"))
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
+        return ImageItem(path="", class_name=noun, image=image)
+    given = (
+        f"{image.dtype} array of shape {image.shape}"
+        if isinstance(image, np.ndarray)
+        else type(image).__name__
+    )
+    raise UsageError(
+        f"Cannot score a {given}. Expected a path, encoded bytes, a PIL image or (H, W, 3) uint8 RGB."
+    )
+
+
+def _detection(item: ImageItem, trained: bool, mask_background: bool) -> Detection:
+    empty = np.zeros(0, np.float32)
+    anomaly_map = np.zeros((item.height, item.width), np.float16)
+    if item.failure is None and item.tile_maps is not None:
+        boxes = np.array([(tile.x0, tile.y0, tile.x1, tile.y1) for tile in item.tiles])
+        masked = item.foreground if mask_background else None
+        anomaly_map = project(item.tile_maps, boxes, item.height, item.width, masked)
+    return Detection(
+        score=float("nan") if item.score is None or item.failure is not None else item.score,
+        anomaly_map=anomaly_map,
+        foreground=np.zeros(anomaly_map.shape, np.bool_) if item.foreground is None else item.foreground,
+        foreground_source=item.foreground_source or "",
+        tiles=item.tiles,
+        tile_scores=empty if item.tile_scores is None else item.tile_scores,
+        component_scores=empty if item.component_scores is None else item.component_scores,
+        trained=trained,
+        failure=item.failure,
+        stage_ms=dict(item.stage_ms),
+    )

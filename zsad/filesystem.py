@@ -1,0 +1,100 @@
+"""Local paths and ``s3://``, ``gs://`` URIs behind one set of functions (pyarrow.fs)."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from pyarrow import fs
+
+from zsad.errors import ImageError, UsageError
+
+_SCHEME = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]+)://")
+_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
+_SECRET_PARAMETER = re.compile(r"(?i)\b(access_key|secret_key|session_token|token|signature|sig)=[^&\s]+")
+
+
+def is_local(uri: str) -> bool:
+    """Whether ``uri`` is a path of this machine (no scheme, or ``file://``)."""
+    match = _SCHEME.match(uri)
+    return match is None or match.group(1) == "file"
+
+
+def resolve(uri: str) -> tuple[fs.FileSystem, str]:
+    """The file system of ``uri`` and the path inside it.
+
+    Credentials come from the environment as usual for the provider (``AWS_ACCESS_KEY_ID``,
+    ``AWS_ENDPOINT_URL``, ``GOOGLE_APPLICATION_CREDENTIALS``, ...).
+
+    Raises:
+        UsageError: the scheme is unknown or the URI is malformed.
+    """
+    if is_local(uri):
+        path = uri[len("file://") :] if uri.startswith("file://") else uri
+        return fs.LocalFileSystem(), str(Path(path).expanduser().absolute())
+    try:
+        filesystem, path = fs.FileSystem.from_uri(uri)
+    except (ValueError, OSError) as error:
+        raise UsageError(
+            f"Cannot open {redact(uri)!r}: {redact(str(error))}. Expected a local path or an s3:// or gs:// URI."
+        ) from None
+    return filesystem, path
+
+
+def join(uri: str, *parts: str) -> str:
+    """``uri`` extended by ``parts`` with single slashes; a query string stays at the end.
+
+    >>> join("s3://bucket/run?region=x", "predictions")
+    's3://bucket/run/predictions?region=x'
+    """
+    base, mark, query = uri.partition("?") if not is_local(uri) else (uri, "", "")
+    return "/".join([base.rstrip("/") or "/", *(part.strip("/") for part in parts)]) + mark + query
+
+
+def absolute(uri: str) -> str:
+    """``uri`` itself, or the absolute path when it is local (what is stored in a manifest)."""
+    return resolve(uri)[1] if is_local(uri) else uri
+
+
+def exists(uri: str) -> bool:
+    """Whether a file or folder stands at ``uri``."""
+    filesystem, path = resolve(uri)
+    return filesystem.get_file_info(path).type != fs.FileType.NotFound
+
+
+def read_bytes(uri: str, max_bytes: int | None = None) -> bytes:
+    """The content of one file.
+
+    Raises:
+        ImageError: kind ``missing``, ``not_a_file``, ``unreadable`` or ``file_too_large`` (over ``max_bytes``).
+    """
+    try:
+        filesystem, path = resolve(uri)
+        if isinstance(filesystem, fs.LocalFileSystem):
+            if os.path.isdir(path):
+                raise ImageError("not_a_file", "the path is a folder")
+            with open(path, "rb") as file:
+                _check_size(os.fstat(file.fileno()).st_size, max_bytes)
+                return file.read()
+        with filesystem.open_input_file(path) as stream:
+            _check_size(stream.size(), max_bytes)
+            return stream.read()
+    except (FileNotFoundError, NotADirectoryError):
+        raise ImageError("missing", "no file at this path") from None
+    except PermissionError:
+        raise ImageError("unreadable", "no permission to read this file") from None
+    except (OSError, ValueError) as error:
+        raise ImageError("unreadable", redact(str(error))[:300]) from None
+
+
+def _check_size(size: int, max_bytes: int | None) -> None:
+    if max_bytes is not None and size > max_bytes:
+        raise ImageError(
+            "file_too_large", f"{size:,} bytes; the cap is {max_bytes:,} (images.max_file_bytes)"
+        )
+
+
+def redact(text: str) -> str:
+    """``text`` without credentials: user info in URIs and secret query parameters become ``***``."""
+    return _SECRET_PARAMETER.sub(r"\1=***", _CREDENTIALS.sub("***@", text))

@@ -1,0 +1,33 @@
+"""Pixel-level predictor (paper section 2): segmentations of the localising prompts -> one map per tile."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+
+def average_prompts(
+    logits: Tensor, weights: Sequence[float], average: Literal["harmonic", "arithmetic", "max"] = "harmonic"
+) -> Tensor:
+    """Average the probability maps sigmoid(logits) over the prompts.
+
+    Paper: "a harmonic average across the prompt segmentations to focus on the regions which
+    consistently give a higher activation". Because 1/sigmoid(z) = 1 + exp(-z), the weighted harmonic
+    mean is sigmoid(log sum(w) - logsumexp(log w - z)), which does not under- or overflow.
+
+    Args:
+        logits: (T, P, S, S) float32.
+        weights: P positive weights.
+
+    Returns:
+        (T, S, S) float32 in [0, 1].
+    """
+    weight = torch.tensor(weights, dtype=logits.dtype, device=logits.device).view(1, -1, 1, 1)
+    if average == "max":
+        return torch.sigmoid(logits.amax(dim=1))
+    if average == "arithmetic":
+        return (torch.sigmoid(logits) * weight).sum(dim=1) / weight.sum()
+    return torch.sigmoid(weight.sum().log() - torch.logsumexp(weight.log() - logits, dim=1))

@@ -1,0 +1,99 @@
+"""Tile maps -> anomaly map, in NumPy and in a fixed order of operations.
+
+What is stored of an image are its float16 tile maps; the anomaly map is defined as the float16
+rounding of their projection. Every operation here is an elementwise IEEE float32 operation, so the
+map has the same bits on every machine (a library's resize or a matrix product would not promise
+that). It stands on the lowest floor because scoring, storage and evaluation all need the same bits.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.floating]
+
+
+def project(
+    tile_maps: FloatArray,
+    boxes: NDArray[np.integer],
+    height: int,
+    width: int,
+    foreground: NDArray[np.bool_] | None = None,
+) -> NDArray[np.float16]:
+    """Rearrange tile maps into the image; mean where tiles overlap, 0 outside every tile.
+
+    Paper, "Prediction aggregation": tiles are rearranged into the original image space, with pixels
+    belonging to multiple tiles averaged across the predictions.
+
+    Args:
+        tile_maps: (T, S, S) float16 or float32.
+        boxes: (T, 4) int, x0, y0, x1, y1 in image pixels, end exclusive; may reach outside the image
+            (padding), that part is discarded.
+        height: image height H.
+        width: image width W.
+        foreground: (H, W) bool; when given, pixels outside it are 0.
+
+    Returns:
+        (H, W) float16.
+    """
+    return aggregate(tile_maps, boxes, height, width, foreground).astype(np.float16)
+
+
+def aggregate(
+    tile_maps: FloatArray,
+    boxes: NDArray[np.integer],
+    height: int,
+    width: int,
+    foreground: NDArray[np.bool_] | None = None,
+) -> NDArray[np.float32]:
+    """``project`` before its rounding to float16: (H, W) float32."""
+    total = np.zeros((height, width), np.float32)
+    count = np.zeros((height, width), np.float32)
+    for tile_map, (x0, y0, x1, y1) in zip(tile_maps, np.asarray(boxes).reshape(-1, 4).tolist(), strict=True):
+        rows = slice(max(y0, 0), min(y1, height))
+        columns = slice(max(x0, 0), min(x1, width))
+        if rows.start >= rows.stop or columns.start >= columns.stop:
+            continue
+        window = _resize_window(
+            tile_map, y1 - y0, x1 - x0, rows.start - y0, rows.stop - y0, columns.start - x0, columns.stop - x0
+        )
+        total[rows, columns] += window
+        count[rows, columns] += 1
+    np.divide(total, count, out=total, where=count > 1)
+    if foreground is not None:
+        total[~foreground] = 0
+    return total
+
+
+def resize(array: FloatArray, height: int, width: int) -> NDArray[np.float32]:
+    """Bilinear resize with half-pixel centres and no antialiasing (as ``align_corners=False``).
+
+    Args:
+        array: (H, W) float.
+        height: output height.
+        width: output width.
+
+    Returns:
+        (height, width) float32.
+    """
+    return _resize_window(array, height, width, 0, height, 0, width)
+
+
+def _resize_window(
+    array: FloatArray, height: int, width: int, top: int, bottom: int, left: int, right: int
+) -> NDArray[np.float32]:
+    """The window rows top:bottom, columns left:right of ``array`` resized to (height, width)."""
+    source = array.astype(np.float32, copy=False)
+    low, high, weight = _taps(source.shape[0], height, top, bottom)
+    rows = source[low] * (1 - weight)[:, None] + source[high] * weight[:, None]
+    low, high, weight = _taps(source.shape[1], width, left, right)
+    return rows[:, low] * (1 - weight) + rows[:, high] * weight
+
+
+def _taps(
+    size_in: int, size_out: int, start: int, stop: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
+    centre = np.clip((np.arange(start, stop) + 0.5) * (size_in / size_out) - 0.5, 0, size_in - 1)
+    low = np.floor(centre).astype(np.intp)
+    return low, np.minimum(low + 1, size_in - 1), (centre - low).astype(np.float32)

@@ -1,0 +1,1 @@
+"""One step per foundation model: its model plus the method's functions over a batch of images."""

@@ -1,0 +1,95 @@
+"""Step 2, SAM: image and DIS mask -> foreground, its components and the tiles."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from zsad.config import Config
+from zsad.method.foreground import (
+    FULL_IMAGE,
+    SAM_DIS,
+    Foreground,
+    dilate,
+    extract_foreground,
+    foreground_from_mask,
+)
+from zsad.method.tiling import tile_image
+from zsad.models import sam
+from zsad.steps.item import ImageItem, alive, attempt, load, load_foreground, timed
+
+
+class Instances:
+    """Foreground extraction, second half, and image tiling (paper section 2).
+
+    Adds ``foreground``, ``foreground_source``, ``num_components`` and ``tiles``.
+
+    Args:
+        model: SAM.
+        config: the configuration.
+        tile_side: smallest tile side in pixels: the input size of the pixel-level model.
+    """
+
+    name = "instances"
+
+    def __init__(self, model: sam.SAMModel, config: Config, tile_side: int) -> None:
+        self.model = model
+        self.config = config
+        self.tile_side = config.tiling.min_side or tile_side
+
+    @classmethod
+    def from_config(cls, config: Config, device: str) -> Instances:
+        """Load SAM as configured. Raises UsageError if its weights cannot be had."""
+        from zsad.models import clipseg
+
+        model = sam.load(config.models.sam, device, config.models.precision)
+        return cls(model, config, clipseg.input_size(config.models.clipseg.name))
+
+    def __call__(self, items: Sequence[ImageItem]) -> None:
+        """Fill in the foreground and the tiles."""
+        load(items, self.config.images, self.config.runtime.threads)
+        with timed(self.name, items):
+            for item in alive(items):
+                attempt(self.name, item, self._segment)
+
+    def _segment(self, item: ImageItem) -> None:
+        found = self._foreground(item)
+        tiling = tile_image(
+            found.boxes, found.parts, item.height, item.width, self.tile_side, self.config.tiling
+        )
+        item.foreground = found.mask
+        item.foreground_source = found.source
+        item.num_components = len(found.boxes)
+        item.tiles = tiling.tiles
+        if tiling.widened:
+            item.note = (
+                f"step widened to keep {self.config.tiling.max_tiles} tiles (tiling.max_tiles) in components "
+                f"{', '.join(map(str, tiling.widened[:5]))}"
+            )
+
+    def _foreground(self, item: ImageItem) -> Foreground:
+        config = self.config.foreground
+        if config.source != FULL_IMAGE and item.foreground_path is not None:
+            return foreground_from_mask(load_foreground(item, self.config.images), config)
+        dis_mask = item.dis_mask
+        if dis_mask is None:
+            dis_mask = np.zeros((item.height, item.width), np.bool_)
+        annotations: list[sam.Annotation] = []
+        # An empty DIS mask covers no annotation: SAM need not be asked.
+        if config.source == SAM_DIS and dis_mask.any() and item.image is not None:
+            annotations = self.model.annotate(item.image, config, self._points(dis_mask))
+        return extract_foreground(dis_mask, annotations, config)
+
+    def _points(self, dis_mask: NDArray[np.bool_]) -> NDArray[np.float64] | None:
+        """The grid points in the dilated DIS mask, or None for the full grid."""
+        config = self.config.foreground
+        if config.point_pruning == "none":
+            return None
+        height, width = dis_mask.shape
+        near = dilate(dis_mask, round(config.pruning_dilation * max(height, width)))
+        grid = sam.point_grid(config.points_per_side)
+        rows = np.minimum((grid[:, 1] * height).astype(np.intp), height - 1)
+        columns = np.minimum((grid[:, 0] * width).astype(np.intp), width - 1)
+        return grid[near[rows, columns]]

@@ -1,0 +1,197 @@
+"""What travels through the steps: one ``ImageItem`` per image, filled in step by step."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from zsad.config import ImagesConfig
+from zsad.errors import ImageError, UsageError
+from zsad.filesystem import read_bytes, redact
+from zsad.images import decode, decode_mask
+from zsad.method.tiling import Tile
+
+T = TypeVar("T")
+
+_MAX_MESSAGE = 300
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why an image has no score: the stage, a short kind and a message without secrets."""
+
+    stage: str
+    kind: str
+    message: str
+
+
+@dataclass
+class ImageItem:
+    """One image on its way through the steps. ``None`` means: not computed yet.
+
+    Attributes:
+        path: path or URI; read by ``load`` unless ``data`` or ``image`` is given.
+        class_name: noun put into the prompts.
+        foreground_path: optional precomputed foreground that replaces IS-Net and SAM.
+        data: encoded bytes; image: (H, W, 3) uint8 decoded pixels. One of both is enough.
+        height, width: size after EXIF orientation.
+        dis_mask: (H, W) bool, set by saliency.
+        foreground: (H, W) bool; foreground_source; num_components; tiles; note: set by instances.
+        tile_scores: (T,) float32; component_scores: (C,) float32; score: set by tile_scores.
+        tile_maps: (T, S, S) float16, set by tile_maps.
+        failure: set by the step that could not go on; later steps leave the item alone.
+        stage_ms: milliseconds per stage.
+    """
+
+    path: str
+    class_name: str
+    foreground_path: str | None = None
+    data: bytes | None = None
+    image: NDArray[np.uint8] | None = None
+    height: int = 0
+    width: int = 0
+    dis_mask: NDArray[np.bool_] | None = None
+    foreground: NDArray[np.bool_] | None = None
+    foreground_source: str | None = None
+    num_components: int = 0
+    tiles: tuple[Tile, ...] = ()
+    note: str | None = None
+    tile_scores: NDArray[np.float32] | None = None
+    component_scores: NDArray[np.float32] | None = None
+    score: float | None = None
+    tile_maps: NDArray[np.float16] | None = None
+    failure: Failure | None = None
+    stage_ms: dict[str, float] = field(default_factory=dict)
+
+    def fail(self, stage: str, error: Exception) -> None:
+        """Record ``error`` as the reason why this image has no score."""
+        kind = error.kind if isinstance(error, ImageError) else type(error).__name__
+        lines = redact(str(error)).strip().splitlines() or [kind]
+        self.failure = Failure(stage, kind, lines[0][:_MAX_MESSAGE])
+
+
+def load(items: Sequence[ImageItem], config: ImagesConfig, threads: int = 1) -> None:
+    """Read and decode the images that are not decoded yet; what fails becomes a failure of stage ``load``.
+
+    Args:
+        items: filled in place: ``data``, ``image``, ``height``, ``width``.
+        config: caps on file size, pixels and aspect.
+        threads: files read and decoded at once.
+    """
+
+    def load_one(item: ImageItem) -> None:
+        if item.image is None:
+            if item.data is None:
+                item.data = read_bytes(item.path, config.max_file_bytes)
+            item.image = decode(item.data, config.max_pixels)
+        item.height, item.width = item.image.shape[:2]
+        aspect = max(item.height, item.width) / min(item.height, item.width)
+        if aspect > config.max_aspect:
+            raise ImageError(
+                "extreme_aspect",
+                f"{item.width} x {item.height} pixels: aspect {aspect:.1f}; the cap is {config.max_aspect:g} "
+                "(images.max_aspect)",
+            )
+
+    with timed("load", items):
+        pending = [item for item in items if item.failure is None]
+        if threads > 1 and len(pending) > 1:
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(lambda item: attempt("load", item, load_one), pending))
+        else:
+            for item in pending:
+                attempt("load", item, load_one)
+
+
+def load_foreground(item: ImageItem, config: ImagesConfig) -> NDArray[np.bool_]:
+    """The precomputed (H, W) bool foreground of ``item.foreground_path``.
+
+    Raises:
+        ImageError: unreadable, or of another size than the image.
+    """
+    if item.foreground_path is None:
+        raise ValueError("the item has no foreground_path")
+    mask = decode_mask(read_bytes(item.foreground_path, config.max_file_bytes), config.max_pixels)
+    if mask.shape != (item.height, item.width):
+        raise ImageError(
+            "foreground_size",
+            f"the foreground is {mask.shape[1]} x {mask.shape[0]} pixels, the image {item.width} x {item.height}",
+        )
+    return mask
+
+
+def alive(items: Sequence[ImageItem]) -> list[ImageItem]:
+    """The items without a failure."""
+    return [item for item in items if item.failure is None]
+
+
+def attempt(stage: str, item: ImageItem, work: Callable[[ImageItem], object]) -> None:
+    """Run ``work(item)``; an exception becomes the item's failure, unless it condemns the whole process."""
+    try:
+        work(item)
+    except Exception as error:
+        if condemns_process(error):
+            raise
+        item.fail(stage, error)
+
+
+def isolate(stage: str, items: Sequence[ImageItem], work: Callable[[list[ImageItem]], object]) -> None:
+    """Run ``work`` on all items at once; on failure on each half, down to the image that causes it.
+
+    ``work`` assigns its results only after it has succeeded, so that a half can be repeated.
+    """
+    if not items:
+        return
+    try:
+        work(list(items))
+    except Exception as error:
+        if condemns_process(error):
+            raise
+        if len(items) == 1:
+            items[0].fail(stage, error)
+            return
+        middle = len(items) // 2
+        isolate(stage, items[:middle], work)
+        isolate(stage, items[middle:], work)
+
+
+def in_device_batches(count: int, size: int, forward: Callable[[slice], T]) -> list[T]:
+    """Call ``forward`` on consecutive slices of ``count`` elements; halve ``size`` when memory runs out."""
+    results: list[T] = []
+    start = 0
+    while start < count:
+        try:
+            results.append(forward(slice(start, min(start + size, count))))
+            start += size
+        except (torch.OutOfMemoryError, MemoryError):
+            if size == 1:
+                raise
+            size //= 2
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+    return results
+
+
+def condemns_process(error: Exception) -> bool:
+    """Whether no other image can succeed either: wrong usage, or a CUDA context that is lost."""
+    if isinstance(error, UsageError):
+        return True
+    return not isinstance(error, torch.OutOfMemoryError) and "CUDA error" in str(error)
+
+
+@contextmanager
+def timed(stage: str, items: Sequence[ImageItem]) -> Any:
+    """Add the wall time of the block, divided by the number of items, to their ``stage_ms``."""
+    start = time.perf_counter()
+    yield
+    each = (time.perf_counter() - start) * 1000 / max(len(items), 1)
+    for item in items:
+        item.stage_ms[stage] = item.stage_ms.get(stage, 0.0) + each

@@ -1,0 +1,93 @@
+"""Step 4, CLIPSeg: tiles -> tile maps, whose projection into the image is the anomaly map."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from zsad.config import Config
+from zsad.method.aggregation import scale_tile_maps
+from zsad.method.pixel_level import average_prompts
+from zsad.method.prompts import LOCALISING_PROMPTS, localising_prompts, sample_prompts
+from zsad.method.tiling import crop
+from zsad.models import clipseg
+from zsad.steps.item import ImageItem, alive, in_device_batches, isolate, load, timed
+
+
+class TileMaps:
+    """Pixel-level predictor and prediction aggregation (paper section 2): adds ``tile_maps``."""
+
+    name = "tile_maps"
+
+    def __init__(self, model: clipseg.CLIPSegModel, config: Config) -> None:
+        self.model = model
+        self.config = config
+        self._embedded: dict[str | None, tuple[Tensor, list[float]]] = {}
+
+    @classmethod
+    def from_config(cls, config: Config, device: str) -> TileMaps:
+        """Load CLIPSeg as configured. Raises UsageError if its weights cannot be had."""
+        return cls(clipseg.load(config.models.clipseg, device, config.models.precision), config)
+
+    def __call__(self, items: Sequence[ImageItem]) -> None:
+        """Fill in the tile maps: scaled by the tile scores, then rounded to float16 once."""
+        load(items, self.config.images, self.config.runtime.threads)
+        with timed(self.name, items):
+            isolate(self.name, alive(items), self._store)
+
+    def predict(self, items: Sequence[ImageItem]) -> list[NDArray[np.float32]]:
+        """The scaled tile maps before rounding: one (T, S, S) float32 in [0, 1] per item."""
+        queue = [(item.image, tile) for item in items for tile in item.tiles if item.image is not None]
+        nouns = [item.class_name for item in items for _ in item.tiles]
+        maps = np.empty((len(queue), self.model.input_size, self.model.input_size), np.float32)
+        by_noun = self.config.pixel_level.prompts == "sample"
+        # Localising prompts are the same for all classes; sample-level prompts differ by noun.
+        for noun in dict.fromkeys(nouns) if by_noun else [None]:
+            chosen = [i for i, other in enumerate(nouns) if noun is None or other == noun]
+            self._predict_group(queue, chosen, noun, maps)
+        results, start = [], 0
+        for item in items:
+            if item.tile_scores is None:
+                raise ValueError("tile_maps needs tile_scores; run the step tile_scores first")
+            own = maps[start : start + len(item.tiles)]
+            results.append(scale_tile_maps(own, item.tile_scores, self.config.aggregation.tile_scaling))
+            start += len(item.tiles)
+        return results
+
+    def _predict_group(
+        self,
+        queue: list[tuple[NDArray[np.uint8], object]],
+        chosen: list[int],
+        noun: str | None,
+        maps: NDArray[np.float32],
+    ) -> None:
+        embeddings, weights = self._prompts(noun)
+
+        def forward(window: slice) -> None:
+            tiles = [self.model.preprocess(crop(*queue[i])) for i in chosen[window]]  # type: ignore[arg-type]
+            logits = self.model.logits(torch.stack(tiles), embeddings)
+            average = average_prompts(logits, weights, self.config.pixel_level.prompt_average)
+            maps[chosen[window]] = average.cpu().numpy()
+
+        # Memory goes with tiles x prompts, so more prompts than the paper's mean fewer tiles at once.
+        size = max(1, self.config.runtime.device_batch * len(LOCALISING_PROMPTS) // len(weights))
+        in_device_batches(len(chosen), min(size, self.config.runtime.device_batch), forward)
+
+    def _store(self, items: list[ImageItem]) -> None:
+        for item, maps in zip(items, self.predict(items), strict=True):
+            item.tile_maps = maps.astype(np.float16)
+
+    def _prompts(self, noun: str | None) -> tuple[Tensor, list[float]]:
+        """Embedded prompts and their weights: localising ones, or the anomalous ones of a noun."""
+        if noun not in self._embedded:
+            if noun is None:
+                prompts, weights = localising_prompts(self.config.prompts)
+            else:
+                prompts = sample_prompts(noun, self.config.prompts)[1]
+                weights = [1.0] * len(prompts)
+            self._embedded[noun] = (self.model.embed_prompts(prompts), weights)
+        return self._embedded[noun]
