@@ -135,11 +135,12 @@ class ModelsConfig(Section):
 
 
 class PoolConfig(Section):
-    """One actor pool of the ``pools`` topology. Null = chosen from the cluster's resources."""
+    """One actor pool. Null = chosen from the cluster's resources."""
 
     size: int | None = Field(None, ge=1)
+    """Number of actors."""
     num_gpus: float | None = Field(None, ge=0)
-    batch_size: int | None = Field(None, ge=1)
+    """Share of a GPU per actor."""
 
 
 class RuntimeConfig(Section):
@@ -151,12 +152,15 @@ class RuntimeConfig(Section):
     """Images per step call."""
     device_batch: int = Field(32, ge=1)
     """Tiles per forward of CLIP and CLIPSeg."""
-    rows_per_part: int = Field(2048, ge=1)
-    """Images per Parquet part (target)."""
+    rows_per_part: int | None = Field(None, ge=1)
+    """Images per Parquet part (target); null = about 100 parts a run, within 16 to 2048 images."""
     threads: int = Field(2, ge=1)
     """Files read at once in the first step of a pool."""
     memory_gib: float | None = Field(None, gt=0)
     """Memory declared per actor; null = none."""
+    shared_filesystem: bool = False
+    """Whether local paths are the same on every node of a cluster (NFS and the like)."""
+    fused: PoolConfig = PoolConfig()
     saliency: PoolConfig = PoolConfig()
     instances: PoolConfig = PoolConfig()
     tile_scores: PoolConfig = PoolConfig()
@@ -184,9 +188,7 @@ def preset_names() -> list[str]:
     return sorted(entry.name[: -len(".yaml")] for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
-def load_config(
-    preset: str = "vand2023", path: str | Path | None = None, overrides: Sequence[str] = ()
-) -> Config:
+def load_config(preset: str = "vand2023", path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
     """A preset, then a YAML file, then ``section.field=value`` overrides, each over the one before.
 
     Args:
@@ -245,9 +247,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
     return lines
 
 
-def scored_fields(
-    config: Config, weights: Mapping[str, str], object_name: str | None = None
-) -> dict[str, Any]:
+def scored_fields(config: Config, weights: Mapping[str, str], object_name: str | None = None) -> dict[str, Any]:
     """What ``fingerprint`` hashes, as plain JSON types (kept in run.json to say what differs)."""
     fields = config.model_dump(mode="json", exclude={"preset", "runtime", "models"})
     fields["foreground"].pop("points_per_batch")

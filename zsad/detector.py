@@ -119,9 +119,7 @@ class Detector:
         """
         nouns = [object] * len(images) if isinstance(object, str) else list(object)
         if len(nouns) != len(images):
-            raise UsageError(
-                f"Given {len(images)} images and {len(nouns)} objects; expected one object per image."
-            )
+            raise UsageError(f"Given {len(images)} images and {len(nouns)} objects; expected one object per image.")
         items = [as_item(image, noun) for image, noun in zip(images, nouns, strict=True)]
         size = self.config.runtime.batch_size
         for start in range(0, len(items), size):
@@ -135,10 +133,22 @@ class Detector:
             step(items)
 
 
-def build_steps(config: Config) -> tuple[Step, ...]:
-    """The paper's method as a list of steps, models loaded. Raises UsageError if weights cannot be had."""
+METHOD = (Saliency, Instances, TileScores, TileMaps)
+"""The paper's method: its steps in order, one per foundation model."""
+
+
+def build_steps(config: Config, names: Sequence[str] | None = None) -> tuple[Step, ...]:
+    """The steps of the method with their models loaded.
+
+    Args:
+        config: the configuration.
+        names: build only these steps; None = all.
+
+    Raises:
+        UsageError: weights that cannot be had or do not fit.
+    """
     device = device_of(config)
-    return tuple(step.from_config(config, device) for step in (Saliency, Instances, TileScores, TileMaps))
+    return tuple(step.from_config(config, device) for step in METHOD if names is None or step.name in names)
 
 
 def device_of(config: Config) -> str:
@@ -173,17 +183,12 @@ def as_item(image: ImageLike, noun: str) -> ImageItem:
     if isinstance(image, str | os.PathLike):
         return ImageItem(path=os.fspath(image), class_name=noun)
     if isinstance(image, Image.Image):
-        image = np.asarray(image.convert("RGB"))
+        image = np.array(image.convert("RGB"))
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
-        return ImageItem(path="", class_name=noun, image=image)
-    given = (
-        f"{image.dtype} array of shape {image.shape}"
-        if isinstance(image, np.ndarray)
-        else type(image).__name__
-    )
-    raise UsageError(
-        f"Cannot score a {given}. Expected a path, encoded bytes, a PIL image or (H, W, 3) uint8 RGB."
-    )
+        # torch warns about arrays that it could write to but must not.
+        return ImageItem(path="", class_name=noun, image=np.require(image, requirements=["C", "W"]))
+    given = f"{image.dtype} array of shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+    raise UsageError(f"Cannot score a {given}. Expected a path, encoded bytes, a PIL image or (H, W, 3) uint8 RGB.")
 
 
 def _detection(item: ImageItem, trained: bool, mask_background: bool) -> Detection:

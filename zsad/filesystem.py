@@ -49,7 +49,7 @@ def join(uri: str, *parts: str) -> str:
     's3://bucket/run/predictions?region=x'
     """
     base, mark, query = uri.partition("?") if not is_local(uri) else (uri, "", "")
-    return "/".join([base.rstrip("/") or "/", *(part.strip("/") for part in parts)]) + mark + query
+    return "/".join([base.rstrip("/"), *(part.strip("/") for part in parts)]) + mark + query
 
 
 def absolute(uri: str) -> str:
@@ -90,9 +90,7 @@ def read_bytes(uri: str, max_bytes: int | None = None) -> bytes:
 
 def _check_size(size: int, max_bytes: int | None) -> None:
     if max_bytes is not None and size > max_bytes:
-        raise ImageError(
-            "file_too_large", f"{size:,} bytes; the cap is {max_bytes:,} (images.max_file_bytes)"
-        )
+        raise ImageError("file_too_large", f"{size:,} bytes; the cap is {max_bytes:,} (images.max_file_bytes)")
 
 
 def redact(text: str) -> str:

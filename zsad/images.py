@@ -31,7 +31,7 @@ def decode(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
         max_pixels: images with more pixels are refused before any pixel is decoded.
 
     Returns:
-        (H, W, 3) uint8, range 0 to 255, contiguous.
+        (H, W, 3) uint8, range 0 to 255, contiguous and writable.
 
     Raises:
         ImageError: kind ``empty_file``, ``not_an_image``, ``too_many_pixels``, ``truncated`` or ``undecodable``.
@@ -40,7 +40,7 @@ def decode(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
     try:
         image.load()
         image = ImageOps.exif_transpose(image)
-        return np.ascontiguousarray(_to_rgb(image))
+        return _to_rgb(image)
     except ImageError:
         raise
     except (OSError, ValueError, SyntaxError, EOFError, TypeError, IndexError, KeyError) as error:
@@ -104,9 +104,7 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         raise _explain(error) from None
     width, height = image.size
     if width * height > max_pixels:
-        raise ImageError(
-            "too_many_pixels", f"{width} x {height} pixels; the cap is {max_pixels:,} (images.max_pixels)"
-        )
+        raise ImageError("too_many_pixels", f"{width} x {height} pixels; the cap is {max_pixels:,} (images.max_pixels)")
     return image
 
 
@@ -129,8 +127,8 @@ def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return np.asarray(Image.alpha_composite(white, rgba).convert("RGB"))
-    return np.asarray(image.convert("RGB"))
+        return np.array(Image.alpha_composite(white, rgba).convert("RGB"))
+    return np.array(image.convert("RGB"))
 
 
 def _explain(error: Exception) -> ImageError:

@@ -27,9 +27,7 @@ def scale_tile_maps(
     return maps * tile_scores[:, None, None] if tile_scaling else maps
 
 
-def component_scores(
-    tile_scores: NDArray[np.float32], tile_components: NDArray[np.integer]
-) -> NDArray[np.float32]:
+def component_scores(tile_scores: NDArray[np.float32], tile_components: NDArray[np.integer]) -> NDArray[np.float32]:
     """Mean tile score of each foreground component.
 
     Args:

@@ -48,9 +48,7 @@ class Foreground:
     source: str
 
 
-def binarise_saliency(
-    saliency: NDArray[np.float32], height: int, width: int, config: ForegroundConfig
-) -> Mask:
+def binarise_saliency(saliency: NDArray[np.float32], height: int, width: int, config: ForegroundConfig) -> Mask:
     """DIS map of IS-Net -> DIS mask of the image.
 
     The map is resized bilinearly, stretched to its own minimum and maximum as the DIS authors'
@@ -74,9 +72,7 @@ def binarise_saliency(
     return np.asarray((resized - low) / (high - low) > config.binarise_threshold)
 
 
-def covered_annotations(
-    annotations: Sequence[AnnotationLike], dis_mask: Mask, min_coverage: float
-) -> list[int]:
+def covered_annotations(annotations: Sequence[AnnotationLike], dis_mask: Mask, min_coverage: float) -> list[int]:
     """Indices of the annotations that the DIS mask covers by at least ``min_coverage`` of their area.
 
     Paper: "requiring 80% of the mask to be covered by the dichotomous segmentation" drops shadows,
@@ -86,14 +82,11 @@ def covered_annotations(
         index
         for index, annotation in enumerate(annotations)
         if annotation.area > 0
-        and np.count_nonzero(annotation.mask & _window(dis_mask, annotation.box)) / annotation.area
-        >= min_coverage
+        and np.count_nonzero(annotation.mask & _window(dis_mask, annotation.box)) / annotation.area >= min_coverage
     ]
 
 
-def extract_foreground(
-    dis_mask: Mask, annotations: Sequence[AnnotationLike], config: ForegroundConfig
-) -> Foreground:
+def extract_foreground(dis_mask: Mask, annotations: Sequence[AnnotationLike], config: ForegroundConfig) -> Foreground:
     """DIS mask and SAM annotations -> foreground, with its fallback chain.
 
     ``sam+dis``: union of the annotations that the DIS mask covers; ``dis``: no annotation is kept, the
@@ -130,9 +123,7 @@ def dilate(mask: Mask, radius: int) -> Mask:
     return cv2.dilate(mask.view(np.uint8), np.ones((side, side), np.uint8)).view(np.bool_)
 
 
-def _with_components(
-    mask: Mask, parts: Sequence[AnnotationLike], source: str, config: ForegroundConfig
-) -> Foreground:
+def _with_components(mask: Mask, parts: Sequence[AnnotationLike], source: str, config: ForegroundConfig) -> Foreground:
     # Paper is silent on clean-up: closing joins what SAM cut apart, tiny components are dropped.
     closed = _close(mask, config.closing_radius)
     count, labels, statistics, _ = cv2.connectedComponentsWithStats(closed.view(np.uint8), connectivity=8)
@@ -150,9 +141,7 @@ def _with_components(
     relabel[np.array(order, np.intp) + 1] = np.arange(1, len(order) + 1)
     components = relabel[labels]
     boxes = np.stack([left, top, right, bottom], axis=1)[order].astype(np.int32)
-    return Foreground(
-        components > 0, components, boxes, _count_parts(components, len(order), parts, config), source
-    )
+    return Foreground(components > 0, components, boxes, _count_parts(components, len(order), parts, config), source)
 
 
 def _count_parts(

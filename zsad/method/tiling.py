@@ -59,9 +59,7 @@ def tile_image(
     """
     tiles: list[Tile] = []
     widened: list[int] = []
-    for component, ((x0, y0, x1, y1), part_count) in enumerate(
-        zip(boxes.tolist(), parts.tolist(), strict=True)
-    ):
+    for component, ((x0, y0, x1, y1), part_count) in enumerate(zip(boxes.tolist(), parts.tolist(), strict=True)):
         long, short = max(x1 - x0, y1 - y0), min(x1 - x0, y1 - y0)
         if long > config.elongated_aspect * short and part_count > config.elongated_parts:
             strip, was_widened = _along(x0, y0, x1, y1, min_side, config)

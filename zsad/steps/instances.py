@@ -56,9 +56,7 @@ class Instances:
 
     def _segment(self, item: ImageItem) -> None:
         found = self._foreground(item)
-        tiling = tile_image(
-            found.boxes, found.parts, item.height, item.width, self.tile_side, self.config.tiling
-        )
+        tiling = tile_image(found.boxes, found.parts, item.height, item.width, self.tile_side, self.config.tiling)
         item.foreground = found.mask
         item.foreground_source = found.source
         item.num_components = len(found.boxes)

@@ -1,0 +1,8 @@
+"""Evaluation as a Ray job: ray job submit --working-dir . -- python jobs/evaluate.py s3://bucket/out"""
+
+import sys
+
+from zsad.cli import main
+
+if __name__ == "__main__":
+    main(["evaluate", *sys.argv[1:]])

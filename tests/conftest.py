@@ -1,0 +1,31 @@
+"""Settings and fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+
+# No test may reach a hub, and none may start the usage reporting of a library.
+os.environ.update({"HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"})
+
+import pytest
+from hypothesis import settings
+
+settings.register_profile("zsad", deadline=None, max_examples=60, derandomize=True)
+settings.load_profile("zsad")
+
+
+@pytest.fixture(scope="session")
+def ray_local():
+    """One local Ray for the whole session, with room for the four pools."""
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        object_store_memory=300_000_000,
+        log_to_driver=False,
+        configure_logging=False,
+    )
+    yield ray
+    ray.shutdown()

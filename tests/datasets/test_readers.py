@@ -1,0 +1,356 @@
+"""Every layout on tiny trees, and every message a user can meet."""
+
+import json
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from pyarrow import csv, parquet
+
+from zsad.datasets import MANIFEST_SCHEMA, load_manifest
+from zsad.errors import UsageError
+
+
+def touch(root: Path, *names: str) -> None:
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x" * 7)
+
+
+def visa_csv(root: Path, *rows: str) -> None:
+    touch(root, *(row.split(",")[3] for row in rows))
+    path = root / "split_csv" / "1cls.csv"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("\n".join(["object,split,label,image,mask", *rows]) + "\n")
+
+
+CSV_ROWS = (
+    "pcb1,train,normal,pcb1/Data/Images/Normal/000.JPG,",
+    "pcb1,test,normal,pcb1/Data/Images/Normal/001.JPG,",
+    "pcb1,test,anomaly,pcb1/Data/Images/Anomaly/000.JPG,pcb1/Data/Masks/Anomaly/000.png",
+    "pipe_fryum,test,anomaly,pipe_fryum/Data/Images/Anomaly/000.JPG,pipe_fryum/Data/Masks/Anomaly/000.png",
+)
+
+
+def test_visa_original_csv(tmp_path):
+    visa_csv(tmp_path, *CSV_ROWS)
+    table = load_manifest("visa", str(tmp_path))
+    assert table.schema == MANIFEST_SCHEMA
+    assert table["image_id"].to_pylist() == [row.split(",")[3] for row in CSV_ROWS[1:]]
+    assert table["image_path"].to_pylist() == [f"{tmp_path}/{row.split(',')[3]}" for row in CSV_ROWS[1:]]
+    assert table["class_name"].to_pylist() == ["printed circuit board"] * 2 + ["pipe fryum"]
+    assert table["gt_label"].to_pylist() == [0, 1, 1]
+    assert table["mask_path"].to_pylist() == [
+        None,
+        f"{tmp_path}/pcb1/Data/Masks/Anomaly/000.png",
+        f"{tmp_path}/pipe_fryum/Data/Masks/Anomaly/000.png",
+    ]
+    assert table["file_size"].to_pylist() == [7, 7, 7]
+    expected = os.stat(table["image_path"][0].as_py()).st_mtime_ns
+    assert table["file_mtime"][0].as_py() == expected
+
+
+def test_splits_categories_limit_and_nouns(tmp_path):
+    visa_csv(tmp_path, *CSV_ROWS)
+    root = str(tmp_path)
+    assert len(load_manifest("visa", root, split="all")) == len(load_manifest("visa", root, split=None)) == 4
+    assert load_manifest("visa", root, split="all", limit=2)["split"].to_pylist() == ["train", "test"]
+    chosen = load_manifest("visa", root, categories=["pipe_fryum"], class_names={"pipe_fryum": "snack"})
+    assert chosen["class_name"].to_pylist() == ["snack"]
+
+
+@pytest.mark.parametrize("prefix", ["", "1cls/"])
+def test_visa_reorganised(tmp_path, prefix):
+    for name in ("candle", "pcb2"):
+        touch(
+            tmp_path,
+            *(f"{prefix}{name}/{rest}" for rest in ("train/good/1.JPG", "test/good/10.JPG", "test/good/9.JPG")),
+            *(f"{prefix}{name}/{rest}" for rest in ("test/bad/0.JPG", "ground_truth/bad/0.png", "notes.txt")),
+        )
+    table = load_manifest("visa", str(tmp_path), categories=["pcb2"])
+    assert table["image_id"].to_pylist() == [
+        f"{prefix}pcb2/test/bad/0.JPG",
+        f"{prefix}pcb2/test/good/9.JPG",
+        f"{prefix}pcb2/test/good/10.JPG",
+    ]
+    assert table["gt_label"].to_pylist() == [1, 0, 0]
+    assert table["mask_path"].to_pylist() == [f"{tmp_path}/{prefix}pcb2/ground_truth/bad/0.png", None, None]
+    assert table["class_name"].to_pylist() == ["printed circuit board"] * 3
+    assert len(load_manifest("visa", str(tmp_path), split="train")) == 2
+
+
+def test_visa_meta_json(tmp_path):
+    touch(tmp_path, "a/0.jpg", "a/1.jpg", "a/2.jpg")
+
+    def item(name: str, mask: str, anomaly: int) -> dict[str, object]:
+        return {"img_path": name, "mask_path": mask, "cls_name": "a", "specie_name": "", "anomaly": anomaly}
+
+    meta = {
+        "train": {"a": [item("a/0.jpg", "", 0)]},
+        "test": {"a": [item("a/1.jpg", "", 0), item("a/2.jpg", "a/m.png", 1)]},
+    }
+    (tmp_path / "meta.json").write_text(json.dumps(meta))
+    table = load_manifest("visa", str(tmp_path))
+    assert table["image_id"].to_pylist() == ["a/1.jpg", "a/2.jpg"]
+    assert table["gt_label"].to_pylist() == [0, 1]
+    assert table["mask_path"].to_pylist() == [None, f"{tmp_path}/a/m.png"]
+
+
+def test_mvtec(tmp_path):
+    touch(
+        tmp_path,
+        "metal_nut/train/good/000.png",
+        "metal_nut/test/good/000.png",
+        "metal_nut/test/bent/000.png",
+        "metal_nut/test/flip/000.png",
+        "metal_nut/ground_truth/bent/000_mask.png",
+        "license.txt",
+    )
+    table = load_manifest("mvtec", str(tmp_path))
+    assert table["image_id"].to_pylist() == [f"metal_nut/test/{kind}/000.png" for kind in ("bent", "flip", "good")]
+    assert table["mask_path"].to_pylist() == [f"{tmp_path}/metal_nut/ground_truth/bent/000_mask.png", None, None]
+    assert table["gt_label"].to_pylist() == [1, 1, 0]
+    assert set(table["class_name"].to_pylist()) == {"metal nut"}
+
+
+def test_folder_is_natural_recursive_and_unlabelled(tmp_path):
+    names = ["10.png", "2.PNG", "b/1.jpg", "b c/ü\n.webp", "a.txt", ".hidden.png", ".git/x.png", "007.png"]
+    touch(tmp_path, *names)
+    table = load_manifest("folder", str(tmp_path), object_name="metal washer")
+    assert table["image_id"].to_pylist() == ["2.PNG", "007.png", "10.png", "b/1.jpg", "b c/ü\n.webp"]
+    for name in ("category", "split", "gt_label", "mask_path"):
+        assert table[name].null_count == 5
+    assert set(table["class_name"].to_pylist()) == {"metal washer"}
+    assert table["file_size"].to_pylist() == [7] * 5
+    assert all(Path(path).is_file() for path in table["image_path"].to_pylist())
+
+
+def test_relative_root_gives_absolute_paths(tmp_path, monkeypatch):
+    touch(tmp_path, "set/a.png")
+    monkeypatch.chdir(tmp_path)
+    table = load_manifest("folder", "set", object_name="x")
+    assert table["image_path"].to_pylist() == [f"{tmp_path}/set/a.png"]
+    assert load_manifest("folder", f"file://{tmp_path}/set", object_name="x")["image_path"] == table["image_path"]
+
+
+def test_links_stay_inside_the_root(tmp_path):
+    touch(tmp_path, "root/real/a.png", "root/.store/b.png", "outside/c.png")
+    root = tmp_path / "root"
+    (root / "linked").symlink_to(root / ".store")
+    (root / "loop").symlink_to(root)
+    (root / "self").symlink_to(root / "self")
+    (root / "leaving").symlink_to(tmp_path / "outside")
+    (root / "leaving.png").symlink_to(tmp_path / "outside" / "c.png")
+    (root / "broken.png").symlink_to(root / "nothing.png")
+    with pytest.warns(UserWarning, match="2 links that leave"):
+        table = load_manifest("folder", str(root), object_name="x")
+    assert table["image_id"].to_pylist() == ["broken.png", "linked/b.png", "real/a.png"]
+    assert table["file_size"].to_pylist() == [None, 7, 7]
+    more = load_manifest("folder", str(root), object_name="x", allow_outside_root=True)
+    assert {"leaving.png", "leaving/c.png"} <= set(more["image_id"].to_pylist())
+
+
+def test_name_that_is_not_utf8_is_kept_as_a_row(tmp_path):
+    touch(tmp_path, "a.png")
+    with open(os.fsencode(tmp_path) + b"/\xff.png", "wb") as file:
+        file.write(b"x")
+    table = load_manifest("folder", str(tmp_path), object_name="x")
+    assert table["image_id"].to_pylist() == ["\\xff.png", "a.png"]
+
+
+def write_manifest(path: Path, text: str) -> str:
+    path.write_text(text)
+    return str(path)
+
+
+def test_manifest_csv_with_everything(tmp_path):
+    touch(tmp_path, "i/a.png", "i/b c.png", "i/n\nl.png")
+    root = write_manifest(
+        tmp_path / "list.csv",
+        "image_path,image_id,category,class_name,split,gt_label,mask_path,foreground_path,operator\n"
+        "i/a.png,one,pcb3,,test,good,,f/a.png,Ann\n"
+        f'{tmp_path}/i/b c.png,,gear,cog wheel,test,1,"m/b, c.png",,Bob\n'
+        '"i/n\nl.png",,gear,,test,,,,\n'
+        "i/../i/gone.png,,gear,,test,Anomalous,,,\n"
+        "i/a.png,late,gear,,train,0,,,\n",
+    )
+    table = load_manifest("manifest", root)
+    assert table["image_id"].to_pylist() == ["one", "i/b c.png", "i/n\nl.png", "i/gone.png"]
+    assert table["class_name"].to_pylist() == ["printed circuit board", "cog wheel", "gear", "gear"]
+    assert table["gt_label"].to_pylist() == [0, 1, None, 1]
+    assert table["mask_path"].to_pylist() == [None, f"{tmp_path}/m/b, c.png", None, None]
+    assert table["foreground_path"].to_pylist() == [f"{tmp_path}/f/a.png", None, None, None]
+    assert table["file_size"].to_pylist() == [7, 7, 7, None]
+    assert table["file_mtime"].null_count == 1
+
+
+@pytest.mark.parametrize("labels", [pa.array([0, 1, None], pa.int64()), pa.array([False, True, None])])
+def test_manifest_parquet_in_a_folder(tmp_path, labels):
+    touch(tmp_path, "0.png")
+    paths = pa.array(["0.png", "1.png", "2.png"]).dictionary_encode()
+    parquet.write_table(pa.table({"image_path": paths, "gt_label": labels}), tmp_path / "manifest.parquet")
+    table = load_manifest("manifest", str(tmp_path), object_name="bolt")
+    assert table["gt_label"].to_pylist() == [0, 1, None]
+    assert table["class_name"].to_pylist() == ["bolt"] * 3
+    assert table["split"].null_count == 3
+    assert table["file_size"].to_pylist() == [7, None, None]
+
+
+def test_manifest_row_without_split_is_left_out_aloud(tmp_path):
+    root = write_manifest(tmp_path / "m.csv", "image_path,split\na.png,test\nb.png,\n")
+    with pytest.warns(UserWarning, match="1 rows .* no split"):
+        assert load_manifest("manifest", root, object_name="x")["image_id"].to_pylist() == ["a.png"]
+
+
+def test_equal_rows_collapse_with_a_warning(tmp_path):
+    root = write_manifest(tmp_path / "m.csv", "image_path\nb.png\na.png\nb.png\n./b.png\nc.png\n")
+    with pytest.warns(UserWarning, match="2 repeated rows"):
+        table = load_manifest("manifest", root, object_name="x")
+    assert table["image_id"].to_pylist() == ["b.png", "a.png", "c.png"]
+
+
+def test_one_id_for_two_paths_lists_the_first_five(tmp_path):
+    rows = "".join(f"{index}.png,id{index % 7}\n" for index in range(14))
+    root = write_manifest(tmp_path / "m.csv", "image_path,image_id\n" + rows)
+    with pytest.raises(UsageError, match="7 image_id values stand for several paths") as caught:
+        load_manifest("manifest", root, object_name="x")
+    assert str(caught.value).count("\n") == 5
+    assert f"'id0': '{tmp_path}/0.png', '{tmp_path}/7.png'" in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["../x.png", "a/../../x.png", "/etc/hostname.png", "s3://bucket/x.png", ".."])
+def test_manifest_paths_are_confined(tmp_path, path):
+    root = write_manifest(tmp_path / "m.csv", f"image_path\na.png\n{path}\n")
+    with pytest.raises(UsageError, match=r"1 paths in column 'image_path' leave the root .*allow_outside_root"):
+        load_manifest("manifest", root, object_name="x")
+
+
+def test_manifest_may_leave_the_root_when_allowed(tmp_path):
+    touch(tmp_path, "x.png", "in/a.png")
+    text = f"image_path\na.png\n../x.png\n{tmp_path}/in/../x.png\n"
+    root = write_manifest(tmp_path / "in" / "m.csv", text)
+    with pytest.raises(UsageError, match="2 paths"):
+        load_manifest("manifest", root, object_name="x")
+    with pytest.warns(UserWarning, match="1 repeated"):
+        table = load_manifest("manifest", root, object_name="x", allow_outside_root=True)
+    assert table["image_id"].to_pylist() == ["a.png", "../x.png"]
+    assert table["image_path"].to_pylist() == [f"{tmp_path}/in/a.png", f"{tmp_path}/x.png"]
+    assert table["file_size"].to_pylist() == [7, 7]
+
+
+def test_manifest_links_are_confined(tmp_path):
+    touch(tmp_path, "out/x.png", "in/a.png")
+    (tmp_path / "in" / "l.png").symlink_to(tmp_path / "out" / "x.png")
+    (tmp_path / "in" / "d").symlink_to(tmp_path / "out")
+    (tmp_path / "in" / "ok.png").symlink_to(tmp_path / "in" / "a.png")
+    root = write_manifest(tmp_path / "in" / "m.csv", "image_path\na.png\nok.png\nl.png\nd/x.png\n")
+    with pytest.raises(UsageError, match="2 paths are links that leave"):
+        load_manifest("manifest", root, object_name="x")
+    table = load_manifest("manifest", root, object_name="x", allow_outside_root=True)
+    assert table["file_size"].to_pylist() == [7] * 4
+
+
+def test_a_fifo_or_folder_has_no_size(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "dir.png").mkdir()
+    root = write_manifest(tmp_path / "m.csv", "image_path\npipe.png\ndir.png\n")
+    assert load_manifest("manifest", root, object_name="x")["file_size"].to_pylist() == [None, None]
+    touch(tmp_path, "a.png")
+    assert load_manifest("folder", str(tmp_path), object_name="x")["image_id"].to_pylist() == ["a.png"]
+
+
+def test_large_manifest_is_not_a_row_loop(tmp_path):
+    count = 200_000
+    table = pa.table(
+        {
+            "image_path": [f"part {index // 1000}/{index}.png" for index in range(count)],
+            "category": ["gear" if index % 2 else "pcb1" for index in range(count)],
+            "gt_label": ["1"] * count,
+        }
+    )
+    csv.write_csv(table, tmp_path / "manifest.csv")
+    read = load_manifest("manifest", str(tmp_path))
+    assert len(read) == count
+    assert read["image_path"][-1].as_py() == f"{tmp_path}/part 199/199999.png"
+    assert read["class_name"][0].as_py() == "printed circuit board"
+
+
+def expect(message: str, dataset: str, root: Path | str, **options: object) -> None:
+    with pytest.raises(UsageError, match=message):
+        load_manifest(dataset, str(root), **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dataset", ["visa", "mvtec", "folder"])
+def test_missing_root_or_file_as_root(tmp_path, dataset):
+    options = {"object_name": "x"} if dataset == "folder" else {}
+    expect("No folder at .*check --root", dataset, tmp_path / "gone", **options)
+    touch(tmp_path, "a.png")
+    expect("is a file. Expected the dataset's root folder", dataset, tmp_path / "a.png", **options)
+
+
+def test_messages_of_folder(tmp_path):
+    expect("Give it with --object", "folder", tmp_path)
+    expect("Give it with --object", "folder", tmp_path, object_name="  ")
+    expect(r"No image in .*\(0 other files\)", "folder", tmp_path, object_name="x")
+    touch(tmp_path, "a.txt")
+    expect(r"No image in .*\(1 other files\)", "folder", tmp_path, object_name="x")
+    touch(tmp_path, "a.png")
+    expect("It has no categories", "folder", tmp_path, object_name="x", categories=["c"])
+    expect("limit is 0", "folder", tmp_path, object_name="x", limit=0)
+    expect("Unknown dataset 'btad'. Expected one of visa, mvtec, folder, manifest", "btad", tmp_path)
+
+
+def test_messages_of_layouts(tmp_path):
+    expect(r"split_csv/1cls.csv \(original\), meta.json, or .*found an empty folder", "visa", tmp_path)
+    touch(tmp_path, "bottle/0.png")
+    expect("Expected one of VisA's layouts.*found bottle", "visa", tmp_path)
+    expect("Expected MVTec AD's layout.*found bottle", "mvtec", tmp_path)
+    touch(tmp_path, "bottle/test/good/0.png", "cable/train/good/0.png")
+    expect("object name .*--set prompts.class_names", "mvtec", tmp_path, object_name="x")
+    expect("No category 'nut' in .* It has: bottle, cable", "mvtec", tmp_path, categories=["bottle", "nut"])
+    expect("Category 'cable' .*no image of split 'test'.*These have: bottle", "mvtec", tmp_path)
+    expect("No image of split 'val' in .* It has: test, train", "mvtec", tmp_path, split="val")
+    assert len(load_manifest("mvtec", str(tmp_path), categories=["bottle"])) == 1
+
+
+def test_messages_of_visa_csv_and_meta(tmp_path):
+    path = tmp_path / "split_csv" / "1cls.csv"
+    path.parent.mkdir()
+    path.write_text("object;split;label;image;mask\n")
+    expect("no column 'object', 'split'.*found 'object;split;label;image;mask'", "visa", tmp_path)
+    path.write_text("object,split,label,image,mask\n")
+    expect("lists no image", "visa", tmp_path)
+    path.write_bytes(b"")
+    expect("Cannot read .*1cls.csv", "visa", tmp_path)
+    path.write_bytes(b"object,split,label,image,mask\n\xff\xfe,test,normal,a.png,\n")
+    expect("Cannot read .*UTF-8", "visa", tmp_path)
+    path.write_text("object,split,label,image,mask\na,test,broken,a.png,\n")
+    expect("Unknown labels .*'broken'. Expected 0, normal", "visa", tmp_path)
+    path.write_text("object,split,label,image,mask\na,test,normal,a.png,\na,test,normal,,\n")
+    expect("Row 2 of .* has no image", "visa", tmp_path)
+    path.write_text("object,split,label,image,mask\na,test,anomaly,a.png,../m.png\n")
+    expect("column 'mask' leave the root", "visa", tmp_path)
+    path.unlink()
+    for text in ("{", "[]", '{"test": {"a": [{}]}}', '{"test": [1]}'):
+        (tmp_path / "meta.json").write_text(text)
+        expect("Cannot read .*meta.json.*Expected {split", "visa", tmp_path)
+    (tmp_path / "meta.json").write_text("{}")
+    expect("lists no image", "visa", tmp_path)
+
+
+def test_messages_of_manifest(tmp_path):
+    expect("No manifest at .*a column image_path", "manifest", tmp_path)
+    expect("No manifest at", "manifest", tmp_path / "gone.csv")
+    path = tmp_path / "m.csv"
+    path.write_text("path\na.png\n")
+    expect("no column 'image_path'.*found 'path'", "manifest", path)
+    path.write_text("image_path,category\na.png,c\n,c\n")
+    expect(r"1 rows of .* have no image_path \(rows 2\)", "manifest", path)
+    path.write_text("image_path\na.png\n")
+    expect("have no class_name .*--object", "manifest", path)
+    path.write_text("image_path,gt_label\na.png,2\nb.png,7\n")
+    expect("Unknown labels in .*'2', '7'", "manifest", path, object_name="x")
+    (tmp_path / "m.parquet").write_bytes(b"not parquet")
+    expect("Cannot read .*Parquet", "manifest", tmp_path / "m.parquet")

@@ -1,0 +1,218 @@
+import os
+import threading
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from zsad.errors import UsageError, ZsadError
+from zsad.storage import committed as committed_module
+from zsad.storage import (
+    committed_rows,
+    drop_superseded,
+    list_parts,
+    part_name,
+    read_anomaly_map,
+    read_predictions,
+    set_aside_broken,
+    work_left,
+    write_part,
+)
+
+
+def manifest(*ids, size=100, mtime=1_700_000_000_123_456_789):
+    count = len(ids)
+    return pa.table(
+        {
+            "image_id": pa.array(ids, pa.string()),
+            "file_size": pa.array([size] * count, pa.int64()),
+            "file_mtime": pa.array([mtime] * count, pa.int64()),
+            "image_path": pa.array([f"/data/{i}" for i in ids], pa.string()),
+        }
+    )
+
+
+def left(table, out, rows, **options):
+    return work_left(table, out, rows.fingerprint, **options)["image_id"].to_pylist()
+
+
+def test_hidden_and_foreign_names_are_no_parts(rows, out):
+    write_part(out, part_name("run", 1), rows.table(rows.row("b", error=True)))
+    write_part(out, part_name("run", 0), rows.table(rows.row("a", error=True)))
+    for name in (".part-x.tmp", "_part.parquet", ".part.parquet", "notes.txt"):
+        Path(out, "predictions", name).write_text("x")
+    assert list_parts(out, "predictions") == [part_name("run", 0), part_name("run", 1)]
+    found = list(committed_rows(out))
+    assert [name for name, _ in found] == list_parts(out, "predictions")
+    assert [table.column_names for _, table in found] == [
+        ["image_id", "fingerprint", "status", "file_size", "file_mtime"]
+    ] * 2
+
+
+def test_more_parts_than_are_read_ahead_come_in_order(rows, out):
+    for index in range(13):
+        write_part(out, part_name("run", index), rows.table(rows.row(str(index), error=True)))
+    assert [table["image_id"][0].as_py() for _, table in committed_rows(out, ["image_id"])] == list(map(str, range(13)))
+    stream = committed_rows(out)
+    next(stream)
+    stream.close()
+    assert threading.active_count() < 20
+
+
+def test_work_left_is_the_manifest_minus_the_committed(rows, out):
+    whole = manifest("d", "a", "c", "b")
+    assert work_left(whole, out, rows.fingerprint) is whole
+    write_part(out, part_name("run", 0), rows.table(rows.row("a"), rows.row("b", error=True), rows.row("other")))
+    assert left(whole, out, rows) == ["d", "c"]
+    assert left(whole, out, rows, retry_errors=True) == ["d", "c", "b"]
+    assert work_left(whole, out, "e" * 64).num_rows == 4
+    assert left(manifest("a"), out, rows) == []
+    assert work_left(whole, out, rows.fingerprint).schema == whole.schema
+    # An error that was retried with success is done, in whatever order the parts are read.
+    write_part(out, part_name("earlier", 0), rows.table(rows.row("b")))
+    assert left(whole, out, rows, retry_errors=True) == ["d", "c"]
+
+
+@pytest.mark.parametrize(
+    ("size", "mtime", "expected"),
+    [
+        (100, 1_700_000_000_123_456_789, []),
+        (101, 1_700_000_000_123_456_789, ["a"]),
+        (100, 1_700_000_000_123_456_788, ["a"]),
+        (None, None, []),
+        (None, 5, ["a"]),
+        (100, None, []),
+    ],
+)
+def test_a_changed_file_is_work(rows, out, size, mtime, expected):
+    write_part(out, part_name("run", 0), rows.table(rows.row("a")))
+    assert left(manifest("a", size=size, mtime=mtime), out, rows) == expected
+
+
+def test_unknown_versions_on_the_committed_side_match_any(rows, out):
+    write_part(out, part_name("run", 0), rows.table(rows.row("a", size=None, mtime=None)))
+    assert left(manifest("a", size=7, mtime=7), out, rows) == []
+
+
+def test_work_left_against_sets(rows, out):
+    rng = np.random.default_rng(0)
+    ids = [f"folder/{i:05d}.png" for i in range(3000)]
+    chosen = [ids[i] for i in rng.permutation(3000)[:1700]]
+    template = rows.table(rows.row("x", error=True))
+    for index, part in enumerate(np.array_split(np.array(chosen, object), 7)):
+        table = pa.concat_tables([template] * len(part)).set_column(
+            0, template.schema.field(0), pa.array(part.tolist(), pa.string())
+        )
+        write_part(out, part_name("run", index), table)
+    whole = pa.concat_tables([manifest(*ids[:1000]), manifest(*ids[1000:])])
+    assert left(whole, out, rows) == [i for i in ids if i not in set(chosen)]
+
+
+def test_colliding_hashes_of_the_manifest_change_the_key(rows, out, monkeypatch):
+    write_part(out, part_name("run", 0), rows.table(rows.row("a")))
+    real = committed_module.hash_ids
+
+    def colliding(ids, key=committed_module._HASH_KEYS[0]):
+        hashes = real(ids, key)
+        return np.zeros_like(hashes) if key == committed_module._HASH_KEYS[0] else hashes
+
+    monkeypatch.setattr(committed_module, "hash_ids", colliding)
+    assert left(manifest("a", "b"), out, rows) == ["b"]
+
+
+def test_an_id_twice_in_the_manifest_is_refused(rows, out):
+    write_part(out, part_name("run", 0), rows.table(rows.row("a")))
+    with pytest.raises(UsageError, match="'b' twice"):
+        work_left(manifest("b", "a", "b"), out, rows.fingerprint)
+
+
+def raw(out):
+    return pd.read_parquet(f"{out}/predictions")
+
+
+def test_superseded_rows_are_dropped_and_maps_stay_readable(rows, out):
+    changed = 1_800_000_000_000_000_000
+    write_part(out, part_name("r1", 0), rows.table(rows.row("a", 1), rows.row("b", error=True), rows.row("c", 3)))
+    write_part(out, part_name("r1", 1), rows.table(rows.row("e", error=True)))
+    write_part(out, part_name("r2", 0), rows.table(rows.row("b", 2), rows.row("a", error=True)))
+    write_part(out, part_name("r2", 1), rows.table(rows.row("c", 4, mtime=changed), rows.row("e", 5), rows.row("d", 6)))
+    before = read_predictions(out).set_index("image_id")
+    cleanup = drop_superseded(out, rows.fingerprint)
+    assert (cleanup.rows_dropped, cleanup.parts_rewritten, cleanup.parts_removed) == (4, 2, 1)
+    after = raw(out).set_index("image_id")
+    assert sorted(after.index) == ["a", "b", "c", "d", "e"]
+    assert (after["status"] == "ok").all()
+    pd.testing.assert_frame_equal(before.sort_index(), after.sort_index(), check_dtype=False)
+    for image_id, seed in {"a": 1, "b": 2, "c": 4, "d": 6, "e": 5}.items():
+        np.testing.assert_array_equal(read_anomaly_map(out, image_id), rows.expected(seed)[0])
+    again = drop_superseded(out, rows.fingerprint)
+    assert (again.rows_dropped, again.parts_rewritten, again.parts_removed, again.maps_removed) == (0, 0, 0, 0)
+
+
+def test_a_file_that_changed_and_now_fails_is_an_error_row(rows, out):
+    write_part(out, part_name("r1", 0), rows.table(rows.row("a", 1, size=100)))
+    write_part(out, part_name("r2", 0), rows.table(rows.row("a", error=True, size=50)))
+    assert read_predictions(out)["status"].tolist() == ["error"]
+    drop_superseded(out, rows.fingerprint)
+    assert raw(out)["status"].tolist() == ["error"]
+    assert left(manifest("a", size=50), out, rows) == []
+    assert list_parts(out, "anomaly_maps") == []
+
+
+def test_a_kill_between_two_rewrites_loses_nothing(rows, out, monkeypatch):
+    for run in ("r1", "r2", "r3"):
+        write_part(out, part_name(run, 0), rows.table(rows.row("a", 1), rows.row(run, 2)))
+    real, calls = committed_module.read_part, []
+
+    def dies_at_second(*args, **options):
+        calls.append(args)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*args, **options)
+
+    monkeypatch.setattr("zsad.storage.cleanup.read_part", dies_at_second)
+    with pytest.raises(KeyboardInterrupt):
+        drop_superseded(out, rows.fingerprint)
+    monkeypatch.undo()
+    assert sorted(read_predictions(out)["image_id"]) == ["a", "r1", "r2", "r3"]
+    drop_superseded(out, rows.fingerprint)
+    assert sorted(raw(out)["image_id"]) == ["a", "r1", "r2", "r3"]
+
+
+def test_orphan_maps_and_leftovers_of_killed_writes_go(rows, out):
+    write_part(out, part_name("r1", 0), rows.table(rows.row("a", 1)))
+    dead = write_part(out, part_name("r1", 1), rows.table(rows.row("b", 2)))
+    os.unlink(f"{out}/predictions/{dead.name}")
+    for folder in ("predictions", "anomaly_maps"):
+        Path(out, folder, ".part-r1-000002.parquet.0123abcd.tmp").write_bytes(b"half")
+        Path(out, folder, ".keep").write_bytes(b"")
+    assert drop_superseded(out, rows.fingerprint).maps_removed == 1
+    assert read_predictions(out)["image_id"].tolist() == ["a"]
+    assert sorted(os.listdir(f"{out}/predictions")) == [".keep", part_name("r1", 0)]
+    assert len(os.listdir(f"{out}/anomaly_maps")) == 2
+    np.testing.assert_array_equal(read_anomaly_map(out, "a"), rows.expected(1)[0])
+
+
+def test_rows_of_another_fingerprint_are_not_touched_silently(rows, out):
+    write_part(out, part_name("r1", 0), rows.table(rows.row("a")))
+    with pytest.raises(ZsadError, match="another configuration"):
+        drop_superseded(out, "e" * 64)
+    assert read_predictions(out)["image_id"].tolist() == ["a"]
+
+
+def test_broken_parts_are_named_then_set_aside_and_become_work(rows, out):
+    names = [write_part(out, part_name("r1", i), rows.table(rows.row(str(i), i))) for i in range(4)]
+    cut = Path(out, "predictions", names[1].name)
+    cut.write_bytes(cut.read_bytes()[:-20])
+    cut_map = Path(out, "anomaly_maps", names[2].map_part)
+    cut_map.write_bytes(cut_map.read_bytes()[:-20])
+    os.unlink(f"{out}/anomaly_maps/{names[3].map_part}")
+    Path(out, "predictions", "stray.parquet").write_bytes(b"not parquet")
+    with pytest.raises(ZsadError, match=names[1].name):
+        read_predictions(out)
+    assert set_aside_broken(out) == [names[1].name, names[2].name, names[3].name, "stray.parquet"]
+    assert raw(out)["image_id"].tolist() == ["0"]
+    assert left(manifest("0", "1", "2", "3"), out, rows) == ["1", "2", "3"]
+    assert set_aside_broken(out) == []

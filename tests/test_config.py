@@ -1,0 +1,82 @@
+import pytest
+
+from zsad.config import Config, differences, fingerprint, load_config, preset_names, scored_fields
+from zsad.errors import UsageError
+
+WEIGHTS = {"isnet": "a", "sam": "b", "clip": "c", "clipseg": "d"}
+
+
+def test_every_preset_loads():
+    assert preset_names() == ["fast", "mini", "strong", "vand2023"]
+    for name in preset_names():
+        assert load_config(name).preset == name
+
+
+def test_vand2023_is_the_settled_reading():
+    assert load_config("vand2023") == Config(preset="vand2023")
+
+
+def test_file_goes_over_preset_and_override_over_file(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("foreground: {min_coverage: 0.7, closing_radius: 2}\n")
+    config = load_config("mini", path, ["foreground.min_coverage=0.6", "prompts.class_names={pcb1: green board}"])
+    assert (config.foreground.min_coverage, config.foreground.closing_radius) == (0.6, 2)
+    assert config.prompts.class_names == {"pcb1": "green board"}
+    assert config.models.sam.name == "mini-sam"
+
+
+@pytest.mark.parametrize(
+    ("preset", "overrides", "message"),
+    [
+        ("nosuch", [], r"Unknown preset 'nosuch'.*fast, mini, strong, vand2023"),
+        ("mini", ["foo.bar=1"], r"foo: unknown field. Expected one of: .*foreground"),
+        ("mini", ["foreground.foo=1"], r"foreground.foo: unknown field. Expected one of: .*min_coverage"),
+        ("mini", ["foreground.min_coverage=7"], r"foreground.min_coverage: given 7; .*less than or equal to 1"),
+        ("mini", ["foreground.min_coverage"], r"Expected section.field=value"),
+        ("mini", ["foreground.min_coverage=[1"], r"not valid YAML"),
+    ],
+)
+def test_wrong_configuration_says_what_was_given_and_expected(preset, overrides, message):
+    with pytest.raises(UsageError, match=message):
+        load_config(preset, None, overrides)
+
+
+@pytest.mark.parametrize("text", ["a: [", "- list", "!!python/object/apply:os.system ['true']"])
+def test_bad_files_are_refused_without_running_anything(tmp_path, text):
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(UsageError):
+        load_config("mini", path)
+    with pytest.raises(UsageError, match="Cannot read"):
+        load_config("mini", tmp_path / "missing.yaml")
+
+
+@pytest.mark.parametrize(
+    ("override", "changes"),
+    [
+        ("foreground.min_coverage=0.81", True),
+        ("prompts.class_names={pcb1: board}", True),
+        ("models.precision=bf16", True),
+        ("foreground.point_pruning=dis", True),
+        ("runtime.batch_size=3", False),
+        ("runtime.topology=pools", False),
+        ("foreground.points_per_batch=8", False),
+        ("models.isnet.weights=/elsewhere/isnet.pth", False),
+    ],
+)
+def test_fingerprint_speaks_for_scores_only(override, changes):
+    before = fingerprint(load_config("mini"), WEIGHTS)
+    assert (fingerprint(load_config("mini", None, [override]), WEIGHTS) != before) == changes
+
+
+def test_fingerprint_depends_on_weights_and_object():
+    config = load_config("mini")
+    assert fingerprint(config, WEIGHTS) != fingerprint(config, WEIGHTS | {"sam": "x"})
+    assert fingerprint(config, WEIGHTS) != fingerprint(config, WEIGHTS, "capsule")
+    assert len(fingerprint(config, WEIGHTS)) == 64
+
+
+def test_differences_name_the_leaf():
+    old = scored_fields(load_config("mini"), WEIGHTS)
+    new = scored_fields(load_config("mini", None, ["tiling.max_tiles=3"]), WEIGHTS)
+    assert differences(old, new) == ["tiling.max_tiles: 64 -> 3"]

@@ -1,0 +1,61 @@
+import pytest
+from pyarrow import fs
+
+from zsad.errors import ImageError, UsageError
+from zsad.filesystem import absolute, exists, is_local, join, read_bytes, redact, resolve
+
+
+def test_local_paths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a b").mkdir()
+    (tmp_path / "a b" / "ü.txt").write_bytes(b"content")
+    assert read_bytes("a b/ü.txt") == read_bytes(f"file://{tmp_path}/a b/ü.txt") == b"content"
+    assert absolute("a b") == str(tmp_path / "a b")
+    assert exists("a b") and not exists("c")
+    assert isinstance(resolve("a b")[0], fs.LocalFileSystem)
+
+
+@pytest.mark.parametrize(
+    ("uri", "parts", "expected"),
+    [
+        ("/data/out/", ("predictions", "part"), "/data/out/predictions/part"),
+        ("s3://bucket/run", ("x",), "s3://bucket/run/x"),
+        ("s3://bucket/run/?region=eu", ("x",), "s3://bucket/run/x?region=eu"),
+        ("/odd?name", ("x",), "/odd?name/x"),
+        ("/", ("x",), "/x"),
+    ],
+)
+def test_join(uri, parts, expected):
+    assert join(uri, *parts) == expected
+
+
+def test_unknown_scheme_is_refused_without_its_password():
+    with pytest.raises(UsageError) as caught:
+        resolve("nosuch://user:hunter2@host/path")
+    assert "hunter2" not in str(caught.value)
+    assert "s3://" in str(caught.value)
+
+
+def test_is_local():
+    assert is_local("folder/x") and is_local("file:///x") and not is_local("s3://b/x")
+
+
+@pytest.mark.parametrize(
+    ("name", "limit", "kind"),
+    [
+        ("missing", None, "missing"),
+        ("", None, "not_a_file"),
+        ("file", 3, "file_too_large"),
+        ("file/x", None, "missing"),
+    ],
+)
+def test_reading_says_why_it_failed(tmp_path, name, limit, kind):
+    (tmp_path / "file").write_bytes(b"12345")
+    with pytest.raises(ImageError) as caught:
+        read_bytes(str(tmp_path / name), limit)
+    assert caught.value.kind == kind
+
+
+def test_redact():
+    text = redact("s3://key:secret@bucket/x?access_key=abc&secret_key=def&region=eu")
+    assert text == "s3://***@bucket/x?access_key=***&secret_key=***&region=eu"

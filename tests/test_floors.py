@@ -1,0 +1,87 @@
+"""The floors of the house: a file imports only from floors below its own and from its own folder."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "zsad"
+FLOORS = {
+    "errors": 1,
+    "config": 1,
+    "images": 1,
+    "filesystem": 1,
+    "projection": 1,
+    "method": 2,
+    "models": 2,
+    "datasets": 2,
+    "storage": 2,
+    "steps": 3,
+    "detector": 4,
+    "evaluation": 4,
+    "report": 4,
+    "pipeline": 5,
+    "cli": 6,
+}
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def unit_of(path):
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported_units(path):
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names = [node.module] + [f"{node.module}.{alias.name}" for alias in node.names]
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "zsad" and len(parts) > 1 and parts[1] in FLOORS:
+                yield parts[1]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_downwards(path):
+    unit = unit_of(path)
+    assert unit in FLOORS, f"{path} stands on no floor"
+    for other in imported_units(path):
+        # Floor 1 is one folder, so its files may use each other.
+        same_folder = other == unit or FLOORS[other] == FLOORS[unit] == 1
+        assert same_folder or FLOORS[other] < FLOORS[unit], f"{unit} imports {other}"
+
+
+def importable_without(blocked, statement):
+    code = f"""
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {blocked!r}:
+            raise ImportError(name + " is not installed here")
+sys.meta_path.insert(0, Block())
+{statement}
+"""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+
+
+def test_everything_below_the_pipeline_imports_without_ray():
+    names = [
+        ".".join(("zsad", *path.relative_to(PACKAGE).with_suffix("").parts)).removesuffix(".__init__")
+        for path in FILES
+        if FLOORS[unit_of(path)] <= 4
+    ]
+    done = importable_without(
+        {"ray"}, "import importlib\n" + "\n".join(f"importlib.import_module({n!r})" for n in names)
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_reading_results_needs_neither_torch_nor_ray():
+    blocked = {"ray", "torch", "torchvision", "transformers", "open_clip", "segment_anything", "cv2"}
+    done = importable_without(blocked, "import zsad; print(zsad.read_predictions, zsad.read_anomaly_map)")
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,136 @@
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from zsad.errors import ImageError
+from zsad.images import decode, decode_mask, image_size, orient, orientation
+
+CAP = 1_000_000
+
+
+def encode(image, format="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def gradient(height=6, width=9):
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def with_orientation(array, value, **options):
+    exif = Image.Exif()
+    exif[0x0112] = value
+    return encode(Image.fromarray(array), "PNG", exif=exif, **options)
+
+
+def test_rgb_comes_back():
+    array = gradient()
+    np.testing.assert_array_equal(decode(encode(Image.fromarray(array)), CAP), array)
+
+
+@pytest.mark.parametrize("value", range(1, 9))
+def test_exif_orientation_turns_the_image_its_size_and_its_mask_alike(value):
+    array = gradient()
+    data = with_orientation(array, value)
+    upright = decode(data, CAP)
+    assert orientation(data, CAP) == value
+    assert image_size(data, CAP) == upright.shape[:2]
+    for channel in range(3):
+        np.testing.assert_array_equal(orient(array[..., channel], value), upright[..., channel])
+
+
+def test_orientation_that_means_nothing_is_upright():
+    assert orientation(with_orientation(gradient(), 99), CAP) == 1
+
+
+def test_grey_is_repeated():
+    grey = gradient()[..., 0]
+    np.testing.assert_array_equal(decode(encode(Image.fromarray(grey)), CAP), np.repeat(grey[..., None], 3, 2))
+
+
+def test_16_bit_is_scaled_not_clipped():
+    grey = np.array([[0, 257, 128 * 257, 65535]], np.uint16)
+    assert decode(encode(Image.fromarray(grey)), CAP)[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_1_bit():
+    assert decode(encode(Image.fromarray(np.array([[True, False]]))), CAP)[0, :, 1].tolist() == [255, 0]
+
+
+def test_alpha_lies_on_white():
+    rgba = np.array([[[10, 20, 30, 255], [10, 20, 30, 0]]], np.uint8)
+    assert decode(encode(Image.fromarray(rgba)), CAP)[0].tolist() == [[10, 20, 30], [255, 255, 255]]
+
+
+def test_palette_with_transparency_lies_on_white():
+    image = Image.new("P", (2, 1))
+    image.putpalette([0, 0, 0, 200, 10, 10])
+    image.putpixel((1, 0), 1)
+    assert decode(encode(image, transparency=0), CAP)[0].tolist() == [[255, 255, 255], [200, 10, 10]]
+
+
+def test_cmyk_jpeg():
+    image = Image.new("CMYK", (16, 16), (0, 255, 255, 0))
+    red = decode(encode(image, "JPEG", quality=95), CAP)[8, 8].tolist()
+    assert red[0] > 200 and red[1] < 60 and red[2] < 60
+
+
+def test_animation_gives_its_first_frame():
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    data = encode(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert decode(data, CAP)[0, 0].tolist() == [255, 0, 0]
+
+
+def test_float_tiff():
+    image = Image.fromarray(np.array([[0.0, 0.5, 1.0]], np.float32))
+    assert decode(encode(image, "TIFF"), CAP)[0, :, 0].tolist() == [0, 128, 255]
+
+
+def png_header(width, height):
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 100))
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"),
+    [
+        (b"", "empty_file"),
+        (b"this is text, renamed to .jpg", "not_an_image"),
+        (encode(Image.fromarray(gradient(400, 400)), "JPEG")[:3000], "truncated"),
+        (encode(Image.fromarray(gradient(400, 400)))[:3000], "truncated"),
+        (png_header(1001, 1000), "too_many_pixels"),
+        (png_header(60_000, 60_000), "too_many_pixels"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n", "not_an_image"),
+    ],
+    ids=["empty", "text", "cut jpeg", "cut png", "over the cap", "bomb", "eps"],
+)
+@pytest.mark.parametrize("read", [decode, decode_mask])
+def test_bad_files_say_why(read, data, kind):
+    with pytest.raises(ImageError) as caught:
+        read(data, CAP)
+    assert caught.value.kind == kind
+
+
+def test_masks_are_anomalous_where_not_zero():
+    ids = np.array([[0, 1, 2], [0, 0, 255]], np.uint8)
+    np.testing.assert_array_equal(decode_mask(encode(Image.fromarray(ids)), CAP), ids != 0)
+    rgba = np.zeros((1, 2, 4), np.uint8)
+    rgba[..., 3] = 255
+    rgba[0, 1, 2] = 1
+    assert decode_mask(encode(Image.fromarray(rgba)), CAP).tolist() == [[False, True]]
+
+
+def test_palette_mask_is_read_by_index_not_by_colour():
+    image = Image.new("P", (2, 1))
+    image.putpalette([255, 255, 255, 0, 0, 0])
+    image.putpixel((1, 0), 1)
+    assert decode_mask(encode(image), CAP).tolist() == [[False, True]]

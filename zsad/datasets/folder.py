@@ -1,0 +1,42 @@
+"""Any tree of images, without labels, that show one kind of object."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from zsad.datasets.files import is_image, list_files
+from zsad.datasets.manifest import build
+from zsad.datasets.paths import uris
+from zsad.errors import UsageError
+from zsad.filesystem import redact
+from zsad.images import EXTENSIONS
+
+
+def read_folder(root: str, *, object_name: str | None, allow_outside_root: bool = False) -> pa.Table:
+    """A manifest of every image below ``root`` in natural order; ``object_name`` is the noun of all of them.
+
+    Raises:
+        UsageError: no ``object_name``; the root is missing, or holds no image.
+    """
+    if not object_name or not object_name.strip():
+        raise UsageError(
+            "A folder needs the noun of what its images show, since the prompts are built from it. "
+            'Give it with --object, e.g. --object "metal washer".'
+        )
+    files = list_files(root, follow_outside=allow_outside_root)
+    images = [file for file in files if is_image(file.path)]
+    if not images:
+        raise UsageError(
+            f"No image in {redact(root)!r} ({len(files):,} other files). "
+            f"Expected files that end in {', '.join(sorted(EXTENSIONS))}; check --root."
+        )
+    paths = pa.array([file.path for file in images], pa.string())
+    return build(
+        {
+            "image_id": paths,
+            "image_path": uris(root, paths),
+            "class_name": pa.array([object_name.strip()] * len(images), pa.string()),
+            "file_size": [file.size for file in images],
+            "file_mtime": [file.mtime for file in images],
+        }
+    )

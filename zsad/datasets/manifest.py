@@ -1,0 +1,132 @@
+"""The manifest: one table for every dataset, one row per input image."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from zsad.errors import UsageError
+
+MANIFEST_SCHEMA = pa.schema(
+    [
+        pa.field("image_id", pa.string(), nullable=False),
+        pa.field("image_path", pa.string(), nullable=False),
+        pa.field("category", pa.string()),
+        pa.field("class_name", pa.string()),
+        pa.field("split", pa.string()),
+        pa.field("gt_label", pa.int8()),
+        pa.field("mask_path", pa.string()),
+        pa.field("foreground_path", pa.string()),
+        pa.field("file_size", pa.int64()),
+        pa.field("file_mtime", pa.int64()),
+    ]
+)
+"""Columns of a manifest.
+
+``image_path``, ``mask_path`` and ``foreground_path`` are absolute paths or full URIs; ``class_name`` is
+the noun put into the prompts; ``gt_label`` is 0 normal, 1 anomalous, null unknown; ``file_size`` is in
+bytes and ``file_mtime`` in nanoseconds since the epoch, both null when the file was not found.
+"""
+
+
+def build(columns: Mapping[str, Any]) -> pa.Table:
+    """A manifest table from some of its columns (Arrow arrays or sequences of equal length).
+
+    Columns that are not given are null.
+    """
+    length = len(columns["image_id"])
+    arrays = []
+    for field in MANIFEST_SCHEMA:
+        values = columns.get(field.name)
+        if values is None:
+            arrays.append(pa.nulls(length, field.type))
+        elif isinstance(values, pa.Array | pa.ChunkedArray):
+            arrays.append(values.cast(field.type))
+        else:
+            arrays.append(pa.array(values, field.type))
+    return pa.table(arrays, schema=MANIFEST_SCHEMA)
+
+
+def select(table: pa.Table, split: str | None, categories: Sequence[str], where: str) -> pa.Table:
+    """The rows of a split and of some categories, in the manifest's order.
+
+    Args:
+        table: a manifest.
+        split: ``None`` or ``"all"`` keeps every row; it also has no effect where no row has a split.
+        categories: empty keeps all of them.
+        where: the dataset's root, for messages.
+
+    Raises:
+        UsageError: a category or the split does not exist, or a category has no image in the split.
+    """
+    known = pc.unique(table["category"].drop_null()).to_pylist()
+    unknown = [category for category in categories if category not in known]
+    if unknown:
+        raise UsageError(
+            f"No category {_quoted(unknown)} in {where}. "
+            + (f"It has: {', '.join(known)}." if known else "It has no categories; leave --category out.")
+        )
+    if categories:
+        table = table.filter(pc.is_in(table["category"], pa.array(categories, pa.string())))
+    splits = pc.unique(table["split"].drop_null()).to_pylist()
+    if split in (None, "all") or not splits:
+        return table
+    if split not in splits:
+        raise UsageError(
+            f"No image of split {split!r} in {where}. It has: {', '.join(sorted(splits))}; "
+            "choose one with --split, or --split all."
+        )
+    if table["split"].null_count:
+        warnings.warn(
+            f"{table['split'].null_count:,} rows of {where} have no split and are left out "
+            f"(split {split!r} was asked for; --split all takes every row).",
+            stacklevel=2,
+        )
+    kept = table.filter(pc.equal(table["split"], split))
+    present = set(pc.unique(kept["category"]).to_pylist())
+    empty = [category for category in categories or known if category not in present]
+    if empty:
+        full = [category for category in known if category in present]
+        raise UsageError(
+            f"Category {_quoted(empty)} of {where} has no image of split {split!r}. "
+            f"These have: {', '.join(full)}; name them with --category, or choose another --split."
+        )
+    return kept
+
+
+def collapse_duplicates(table: pa.Table) -> pa.Table:
+    """One row per ``image_id``: the first, with a warning, where id and path are both equal.
+
+    Raises:
+        UsageError: one id stands for several paths; the message lists the first five.
+    """
+    if pc.count_distinct(table["image_id"]).as_py() == len(table):
+        return table
+    numbered = table.select(["image_id", "image_path"]).append_column("row", pa.array(range(len(table))))
+    groups = numbered.group_by("image_id", use_threads=False).aggregate(
+        [("image_path", "count_distinct"), ("row", "min")]
+    )
+    clashing = groups.filter(pc.greater(groups["image_path_count_distinct"], 1))["image_id"]
+    if len(clashing):
+        shown = []
+        for image_id in clashing.slice(0, 5).to_pylist():
+            paths = pc.unique(table.filter(pc.equal(table["image_id"], image_id))["image_path"]).to_pylist()
+            shown.append(f"  {image_id!r}: {', '.join(repr(path) for path in paths[:3])}")
+        raise UsageError(
+            f"{len(clashing):,} image_id values stand for several paths; an image_id must name one image. "
+            "Make them unique, or leave the image_id column out to use the paths. First five:\n" + "\n".join(shown)
+        )
+    warnings.warn(
+        f"{len(table) - len(groups):,} repeated rows (same image_id and image_path) were collapsed.",
+        stacklevel=2,
+    )
+    return table.take(groups["row_min"].combine_chunks().sort())
+
+
+def _quoted(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:5])
+    return shown + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -1,0 +1,112 @@
+"""A manifest kept by the user: CSV or Parquet with at least ``image_path``."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Mapping
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import fs
+
+from zsad.datasets.manifest import build
+from zsad.datasets.nouns import noun_for
+from zsad.datasets.paths import confine
+from zsad.datasets.tables import read_labels, read_table
+from zsad.errors import UsageError
+from zsad.filesystem import absolute, is_local, join, redact, resolve
+
+_NAMES = ("manifest.csv", "manifest.parquet")
+_OPTIONAL = ("image_id", "category", "class_name", "split", "gt_label", "mask_path", "foreground_path")
+
+
+def read_manifest_file(
+    uri: str, folder: str, *, object_name: str | None, class_names: Mapping[str, str], allow_outside_root: bool = False
+) -> pa.Table:
+    """A manifest from a CSV or Parquet file.
+
+    Args:
+        uri: the file.
+        folder: relative paths are taken from here, and no path may leave it unless ``allow_outside_root``.
+        object_name: noun of the rows that have neither ``class_name`` nor ``category``.
+        class_names: noun per category, over the default table.
+
+    Raises:
+        UsageError: the file is unreadable, lacks ``image_path``, has rows without a path or
+            without a noun, unknown labels, or paths outside the folder.
+    """
+    table = read_table(uri, ["image_path"], _OPTIONAL)
+    columns = {name: table[name] for name in table.column_names}
+    _require(columns["image_path"], uri, "image_path", "Give every row the path of its image.")
+    relative, located = confine(columns["image_path"], folder, column="image_path", allow_outside=allow_outside_root)
+    columns["image_id"] = pc.coalesce(columns["image_id"], relative) if "image_id" in columns else relative
+    columns["image_path"] = located
+    for name in ("mask_path", "foreground_path"):
+        if name in columns:
+            columns[name] = confine(columns[name], folder, column=name, allow_outside=allow_outside_root)[1]
+    if "gt_label" in columns:
+        columns["gt_label"] = read_labels(columns["gt_label"], uri)
+    columns["class_name"] = _nouns(columns, len(table), object_name, class_names)
+    _require(
+        columns["class_name"],
+        uri,
+        "class_name",
+        'Add a column class_name or category, or name what all images show, e.g. --object "capsule".',
+    )
+    return build(columns)
+
+
+def _nouns(
+    columns: Mapping[str, pa.ChunkedArray],
+    length: int,
+    object_name: str | None,
+    class_names: Mapping[str, str],
+) -> pa.ChunkedArray:
+    nouns = columns.get("class_name", pa.nulls(length, pa.string()))
+    if "category" in columns:
+        categories = pc.unique(columns["category"].drop_null())
+        named = pa.array([noun_for(category, class_names) for category in categories.to_pylist()], pa.string())
+        nouns = pc.coalesce(nouns, named.take(pc.index_in(columns["category"], categories)))
+    noun = object_name.strip() if object_name else ""
+    return pc.coalesce(nouns, pa.scalar(noun or None, pa.string()))
+
+
+def _require(values: pa.ChunkedArray, uri: str, column: str, fix: str) -> None:
+    if values.null_count:
+        rows = pc.indices_nonzero(pc.is_null(values)).slice(0, 5).to_pylist()
+        raise UsageError(
+            f"{values.null_count:,} rows of {redact(uri)!r} have no {column} "
+            f"({'first are ' if values.null_count > 5 else ''}rows {', '.join(str(row + 1) for row in rows)}). {fix}"
+        )
+
+
+def find_manifest_file(root: str) -> tuple[str, str]:
+    """(manifest file, its folder) as paths or URIs, from the file itself or a folder that holds it.
+
+    Raises:
+        UsageError: neither a file nor a folder with ``manifest.csv`` or ``manifest.parquet``.
+    """
+    filesystem, path = resolve(root)
+    try:
+        kind = filesystem.get_file_info(path).type
+        if kind == fs.FileType.File:
+            return root, _parent(root)
+        for name in _NAMES if kind == fs.FileType.Directory else ():
+            candidate = join(absolute(root), name)
+            if filesystem.get_file_info(posixpath.join(path, name)).type == fs.FileType.File:
+                return candidate, absolute(root)
+    except OSError as error:
+        raise UsageError(
+            f"Cannot read {redact(root)!r}: {redact(str(error))[:300]}. Check path and credentials."
+        ) from None
+    raise UsageError(
+        f"No manifest at {redact(root)!r}. Expected a CSV or Parquet file with a column image_path as "
+        f"--root, or a folder that holds {' or '.join(_NAMES)}."
+    )
+
+
+def _parent(uri: str) -> str:
+    if is_local(uri):
+        return posixpath.dirname(absolute(uri))
+    base, mark, query = uri.partition("?")
+    return posixpath.dirname(base) + mark + query

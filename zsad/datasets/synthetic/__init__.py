@@ -1,0 +1,6 @@
+"""Procedurally rendered inspection photographs with exact truth, in VisA's on-disk layout."""
+
+from zsad.datasets.synthetic.defects import DEFECTS
+from zsad.datasets.synthetic.rendering import KINDS_A, KINDS_B, Sample, kind_named, render
+
+__all__ = ["DEFECTS", "KINDS_A", "KINDS_B", "Sample", "kind_named", "render"]

@@ -1,0 +1,91 @@
+"""CSV and Parquet files that list images: reading them and telling apart what their columns say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pyarrow import csv, parquet
+
+from zsad.errors import UsageError
+from zsad.filesystem import redact, resolve
+
+_NORMAL = ("0", "0.0", "normal", "good", "false")
+_ANOMALOUS = ("1", "1.0", "anomaly", "anomalous", "bad", "true")
+
+
+def read_table(uri: str, required: Sequence[str], optional: Sequence[str]) -> pa.Table:
+    """The named columns of a CSV or Parquet file (told by ``.parquet`` or ``.pq``) as nullable strings.
+
+    Columns that are absent are left out; empty texts are null; other columns are not read.
+
+    Raises:
+        UsageError: the file is missing or unreadable, has no row, or lacks a required column.
+    """
+    filesystem, path = resolve(uri)
+    is_parquet = path.lower().endswith((".parquet", ".pq"))
+    try:
+        with filesystem.open_input_file(path) as file:
+            names = parquet.read_schema(file).names if is_parquet else _csv_header(filesystem, path)
+            missing = [name for name in required if name not in names]
+            if missing:
+                raise UsageError(
+                    f"{redact(uri)!r} has no column {', '.join(map(repr, missing))}. Expected "
+                    f"{', '.join(required)}{', optionally ' + ', '.join(optional) if optional else ''}; "
+                    f"found {', '.join(map(repr, names))}. "
+                    "The first line of a CSV names the columns, separated by commas."
+                )
+            columns = [name for name in (*required, *optional) if name in names]
+            if is_parquet:
+                table = parquet.read_table(file, columns=columns)
+            else:
+                table = csv.read_csv(
+                    file,
+                    parse_options=csv.ParseOptions(newlines_in_values=True),
+                    convert_options=csv.ConvertOptions(
+                        include_columns=columns,
+                        column_types=dict.fromkeys(columns, pa.string()),
+                        strings_can_be_null=True,
+                        quoted_strings_can_be_null=True,
+                        null_values=[""],
+                    ),
+                )
+    except (OSError, pa.ArrowException) as error:
+        raise UsageError(
+            f"Cannot read {redact(uri)!r}: {redact(str(error))[:300]}. Expected a readable CSV (UTF-8, "
+            "comma-separated, with a header) or Parquet file."
+        ) from None
+    if not len(table):
+        raise UsageError(f"{redact(uri)!r} lists no image: it has a header and no row.")
+    for position, name in enumerate(table.column_names):
+        text = table[name].cast(pa.string())
+        table = table.set_column(position, name, pc.if_else(pc.equal(text, ""), None, text))
+    return table
+
+
+def read_labels(values: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
+    """Labels as texts -> int8: 0 normal, 1 anomalous, null unknown.
+
+    Raises:
+        UsageError: a value is neither; lists the first five.
+    """
+    text = pc.utf8_lower(pc.utf8_trim_whitespace(values))
+    normal = pc.is_in(text, pa.array(_NORMAL))
+    anomalous = pc.is_in(text, pa.array(_ANOMALOUS))
+    known = pc.or_(normal, anomalous)
+    strange = pc.unique(values.filter(pc.and_(pc.invert(known), pc.is_valid(values)))).to_pylist()
+    if strange:
+        raise UsageError(
+            f"Unknown labels in {redact(where)!r}: {', '.join(repr(value) for value in strange[:5])}. "
+            "Expected 0, normal or good; 1, anomaly, anomalous or bad; or nothing when unknown."
+        )
+    return pc.if_else(known, pc.cast(anomalous, pa.int8()), None).cast(pa.int8())
+
+
+def _csv_header(filesystem: pa.fs.FileSystem, path: str) -> list[str]:
+    with (
+        filesystem.open_input_stream(path) as stream,
+        csv.open_csv(stream, parse_options=csv.ParseOptions(newlines_in_values=True)) as reader,
+    ):
+        return list(reader.schema.names)

@@ -1,0 +1,38 @@
+"""The most anomalous images as text."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from zsad.errors import UsageError
+from zsad.storage import read_predictions
+
+_COLUMNS = ["image_id", "category", "gt_label", "status", "pred_score", "anomaly_map_max"]
+
+
+def format_top(output: str, number: int, weights: str | None = None) -> str:
+    """The ``number`` images of highest score, one a line, equal scores in order of id.
+
+    Args:
+        output: folder or URI of a run.
+        number: how many.
+        weights: a word that stands beside the scores, e.g. "untrained".
+
+    Raises:
+        UsageError: no run there, or no image with a score.
+    """
+    predictions = read_predictions(output, _COLUMNS)
+    scored = predictions[predictions["status"] == "ok"]
+    if scored.empty:
+        raise UsageError(f"No image with a score in {output!r} ({len(predictions)} rows). Run 'zsad score' first.")
+    ranked = scored.sort_values(["pred_score", "image_id"], ascending=[False, True]).head(number)
+    note = f", weights: {weights}" if weights else ""
+    lines = [
+        f"{len(ranked)} of {len(scored)} scored images, highest score first{note}",
+        f"{'rank':>4}  {'score':>7}  {'map max':>7}  {'label':<9}  image",
+    ]
+    for rank, row in enumerate(ranked.itertuples(index=False), start=1):
+        label = "-" if pd.isna(row.gt_label) else ("anomalous" if row.gt_label else "normal")
+        name = "".join(c if c.isprintable() else "?" for c in str(row.image_id))
+        lines.append(f"{rank:>4}  {row.pred_score:7.4f}  {row.anomaly_map_max:7.4f}  {label:<9}  {name}")
+    return "\n".join(lines)

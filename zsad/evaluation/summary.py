@@ -1,0 +1,147 @@
+"""States and predictions -> the tidy table of metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+
+from zsad.errors import UsageError, ZsadError
+from zsad.evaluation.metrics import Metric, sample_metrics
+from zsad.evaluation.parts import ClassState, PartState, category_of, check_resolution, merge_states, scored
+
+MEAN = "mean"
+
+EXCLUSIONS = (
+    "excluded_error",
+    "excluded_unlabelled",
+    "excluded_no_mask",
+    "excluded_mask_size",
+    "excluded_mask_unreadable",
+)
+
+METRICS_SCHEMA = pa.schema(
+    [
+        pa.field("category", pa.string(), nullable=False),
+        pa.field("level", pa.string(), nullable=False),
+        pa.field("metric", pa.string(), nullable=False),
+        pa.field("value", pa.float64()),
+        pa.field("threshold", pa.float64()),
+        pa.field("reason", pa.string()),
+        pa.field("resolution", pa.string(), nullable=False),
+        pa.field("split", pa.string()),
+        pa.field("num_images", pa.int64(), nullable=False),
+        pa.field("num_anomalous", pa.int64(), nullable=False),
+        *(pa.field(name, pa.int64(), nullable=False) for name in EXCLUSIONS),
+    ]
+)
+"""One row per class, level and metric.
+
+``value`` is in [0, 1]; null with a ``reason`` where undefined. Rows of category ``mean`` hold the
+unweighted mean over the classes where the metric is defined; their ``reason`` names those left out,
+and their counts are sums. ``num_images`` and ``num_anomalous`` count what the figure is over; the
+``excluded_`` columns count what was left out of it and why (those about masks are 0 at sample level).
+``split`` joins the evaluated splits by "+".
+"""
+
+
+def select_split(predictions: pd.DataFrame, split: str | None) -> pd.DataFrame:
+    """The rows of one split; all rows when ``split`` is None.
+
+    Raises:
+        UsageError: no row has this split.
+    """
+    if split is None:
+        return predictions
+    selected = predictions[predictions["split"] == split]
+    if selected.empty:
+        known = ", ".join(_splits(predictions)) or "none"
+        raise UsageError(f"No image of split {split!r} in the predictions. Splits there: {known}.")
+    return selected
+
+
+def summarise(states: Iterable[PartState], predictions: pd.DataFrame, resolution: str = "native") -> pd.DataFrame:
+    """The table of metrics, columns as ``METRICS_SCHEMA``.
+
+    Args:
+        states: of all parts of ``predictions``, from ``evaluate_part``, at this resolution.
+        predictions: columns image_id, category, split, gt_label, status and pred_score; one row per image.
+        resolution: recorded with every figure.
+
+    Raises:
+        ZsadError: the states do not cover the predictions, or a score is NaN.
+    """
+    check_resolution(resolution)
+    merged = merge_states(states, resolution)
+    protocol = {"resolution": resolution, "split": "+".join(_splits(predictions)) or None}
+    rows: list[dict[str, Any]] = []
+    for category, group in predictions.groupby(category_of(predictions), sort=True):
+        rows += _class_rows(str(category), group, merged.classes.get(str(category), ClassState()))
+    rows += _mean_rows(rows)
+    return pa.Table.from_pylist([row | protocol for row in rows], schema=METRICS_SCHEMA).to_pandas()
+
+
+def _class_rows(category: str, group: pd.DataFrame, state: ClassState) -> list[dict[str, Any]]:
+    valid = scored(group)
+    labelled = valid[valid["gt_label"].notna()]
+    if state.num_seen != len(labelled):
+        raise ZsadError(
+            f"Class {category!r} has {len(labelled)} labelled images with a score, but {state.num_seen} "
+            "anomaly maps were evaluated. Every part of the run must be evaluated exactly once."
+        )
+    labels = labelled["gt_label"].to_numpy(np.int64)
+    try:
+        sample = sample_metrics(labelled["pred_score"].to_numpy(np.float32), labels)
+    except ZsadError as error:
+        raise ZsadError(f"Class {category!r}: {error}.") from None
+    common = {
+        "excluded_error": len(group) - len(valid),
+        "excluded_unlabelled": len(valid) - len(labelled),
+    }
+    sample_counts = common | {
+        "num_images": len(labelled),
+        "num_anomalous": int(labels.sum()),
+        "excluded_no_mask": 0,
+        "excluded_mask_size": 0,
+        "excluded_mask_unreadable": 0,
+    }
+    pixel_counts = common | {
+        "num_images": state.num_images,
+        "num_anomalous": state.num_anomalous,
+        "excluded_no_mask": state.excluded_no_mask,
+        "excluded_mask_size": state.excluded_mask_size,
+        "excluded_mask_unreadable": state.excluded_mask_unreadable,
+    }
+    return [
+        *(_row(category, "sample", name, metric, sample_counts) for name, metric in sample.items()),
+        *(_row(category, "pixel", name, metric, pixel_counts) for name, metric in state.histogram.compute().items()),
+    ]
+
+
+def _mean_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    result = []
+    for level, name in dict.fromkeys((row["level"], row["metric"]) for row in rows):
+        group = [row for row in rows if (row["level"], row["metric"]) == (level, name)]
+        values = [row["value"] for row in group if row["value"] is not None]
+        undefined = [row["category"] for row in group if row["value"] is None]
+        reason = None
+        if undefined and values:
+            reason = f"over {len(values)} of {len(group)} classes; undefined for {', '.join(undefined)}"
+        elif undefined:
+            reason = "undefined for every class"
+        counts = {key: sum(row[key] for row in group) for key in ("num_images", "num_anomalous", *EXCLUSIONS)}
+        mean = Metric(float(np.mean(values)) if values else None, reason=reason)
+        result.append(_row(MEAN, level, name, mean, counts))
+    return result
+
+
+def _row(category: str, level: str, name: str, metric: Metric, counts: dict[str, int]) -> dict[str, Any]:
+    figures = {"value": metric.value, "threshold": metric.threshold, "reason": metric.reason}
+    return {"category": category, "level": level, "metric": name, **figures, **counts}
+
+
+def _splits(predictions: pd.DataFrame) -> list[str]:
+    return sorted(str(split) for split in predictions["split"].dropna().unique())

@@ -1,0 +1,252 @@
+"""The table of metrics as plain text of at most 80 columns, beside the published figures where they apply."""
+
+from __future__ import annotations
+
+import textwrap
+from dataclasses import dataclass
+
+import pandas as pd
+
+from zsad.evaluation.summary import MEAN
+
+WIDTH = 80
+
+VISA_CLASSES = (
+    "pcb1",
+    "pcb2",
+    "pcb3",
+    "pcb4",
+    "capsules",
+    "candle",
+    "macaroni1",
+    "macaroni2",
+    "cashew",
+    "chewinggum",
+    "fryum",
+    "pipe_fryum",
+)
+"""In the order of the paper's tables."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """F1-max figures of one system on VisA's 1cls test split (962 normal, 1200 anomalous images), in percent.
+
+    Attributes:
+        system: short name.
+        level: "sample" or "pixel".
+        figures: one per class of ``VISA_CLASSES``.
+        mean: as printed.
+        source: where the figures stand.
+    """
+
+    system: str
+    level: str
+    figures: tuple[float, ...]
+    mean: float
+    source: str
+
+
+_WINCLIP = "Jeong et al., WinCLIP, CVPR 2023"
+_APRIL_GAN = "Chen et al., arXiv:2305.17382, 2023"
+_PAPER = "Baugh et al., Zero-Shot Anomaly Detection with Pre-trained Segmentation Models, VAND 2023"
+
+PUBLISHED = (
+    Published(
+        "WinCLIP",
+        "sample",
+        (71.0, 67.1, 71.0, 74.9, 83.9, 89.4, 74.2, 69.8, 88.4, 94.8, 82.7, 80.7),
+        79.0,
+        _WINCLIP,
+    ),
+    Published(
+        "APRIL-GAN",
+        "sample",
+        (66.9, 70.1, 66.7, 87.3, 77.6, 77.8, 71.1, 69.1, 84.8, 93.7, 91.7, 87.7),
+        78.7,
+        _APRIL_GAN,
+    ),
+    Published(
+        "paper",
+        "sample",
+        (74.3, 67.1, 70.2, 87.3, 84.9, 82.1, 83.3, 76.9, 82.3, 94.4, 84.8, 90.0),
+        81.5,
+        f"{_PAPER}, Table 1",
+    ),
+    Published(
+        "WinCLIP",
+        "pixel",
+        (2.4, 4.7, 10.3, 32.0, 9.2, 22.5, 7.0, 1.0, 13.2, 41.1, 22.1, 12.3),
+        14.8,
+        _WINCLIP,
+    ),
+    Published(
+        "APRIL-GAN",
+        "pixel",
+        (12.5, 23.4, 21.7, 31.3, 48.5, 39.4, 35.5, 13.7, 22.9, 78.5, 29.7, 30.4),
+        32.3,
+        _APRIL_GAN,
+    ),
+    Published(
+        "paper",
+        "pixel",
+        (29.5, 11.0, 4.7, 21.7, 31.9, 20.2, 24.6, 7.2, 24.5, 63.4, 31.3, 19.6),
+        24.2,
+        f"{_PAPER}, Table 2",
+    ),
+)
+
+_COLUMNS = (
+    ("sample", "f1_max", "F1-max"),
+    ("sample", "auroc", "AUROC"),
+    ("sample", "ap", "AP"),
+    ("pixel", "f1_max", "F1-max"),
+    ("pixel", "auroc", "AUROC"),
+    ("pixel", "ap", "AP"),
+    ("pixel", "aupro", "AUPRO"),
+)
+
+_EXCLUDED = {
+    "excluded_error": "failed",
+    "excluded_unlabelled": "without a label",
+    "excluded_no_mask": "anomalous without a mask (pixel level)",
+    "excluded_mask_size": "with a mask of another size (pixel level)",
+    "excluded_mask_unreadable": "with an unreadable mask (pixel level)",
+}
+
+
+def format_table(metrics: pd.DataFrame, dataset: str | None = None, weights: str | None = None) -> str:
+    """The metrics as text: the protocol, one row per class and the mean, in percent; "-" where undefined.
+
+    When ``dataset`` is VisA and every class is one of its twelve, the published F1-max figures of
+    WinCLIP, APRIL-GAN and the paper follow beside ours, over the classes that occur.
+
+    Args:
+        metrics: from ``zsad.evaluation.evaluate``.
+        dataset: its name, e.g. "visa"; None if unknown.
+        weights: a word on the weights that stands beside every figure of ours, e.g. "untrained".
+
+    Returns:
+        Lines of at most 80 characters, without a newline at the end.
+    """
+    categories = _order([str(name) for name in metrics["category"].unique() if name != MEAN])
+    lines = [*_heading(metrics, dataset, weights), "", *_main_table(metrics, categories)]
+    notes = _notes(metrics, categories)
+    if notes:
+        lines += ["", *notes]
+    if (dataset or "").lower() == "visa" and categories and set(categories) <= set(VISA_CLASSES):
+        for level in ("sample", "pixel"):
+            lines += ["", *_comparison(metrics, categories, level, weights)]
+        lines += ["", *_sources()]
+    return "\n".join(lines)
+
+
+def _order(categories: list[str]) -> list[str]:
+    rank = {name: index for index, name in enumerate(VISA_CLASSES)}
+    return sorted(categories, key=lambda name: (rank.get(name, len(rank)), name))
+
+
+def _heading(metrics: pd.DataFrame, dataset: str | None, weights: str | None) -> list[str]:
+    first = metrics.iloc[0]
+    sample, pixel = _mean_row(metrics, "sample"), _mean_row(metrics, "pixel")
+    parts = [
+        f"dataset {_clean(dataset)}" if dataset else "dataset not named",
+        f"split {_clean(first['split'])}" if pd.notna(first["split"]) else "no split",
+        f"resolution {first['resolution']}",
+        f"sample level over {sample['num_images']} images ({sample['num_anomalous']} anomalous)",
+        f"pixel level over {pixel['num_images']} images ({pixel['num_anomalous']} anomalous)",
+    ]
+    left_out = [f"{pixel[column]} {text}" for column, text in _EXCLUDED.items() if pixel[column]]
+    parts.append("left out: " + (", ".join(left_out) if left_out else "none"))
+    if weights:
+        parts.append(f"weights: {weights}")
+    return [*_wrap("Evaluation: " + "; ".join(parts) + "."), "Percent; AUPRO up to a false-positive rate of 0.3."]
+
+
+def _main_table(metrics: pd.DataFrame, categories: list[str]) -> list[str]:
+    values = metrics.set_index(["category", "level", "metric"])["value"].to_dict()
+    counts = metrics[metrics["level"] == "sample"].drop_duplicates("category").set_index("category")
+    width = min(14, max(len(_clean(name)) for name in [*categories, "class"]))
+    groups = f"{'':{width}}{'':13} |{'sample':^21} |{'pixel':^28}".rstrip()
+    header = f"{'class':{width}}{'images':>7}{'anom.':>6} |" + "".join(
+        f"{title:>7}" + (" |" if index == 2 else "") for index, (_, _, title) in enumerate(_COLUMNS)
+    )
+    rule = "-" * len(header)
+    lines = [groups, header, rule]
+    for category in [*categories, MEAN]:
+        if category == MEAN:
+            lines.append(rule)
+        cells = "".join(
+            f"{_percent(values.get((category, level, metric))):>7}" + (" |" if index == 2 else "")
+            for index, (level, metric, _) in enumerate(_COLUMNS)
+        )
+        images, anomalous = counts.loc[category, ["num_images", "num_anomalous"]]
+        lines.append(f"{_short(category, width):{width}}{images:>7}{anomalous:>6} |{cells}")
+    return lines
+
+
+def _notes(metrics: pd.DataFrame, categories: list[str]) -> list[str]:
+    with_reason = metrics[metrics["reason"].notna()]
+    seen: dict[str, list[str]] = {}
+    for category in [*categories, MEAN]:
+        rows = with_reason[with_reason["category"] == category]
+        for level, reason in dict.fromkeys(zip(rows["level"], rows["reason"], strict=True)):
+            seen.setdefault(f"{level} level, {reason}", []).append(category)
+    lines: list[str] = []
+    for text, names in seen.items():
+        lines += _wrap(f"{', '.join(_clean(name) for name in names)}: {_clean(text)}.")
+    return lines
+
+
+def _comparison(metrics: pd.DataFrame, categories: list[str], level: str, weights: str | None) -> list[str]:
+    systems = [row for row in PUBLISHED if row.level == level]
+    rows = metrics[(metrics["level"] == level) & (metrics["metric"] == "f1_max")]
+    ours = dict(zip(rows["category"], rows["value"], strict=True))
+    title = f"{level} F1-max" + (f" (weights of ours: {weights})" if weights else "")
+    header = f"{'class':16}" + "".join(f"{row.system:>11}" for row in systems) + "   ours (reconstruction)"
+    lines = [*_wrap(title), header, "-" * len(header)]
+    for category in categories:
+        index = VISA_CLASSES.index(category)
+        cells = "".join(f"{row.figures[index]:>11.1f}" for row in systems)
+        lines.append(f"{category:16}{cells}{_percent(ours[category]):>8}")
+    is_complete = len(categories) == len(VISA_CLASSES)
+    indices = [VISA_CLASSES.index(category) for category in categories]
+    means = [
+        row.mean if is_complete else sum(row.figures[index] for index in indices) / len(indices) for row in systems
+    ]
+    label = "mean" if is_complete else f"mean of these {len(categories)}"
+    lines += [
+        "-" * len(header),
+        f"{label:16}" + "".join(f"{mean:>11.1f}" for mean in means) + f"{_percent(ours[MEAN]):>8}",
+    ]
+    return lines
+
+
+def _sources() -> list[str]:
+    text = (
+        f"Published figures: {_WINCLIP}; {_APRIL_GAN} (APRIL-GAN); paper: {_PAPER}, Tables 1 and 2. "
+        "They are on VisA's 1cls test split, 962 normal and 1200 anomalous images. Which split, weights "
+        "and resolution the paper used is our reconstruction."
+    )
+    return _wrap(text)
+
+
+def _mean_row(metrics: pd.DataFrame, level: str) -> pd.Series:
+    return metrics[(metrics["category"] == MEAN) & (metrics["level"] == level)].iloc[0]
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None or pd.isna(value) else f"{100 * value:.1f}"
+
+
+def _clean(text: object) -> str:
+    return "".join(character if character.isprintable() else "?" for character in str(text))
+
+
+def _short(name: str, width: int) -> str:
+    name = _clean(name)
+    return name if len(name) <= width else name[: width - 2] + ".."
+
+
+def _wrap(text: str) -> list[str]:
+    return textwrap.wrap(text, WIDTH, subsequent_indent="  ")

@@ -1,0 +1,1 @@
+"""Foundation models: build, load weights, preprocess, batched forward. No arithmetic of the method."""

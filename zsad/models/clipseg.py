@@ -1,0 +1,287 @@
+"""CLIPSeg (Lueddecke and Ecker, CVPR 2022) through transformers: one vision pass per tile for all prompts.
+
+The prompt enters only at the decoder's first step (FiLM), so everything before it is shared: the vision
+layers up to the last one that is read and the reductions once per tile, text and FiLM once per prompt.
+The free functions ``reductions``, ``film`` and ``decode`` are that route, differentiable.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from open_clip.tokenizer import SimpleTokenizer
+from PIL import Image
+from torch import Tensor
+from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
+
+from zsad.errors import UsageError
+from zsad.models import weights
+
+if TYPE_CHECKING:
+    from zsad.config import ModelConfig, Precision
+
+INPUT_SIZE = 352
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+TEXT_BATCH = 256
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class CLIPSegModel:
+    """A CLIPSeg model ready to segment.
+
+    Attributes:
+        name: as in the configuration.
+        module: the transformers model, in eval mode on ``device``.
+        input_size: side S of the square input and of the logits, pixels.
+        max_decoder_batch: most (tile, prompt) pairs per decoder call; bounds memory.
+        sha256: hash of the weights.
+        device, precision: where and how it computes.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        module: CLIPSegForImageSegmentation,
+        sha256: str,
+        device: str,
+        precision: Precision,
+        max_decoder_batch: int = 64,
+    ) -> None:
+        self.name = name
+        config: Any = module.config
+        self.module: Any = module.eval()
+        self.module.to(device)
+        self.input_size = input_size(name)
+        self.context_length = int(config.text_config.max_position_embeddings)
+        self.max_decoder_batch = max_decoder_batch
+        self.sha256 = sha256
+        self.device = device
+        self.precision = precision
+        self._tokenizer = SimpleTokenizer(context_length=self.context_length)
+
+    def preprocess(self, tile: np.ndarray) -> Tensor:
+        """Bilinear resize to the input size, ImageNet mean and std: the checkpoint's own preprocessing.
+
+        Args:
+            tile: (h, w, 3) uint8 RGB.
+
+        Returns:
+            (3, S, S) float32 on the CPU.
+        """
+        resized = Image.fromarray(tile).resize((self.input_size, self.input_size), Image.Resampling.BILINEAR)
+        scaled = np.asarray(resized, np.float32) / 255.0
+        normal = (scaled - np.asarray(MEAN, np.float32)) / np.asarray(STD, np.float32)
+        return torch.from_numpy(np.ascontiguousarray(normal.transpose(2, 0, 1)))
+
+    def tokenize(self, prompts: list[str]) -> Tensor:
+        """(P, L) int64 tokens, L that of the longest prompt.
+
+        The byte-pair encoding is CLIP's, so no tokenizer files are needed. The padding's value does not
+        matter: attention is causal and the feature is read at the end token, before any padding.
+
+        Raises:
+            UsageError: a prompt does not fit the context length.
+        """
+        counts = [len(self._tokenizer.encode(prompt)) + 2 for prompt in prompts]
+        for prompt, count in zip(prompts, counts, strict=True):
+            if count > self.context_length:
+                raise UsageError(
+                    f"The prompt {prompt!r} has {count} tokens; {self.name} reads {self.context_length}. Shorten it."
+                )
+        return self._tokenizer(prompts)[:, : max(counts)]
+
+    @torch.no_grad()
+    def embed_prompts(self, prompts: list[str]) -> Tensor:
+        """Text projection output of every prompt, not normalised.
+
+        Returns:
+            (P, D) float32 on ``device``.
+
+        Raises:
+            UsageError: a prompt does not fit the context length.
+        """
+        parts = [torch.zeros((0, self.module.config.projection_dim), device=self.device)]
+        if prompts:
+            for tokens in self.tokenize(prompts).to(self.device).split(TEXT_BATCH):
+                with self._autocast():
+                    parts.append(self.module.clip.get_text_features(tokens).pooler_output.float())
+        return torch.cat(parts)
+
+    @torch.no_grad()
+    def logits(self, batch: Tensor, prompt_embeddings: Tensor) -> Tensor:
+        """Segmentation logits of every tile for every prompt.
+
+        Equal to the stock ``CLIPSegForImageSegmentation`` call on images repeated once per prompt: bit for
+        bit where both run at the same batch shape, to about 1e-5 otherwise (matrix products round
+        differently at other shapes).
+
+        Args:
+            batch: (N, 3, S, S) float32 from ``preprocess``, on any device; one vision pass.
+            prompt_embeddings: (P, D) float32 from ``embed_prompts``.
+
+        Returns:
+            (N, P, S, S) float32 on ``device``, before the sigmoid.
+        """
+        tiles, prompts = len(batch), len(prompt_embeddings)
+        size = self.input_size
+        output = torch.empty((tiles * prompts, size, size), device=self.device)
+        if output.numel():
+            with self._autocast():
+                reduced = reductions(self.module, batch.to(self.device))
+                scale, shift = film(self.module, prompt_embeddings.to(self.device))
+                for pairs in torch.arange(tiles * prompts, device=self.device).split(self.max_decoder_batch):
+                    tile, prompt = pairs // prompts, pairs % prompts
+                    chosen = [level[tile] for level in reduced]
+                    # int() reads the bounds on the host once per chunk, which is small beside a decoder pass.
+                    output[int(pairs[0]) : int(pairs[-1]) + 1] = decode(
+                        self.module, chosen, scale[prompt], shift[prompt]
+                    )
+        return output.view(tiles, prompts, size, size)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(torch.device(self.device).type, DTYPES[self.precision], enabled=self.precision != "fp32")
+
+
+def reductions(module: CLIPSegForImageSegmentation, pixels: Tensor) -> list[Tensor]:
+    """Vision activations of the layers that are read, each reduced, deepest first; later layers never run.
+
+    Args:
+        pixels: (N, 3, S, S) float32.
+
+    Returns:
+        one (N, tokens, reduce_dim) per layer in ``config.extract_layers``.
+    """
+    vision = module.clip.vision_model
+    read = list(module.config.extract_layers)
+    hidden = vision.pre_layrnorm(vision.embeddings(pixels, interpolate_pos_encoding=True))
+    outputs: dict[int, Tensor] = {}
+    for index, layer in enumerate(vision.encoder.layers[: max(read) + 1]):
+        hidden = layer(hidden, None)
+        outputs[index] = hidden
+    return [reduce(outputs[index]) for index, reduce in zip(reversed(read), module.decoder.reduces, strict=True)]
+
+
+def film(module: CLIPSegForImageSegmentation, prompt_embeddings: Tensor) -> tuple[Tensor, Tensor]:
+    """FiLM coefficients of prompts: (P, D) -> scale (P, reduce_dim), shift (P, reduce_dim)."""
+    return module.decoder.film_mul(prompt_embeddings), module.decoder.film_add(prompt_embeddings)
+
+
+def decode(module: CLIPSegForImageSegmentation, reduced: list[Tensor], scale: Tensor, shift: Tensor) -> Tensor:
+    """The decoder on B (tile, prompt) pairs.
+
+    Args:
+        reduced: from ``reductions``, indexed by pair: each (B, tokens, reduce_dim).
+        scale, shift: from ``film``, indexed by pair: (B, reduce_dim).
+
+    Returns:
+        (B, S, S) logits.
+    """
+    decoder = module.decoder
+    # Modulated token-major like the stock decoder: the kernels that follow see the same memory layout.
+    hidden = (scale * reduced[0].permute(1, 0, 2) + shift).permute(1, 0, 2)
+    hidden = decoder.layers[0](hidden, None)
+    for level, layer in zip(reduced[1:], decoder.layers[1:], strict=True):
+        hidden = layer(level + hidden, None)
+    patches = hidden[:, 1:, :].transpose(1, 2)
+    side = math.isqrt(patches.shape[2])
+    patches = patches.reshape(len(scale), patches.shape[1], side, side)
+    return decoder.transposed_convolution(patches).squeeze(1)
+
+
+def load(config: ModelConfig, device: str = "cpu", precision: Precision = "fp32") -> CLIPSegModel:
+    """Build the CLIPSeg model that a configuration names and load its weights.
+
+    Raises:
+        UsageError: not a CLIPSeg model, weights missing or not fitting.
+    """
+    module = weights.seeded(lambda: build(config.name))
+    sha256 = weights.restore(module, config, convert=_without_position_ids)
+    return CLIPSegModel(config.name, module, sha256, device, precision)
+
+
+def build(name: str) -> CLIPSegForImageSegmentation:
+    """The untrained module of a model name, on the CPU, float32.
+
+    Raises:
+        UsageError: not a CLIPSeg model of the registry.
+    """
+    module = CLIPSegForImageSegmentation(model_config(name))
+    # transformers draws the decoder's own layers with a standard deviation of 1: logits in the hundreds,
+    # a saturated sigmoid and no gradient. PyTorch's usual initialisation keeps them near 0.
+    decoder = module.decoder
+    for layer in (decoder.film_mul, decoder.film_add, *decoder.reduces, *decoder.transposed_convolution):
+        if not isinstance(layer, torch.nn.ReLU):
+            layer.reset_parameters()
+    return module
+
+
+def input_size(name: str) -> int:
+    """Side of the square input of a model, pixels, without loading it: the smallest tile side.
+
+    Raises:
+        UsageError: not a CLIPSeg model of the registry.
+    """
+    model_config(name)
+    return INPUT_SIZE
+
+
+def model_config(name: str) -> CLIPSegConfig:
+    """Architecture written out, so that nothing is fetched for it (transformers' default is another one).
+
+    ``clipseg-rd64-refined`` has the values of the published CIDAS/clipseg-rd64-refined. Its position
+    table is CLIP's for 224 pixels (14 x 14 patches) and is interpolated to the 22 x 22 of the 352-pixel input.
+
+    Raises:
+        UsageError: not a CLIPSeg model of the registry.
+    """
+    text = {
+        "vocab_size": 49408,
+        "max_position_embeddings": 77,
+        "hidden_act": "quick_gelu",
+        "bos_token_id": 49406,
+        "eos_token_id": 49407,
+    }
+    vision = {"patch_size": 16, "hidden_act": "quick_gelu"}
+    if name == "clipseg-rd64-refined":
+        return CLIPSegConfig(
+            text_config=text | _transformer(width=512, layers=12, heads=8),
+            vision_config=vision | {"image_size": 224} | _transformer(width=768, layers=12, heads=12),
+            projection_dim=512,
+            extract_layers=[3, 6, 9],
+            reduce_dim=64,
+            decoder_num_attention_heads=4,
+            decoder_intermediate_size=2048,
+            conditional_layer=0,
+            use_complex_transposed_convolution=True,
+        )
+    if name == "mini-clipseg":
+        return CLIPSegConfig(
+            text_config=text | _transformer(width=64, layers=3, heads=4),
+            vision_config=vision | {"image_size": INPUT_SIZE} | _transformer(width=96, layers=4, heads=4),
+            projection_dim=64,
+            extract_layers=[1, 2, 3],
+            reduce_dim=32,
+            decoder_num_attention_heads=4,
+            decoder_intermediate_size=128,
+            conditional_layer=0,
+            use_complex_transposed_convolution=True,
+        )
+    raise UsageError(f"{name!r} is not a CLIPSeg model. Expected clipseg-rd64-refined or mini-clipseg.")
+
+
+def _transformer(width: int, layers: int, heads: int) -> dict[str, int]:
+    return {
+        "hidden_size": width,
+        "intermediate_size": 4 * width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+    }
+
+
+def _without_position_ids(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Older files carry the position indices (a counter, not weights) that newer modules recompute."""
+    return {key: value for key, value in state.items() if not key.endswith(".position_ids")}

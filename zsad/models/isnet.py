@@ -1,0 +1,237 @@
+"""IS-Net, the dichotomous image segmentation (DIS) network (Qin et al., ECCV 2022), and its use as a saliency model.
+
+Members carry the names of the published network, so that ``isnet-general-use.pth`` loads strictly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zsad.config import ModelConfig, Precision
+from zsad.errors import UsageError
+from zsad.models.weights import restore, seeded
+
+Block = tuple[int, bool, int, int, int]
+"""Levels, dilated instead of pooled, and the channels in, inside and out of one residual U-block."""
+
+
+class REBNCONV(nn.Module):
+    """3 x 3 convolution, batch norm, ReLU: (N, C_in, H, W) -> (N, C_out, H, W)."""
+
+    def __init__(self, in_channels: int, out_channels: int, dilation: int = 1) -> None:
+        super().__init__()
+        self.conv_s1 = nn.Conv2d(in_channels, out_channels, 3, padding=dilation, dilation=dilation)
+        self.bn_s1 = nn.BatchNorm2d(out_channels)
+        self.relu_s1 = nn.ReLU(inplace=True)
+
+    def forward(self, features: Tensor) -> Tensor:
+        out: Tensor = self.relu_s1(self.bn_s1(self.conv_s1(features)))
+        return out
+
+
+class RSU(nn.Module):
+    """Residual U-block (Qin et al., U2-Net, 2020, Fig. 2): RSU7, RSU6, RSU5, RSU4 and the dilated RSU4F.
+
+    Args:
+        levels: encoder levels; the last is dilated by 2 and lies at the resolution of the one before.
+        dilated: keep the resolution and dilate level i by 2^(i-1) (RSU4F) instead of pooling.
+        in_channels, mid_channels, out_channels: widths at the entrance, inside and at the exit.
+    """
+
+    def __init__(self, levels: int, dilated: bool, in_channels: int, mid_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.levels = levels
+        self.dilated = dilated
+        self.rebnconvin = REBNCONV(in_channels, out_channels)
+        for level in range(1, levels + 1):
+            dilation = 2 ** (level - 1) if dilated else 1 + (level == levels)
+            width = out_channels if level == 1 else mid_channels
+            self.add_module(f"rebnconv{level}", REBNCONV(width, mid_channels, dilation))
+        for level in range(levels - 1, 0, -1):
+            dilation = 2 ** (level - 1) if dilated else 1
+            width = out_channels if level == 1 else mid_channels
+            self.add_module(f"rebnconv{level}d", REBNCONV(2 * mid_channels, width, dilation))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> (N, out_channels, H, W)."""
+        residual: Tensor = self.rebnconvin(features)
+        skips: list[Tensor] = []
+        x = residual
+        for level in range(1, self.levels):
+            if level > 1 and not self.dilated:
+                x = _halve(x)
+            x = self.get_submodule(f"rebnconv{level}")(x)
+            skips.append(x)
+        x = self.get_submodule(f"rebnconv{self.levels}")(x)
+        for level in range(self.levels - 1, 0, -1):
+            skip = skips[level - 1]
+            x = self.get_submodule(f"rebnconv{level}d")(torch.cat((_upsample_like(x, skip), skip), 1))
+        return x + residual
+
+
+class ISNet(nn.Module):
+    """IS-Net. With ``width=64``: 44,046,790 parameters, 798 state-dict entries, keys as published.
+
+    Args:
+        width: channels of the first stage; all others are in proportion. A multiple of 4.
+    """
+
+    def __init__(self, width: int = 64) -> None:
+        super().__init__()
+        c = width
+        encoder: list[Block] = [
+            (7, False, c, c // 2, c),
+            (6, False, c, c // 2, 2 * c),
+            (5, False, 2 * c, c, 4 * c),
+            (4, False, 4 * c, 2 * c, 8 * c),
+            (4, True, 8 * c, 4 * c, 8 * c),
+            (4, True, 8 * c, 4 * c, 8 * c),
+        ]
+        decoder: list[Block] = [
+            (7, False, 2 * c, c // 4, c),
+            (6, False, 4 * c, c // 2, c),
+            (5, False, 8 * c, c, 2 * c),
+            (4, False, 16 * c, 2 * c, 4 * c),
+            (4, True, 16 * c, 4 * c, 8 * c),
+        ]
+        self.conv_in = nn.Conv2d(3, c, 3, stride=2, padding=1)
+        for stage, block in enumerate(encoder, 1):
+            self.add_module(f"stage{stage}", RSU(*block))
+        for stage, block in reversed(list(enumerate(decoder, 1))):
+            self.add_module(f"stage{stage}d", RSU(*block))
+        for side, channels in enumerate((c, c, 2 * c, 4 * c, 8 * c, 8 * c), 1):
+            self.add_module(f"side{side}", nn.Conv2d(channels, 1, 3, padding=1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """First side output only, which is all that inference needs.
+
+        Args:
+            images: (N, 3, H, W) float32, preprocessed.
+
+        Returns:
+            (N, 1, H, W) logits.
+        """
+        return self._side(1, self.decoder_features(images)[0], images)
+
+    def forward_all(self, images: Tensor) -> list[Tensor]:
+        """All six side outputs, finest first, for deep supervision: each (N, 1, H, W) logits."""
+        features = self.decoder_features(images)
+        return [self._side(number, feature, images) for number, feature in enumerate(features, 1)]
+
+    def decoder_features(self, images: Tensor) -> list[Tensor]:
+        """(N, 3, H, W) -> the inputs of the six side outputs, finest first, at strides 2, 4, ..., 64.
+
+        The coarsest is the last encoder stage itself.
+        """
+        x = self.conv_in(images)
+        skips: list[Tensor] = []
+        for stage in range(1, 7):
+            if stage > 1:
+                x = _halve(x)
+            x = self.get_submodule(f"stage{stage}")(x)
+            skips.append(x)
+        features = [x]
+        for stage in range(5, 0, -1):
+            skip = skips[stage - 1]
+            x = self.get_submodule(f"stage{stage}d")(torch.cat((_upsample_like(x, skip), skip), 1))
+            features.insert(0, x)
+        return features
+
+    def _side(self, number: int, features: Tensor, images: Tensor) -> Tensor:
+        return _upsample_like(self.get_submodule(f"side{number}")(features), images)
+
+
+@dataclass(frozen=True)
+class ISNetModel:
+    """IS-Net with its preprocessing.
+
+    Attributes:
+        network: in evaluation mode, on ``device``.
+        input_size: side S of the square input in pixels.
+        device: torch device.
+        precision: ``fp32``, or ``bf16``/``fp16`` by autocast.
+        sha256: of the weights file, or of the state dict of seeded random weights.
+    """
+
+    network: ISNet
+    input_size: int
+    device: str
+    precision: Precision
+    sha256: str
+
+    def preprocess(self, image: NDArray[np.uint8]) -> Tensor:
+        """As the DIS authors' inference: bilinear without antialias, truncated to uint8, / 255, minus 0.5.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+
+        Returns:
+            (3, S, S) float32 in [-0.5, 0.5], on the CPU. The aspect is squashed.
+        """
+        pixels = torch.as_tensor(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
+        size = (self.input_size, self.input_size)
+        resized = F.interpolate(pixels, size, mode="bilinear", align_corners=False)[0]
+        return (resized.to(torch.uint8) / 255.0 - 0.5).contiguous()
+
+    @torch.no_grad()
+    def predict(self, batch: Tensor) -> Tensor:
+        """Saliency of preprocessed images.
+
+        Args:
+            batch: (N, 3, S, S) float32.
+
+        Returns:
+            (N, S, S) float32 on ``device``: sigmoid of the first side output, in [0, 1].
+        """
+        images = batch.to(self.device, memory_format=torch.channels_last)
+        half = torch.float16 if self.precision == "fp16" else torch.bfloat16
+        with torch.autocast(torch.device(self.device).type, half, enabled=self.precision != "fp32"):
+            logits = self.network(images)
+        return torch.sigmoid(logits[:, 0].float())
+
+
+_ARCHITECTURES: Mapping[str, tuple[int, int]] = MappingProxyType(
+    {"isnet-general-use": (64, 1024), "mini-isnet": (8, 320)}
+)
+"""Width and input size by name."""
+
+
+def load(config: ModelConfig, device: str = "cpu", precision: Precision = "fp32") -> ISNetModel:
+    """Build IS-Net and load the configured weights.
+
+    Args:
+        config: name ``isnet-general-use`` (1024 x 1024) or ``mini-isnet`` (an eighth of the channels,
+            320 x 320), optionally with a weights file.
+        device: torch device.
+        precision: ``fp32``, ``bf16`` or ``fp16``.
+
+    Raises:
+        UsageError: another name, weights missing, or weights of another shape.
+    """
+    if config.name not in _ARCHITECTURES:
+        raise UsageError(f"models.isnet.name: given {config.name!r}; expected one of: {', '.join(_ARCHITECTURES)}.")
+    width, input_size = _ARCHITECTURES[config.name]
+    network = seeded(lambda: ISNet(width))
+    sha256 = restore(network, config)
+    # Convolutions over few, wide channels at 1024 x 1024 are about 1.7 times as fast in this layout on a CPU.
+    network.to(memory_format=torch.channels_last)
+    network.eval().requires_grad_(False).to(device)
+    return ISNetModel(network, input_size, device, precision, sha256)
+
+
+def _halve(features: Tensor) -> Tensor:
+    return F.max_pool2d(features, 2, stride=2, ceil_mode=True)
+
+
+def _upsample_like(features: Tensor, target: Tensor) -> Tensor:
+    if features.shape[-2:] == target.shape[-2:]:
+        return features
+    return F.interpolate(features, target.shape[-2:], mode="bilinear", align_corners=False)

@@ -1,0 +1,325 @@
+"""Segment Anything (Kirillov et al., 2023): automatic mask generation without its waste.
+
+``SAMModel.annotate`` returns what the published ``SamAutomaticMaskGenerator`` returns (binary masks, no
+crops, no minimum area), in the same order. It differs in the work done: masks of low predicted IoU are
+dropped before upsampling, the others are upsampled only where they live, and nothing is run-length encoded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from types import MappingProxyType
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from segment_anything.build_sam import build_sam_vit_b, build_sam_vit_h, build_sam_vit_l
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from segment_anything.utils.amg import build_point_grid
+from segment_anything.utils.transforms import ResizeLongestSide
+from torch import Tensor
+from torchvision.ops import batched_nms
+
+from zsad.config import ForegroundConfig, ModelConfig, Precision
+from zsad.errors import UsageError
+from zsad.models.sam_masks import Box, Upsampling, measure, upsampling, window_logits, windows
+from zsad.models.weights import restore, seeded
+
+MASKS_PER_POINT = 3
+
+
+@dataclass(frozen=True)
+class Annotation:
+    """One mask of an image.
+
+    Attributes:
+        box: x0, y0, x1, y1 in pixels, end exclusive: the tight bounding box; all 0 for an empty mask.
+        mask: (y1 - y0, x1 - x0) bool, inside the box.
+        area: pixels of the mask.
+        predicted_iou: the model's own estimate of the mask's quality.
+        stability_score: IoU of the masks at a raised and a lowered threshold, in [0, 1]; NaN if both are empty.
+        point: the prompt, (x, y) in pixels.
+    """
+
+    box: Box
+    mask: NDArray[np.bool_]
+    area: int
+    predicted_iou: float
+    stability_score: float
+    point: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """An encoded image.
+
+    Attributes:
+        features: (1, C, h, w) float32 on the model's device.
+        upsampling: from low-resolution logits to the image's pixels.
+    """
+
+    features: Tensor
+    upsampling: Upsampling
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Masks before non-maximum suppression, best to keep small: low resolution only.
+
+    Attributes:
+        low: (M, h, w) float32 low-resolution logits.
+        predicted_iou: (M,) float32.
+        stability: (M,) float32.
+        boxes: (M, 4) int64, tight, end exclusive.
+        points: (M,) int64, index of the prompt.
+    """
+
+    low: Tensor
+    predicted_iou: Tensor
+    stability: Tensor
+    boxes: Tensor
+    points: Tensor
+
+    def take(self, chosen: Tensor) -> Candidates:
+        """The candidates that a mask (M,) bool or indices (K,) int64 choose, in that order."""
+        return Candidates(
+            self.low[chosen],
+            self.predicted_iou[chosen],
+            self.stability[chosen],
+            self.boxes[chosen],
+            self.points[chosen],
+        )
+
+
+@dataclass(frozen=True)
+class SAMModel:
+    """SAM with automatic mask generation.
+
+    Attributes:
+        network: in evaluation mode, on ``device``.
+        device: torch device.
+        precision: ``fp32``, or ``bf16``/``fp16`` by autocast in the image encoder and the mask decoder.
+        sha256: of the weights file, or of the state dict of seeded random weights.
+    """
+
+    network: Sam
+    device: str
+    precision: Precision
+    sha256: str
+
+    @property
+    def input_size(self) -> int:
+        """Side of the square input in pixels."""
+        return int(self.network.image_encoder.img_size)
+
+    @torch.no_grad()
+    def annotate(
+        self, image: NDArray[np.uint8], config: ForegroundConfig, points: NDArray[np.floating] | None = None
+    ) -> list[Annotation]:
+        """Masks of everything in an image.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+            config: grid, batch size and thresholds.
+            points: (P, 2) prompts, x and y in [0, 1]; None = ``point_grid(config.points_per_side)``.
+
+        Returns:
+            The annotations, by decreasing predicted IoU.
+        """
+        grid = point_grid(config.points_per_side) if points is None else np.asarray(points, np.float64)
+        if len(grid) == 0:
+            return []
+        pixels = grid * np.array([[image.shape[1], image.shape[0]]])
+        embedding = self.encode(image)
+        found = []
+        for start in range(0, len(pixels), config.points_per_batch):
+            low, predicted_iou = self.decode(embedding, pixels[start : start + config.points_per_batch])
+            found.append(self.select(embedding, low, predicted_iou, start, config))
+        kept = suppress(concatenate(found), config.box_nms_threshold)
+        return self.paint(embedding, kept, pixels)
+
+    def encode(self, image: NDArray[np.uint8]) -> Embedding:
+        """Resize the longer side to the input size, normalise, pad, encode: (H, W, 3) uint8 -> embedding."""
+        resized = ResizeLongestSide(self.input_size).apply_image(image)
+        pixels = torch.as_tensor(resized, device=self.device).permute(2, 0, 1)[None]
+        with self._autocast():
+            features = self.network.image_encoder(self.network.preprocess(pixels))
+        height, width = self.network.prompt_encoder.mask_input_size
+        input_size = (resized.shape[0], resized.shape[1])
+        native_size = (image.shape[0], image.shape[1])
+        plan = upsampling((height, width), self.input_size, input_size, native_size, self.device)
+        return Embedding(features.float(), plan)
+
+    def decode(self, embedding: Embedding, points: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
+        """Three masks per prompt.
+
+        Args:
+            embedding: the encoded image.
+            points: (P, 2) prompts, x and y in pixels of the image.
+
+        Returns:
+            Low-resolution logits (3 P, h, w) and predicted IoUs (3 P,), both float32.
+        """
+        network = self.network
+        coordinates = ResizeLongestSide(self.input_size).apply_coords(points, embedding.upsampling.native_size)
+        prompts = torch.as_tensor(coordinates, device=self.device)[:, None]
+        labels = torch.ones(prompts.shape[:2], dtype=torch.int, device=self.device)
+        # Positions need more digits than half precision has.
+        sparse, dense = network.prompt_encoder(points=(prompts, labels), boxes=None, masks=None)
+        positions = network.prompt_encoder.get_dense_pe()
+        with self._autocast():
+            low, predicted_iou = network.mask_decoder(
+                image_embeddings=embedding.features,
+                image_pe=positions,
+                sparse_prompt_embeddings=sparse,
+                dense_prompt_embeddings=dense,
+                multimask_output=True,
+            )
+        return low.flatten(0, 1).float(), predicted_iou.flatten().float()
+
+    def select(
+        self, embedding: Embedding, low: Tensor, predicted_iou: Tensor, first_point: int, config: ForegroundConfig
+    ) -> Candidates:
+        """The published filters of one batch of masks, in their order: predicted IoU, stability, boxes.
+
+        The published generator then drops boxes at the edge of a crop that is not the image's edge; with
+        the whole image as its only crop there are none.
+
+        Args:
+            embedding: the encoded image.
+            low: (3 P, h, w) float32 low-resolution logits.
+            predicted_iou: (3 P,) float32.
+            first_point: index of the first of the P prompts.
+            config: thresholds; 0 or less turns a filter off.
+        """
+        points = first_point + torch.arange(len(low), device=low.device) // MASKS_PER_POINT
+        if config.pred_iou_threshold > 0:
+            chosen = predicted_iou > config.pred_iou_threshold
+            low, predicted_iou, points = low[chosen], predicted_iou[chosen], points[chosen]
+        threshold, offset, plan = self.network.mask_threshold, config.stability_offset, embedding.upsampling
+        where = windows(low, threshold - offset, plan)
+        stability, boxes = measure(low, where, threshold, offset, plan)
+        candidates = Candidates(low, predicted_iou, stability, boxes, points)
+        if config.stability_threshold > 0:
+            candidates = candidates.take(stability >= config.stability_threshold)
+        return candidates
+
+    def paint(self, embedding: Embedding, candidates: Candidates, points: NDArray[np.float64]) -> list[Annotation]:
+        """The candidates as annotations on the host; ``points`` (P, 2) are all prompts in pixels."""
+        boxes: list[Box] = [(x0, y0, x1, y1) for x0, y0, x1, y1 in candidates.boxes.tolist()]
+        flat = [torch.zeros(0, dtype=torch.bool, device=candidates.low.device)]
+        for low, box in zip(candidates.low, boxes, strict=True):
+            if box[2] > box[0]:
+                logits = window_logits(low, box, embedding.upsampling)
+                flat.append((logits > self.network.mask_threshold).flatten())
+        pixels = torch.cat(flat).cpu().numpy()
+        annotations = []
+        offset = 0
+        for box, iou, stability, point in zip(
+            boxes,
+            candidates.predicted_iou.tolist(),
+            candidates.stability.tolist(),
+            points[candidates.points.cpu().numpy()].tolist(),
+            strict=True,
+        ):
+            height, width = box[3] - box[1], box[2] - box[0]
+            mask = pixels[offset : offset + height * width].reshape(height, width)
+            offset += height * width
+            annotations.append(Annotation(box, mask, int(mask.sum()), iou, stability, (point[0], point[1])))
+        return annotations
+
+    def _autocast(self) -> torch.autocast:
+        half = torch.float16 if self.precision == "fp16" else torch.bfloat16
+        return torch.autocast(torch.device(self.device).type, half, enabled=self.precision != "fp32")
+
+
+def load(config: ModelConfig, device: str = "cpu", precision: Precision = "fp32") -> SAMModel:
+    """Build SAM and load the configured weights.
+
+    Args:
+        config: name ``sam-vit-h``, ``sam-vit-l``, ``sam-vit-b`` (1024 x 1024) or ``mini-sam`` (256 x 256),
+            optionally with a weights file.
+        device: torch device.
+        precision: ``fp32``, ``bf16`` or ``fp16``.
+
+    Raises:
+        UsageError: another name, weights missing, or weights of another shape.
+    """
+    if config.name not in _BUILDERS:
+        raise UsageError(f"models.sam.name: given {config.name!r}; expected one of: {', '.join(_BUILDERS)}.")
+    network = seeded(_BUILDERS[config.name])
+    sha256 = restore(network, config)
+    network.eval().requires_grad_(False).to(device)
+    return SAMModel(network, device, precision, sha256)
+
+
+def point_grid(points_per_side: int) -> NDArray[np.float64]:
+    """(points_per_side ** 2, 2) prompts, x and y in [0, 1], row by row, at the centres of a regular grid."""
+    grid: NDArray[np.float64] = build_point_grid(points_per_side)
+    return grid
+
+
+def suppress(candidates: Candidates, iou_threshold: float) -> Candidates:
+    """Non-maximum suppression on boxes; what stays is sorted by decreasing predicted IoU."""
+    # The published boxes end on the last pixel, and an empty mask's is all 0.
+    boxes = candidates.boxes.float()
+    boxes[:, 2:] = (boxes[:, 2:] - 1).clamp(min=0)
+    one_class = torch.zeros(len(boxes))
+    return candidates.take(batched_nms(boxes, candidates.predicted_iou, one_class, iou_threshold))
+
+
+def concatenate(parts: list[Candidates]) -> Candidates:
+    """The candidates of all batches of an image, in order."""
+    return Candidates(
+        torch.cat([part.low for part in parts]),
+        torch.cat([part.predicted_iou for part in parts]),
+        torch.cat([part.stability for part in parts]),
+        torch.cat([part.boxes for part in parts]),
+        torch.cat([part.points for part in parts]),
+    )
+
+
+def build_mini_sam() -> Sam:
+    """SAM of the published classes at small size: input 256, ViT of width 96 and depth 4, decoder width 64."""
+    image_size, patch_size, width = 256, 16, 64
+    grid = image_size // patch_size
+    return Sam(
+        image_encoder=ImageEncoderViT(
+            img_size=image_size,
+            patch_size=patch_size,
+            embed_dim=96,
+            depth=4,
+            num_heads=4,
+            norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
+            out_chans=width,
+            use_rel_pos=True,
+            window_size=8,
+            global_attn_indexes=(1, 3),
+        ),
+        prompt_encoder=PromptEncoder(
+            embed_dim=width,
+            image_embedding_size=(grid, grid),
+            input_image_size=(image_size, image_size),
+            mask_in_chans=16,
+        ),
+        mask_decoder=MaskDecoder(
+            num_multimask_outputs=MASKS_PER_POINT,
+            transformer=TwoWayTransformer(depth=2, embedding_dim=width, mlp_dim=4 * width, num_heads=4),
+            transformer_dim=width,
+            iou_head_hidden_dim=width,
+        ),
+        pixel_mean=[123.675, 116.28, 103.53],
+        pixel_std=[58.395, 57.12, 57.375],
+    )
+
+
+_BUILDERS: Mapping[str, Callable[[], Sam]] = MappingProxyType(
+    {
+        "sam-vit-h": build_sam_vit_h,
+        "sam-vit-l": build_sam_vit_l,
+        "sam-vit-b": build_sam_vit_b,
+        "mini-sam": build_mini_sam,
+    }
+)

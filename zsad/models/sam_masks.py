@@ -1,0 +1,244 @@
+"""SAM's masks at native resolution, computed only where they live.
+
+SAM upsamples its low-resolution logits twice with ``F.interpolate(mode="bilinear")``: to the padded square
+input, then, with the padding cut off, to the image. Here only a window of the result is computed, from the
+same taps and weights in the same order of float operations, so that on a CPU it equals the whole upsampling
+bit for bit (on another device: to float rounding). Every function works on the device of its arguments.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+Box = tuple[int, int, int, int]
+"""x0, y0, x1, y1 in native pixels, end exclusive."""
+
+_SMALL_OUTPUT = 128
+"""Up to this height + width torch interpolates with another kernel, in another order of operations."""
+
+
+@dataclass(frozen=True)
+class Taps:
+    """Bilinear interpolation along one axis: output i = left_weight[i] * x[left[i]] + right_weight[i] * x[right[i]].
+
+    Attributes:
+        left, right: (M,) int64 indices into the input.
+        left_weight, right_weight: (M,) float32.
+    """
+
+    left: Tensor
+    right: Tensor
+    left_weight: Tensor
+    right_weight: Tensor
+
+    def part(self, start: int, stop: int, offset: int = 0) -> Taps:
+        """The taps of outputs ``start`` to ``stop`` into an input whose first ``offset`` entries are cut off."""
+        cut = slice(start, stop)
+        return Taps(self.left[cut] - offset, self.right[cut] - offset, self.left_weight[cut], self.right_weight[cut])
+
+
+@dataclass(frozen=True)
+class Axis:
+    """Both upsamplings along one axis of one image.
+
+    Attributes:
+        coarse: taps from low resolution to the padded input.
+        fine: taps from the input without padding to native pixels.
+        first, last: (size,) int64, the first and last low-resolution entry that a native pixel depends on.
+        starts, stops: the range of input pixels that a native pixel reads, on the host.
+    """
+
+    coarse: Taps
+    fine: Taps
+    first: Tensor
+    last: Tensor
+    starts: tuple[int, ...]
+    stops: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Upsampling:
+    """Geometry of the two upsamplings of one image.
+
+    Attributes:
+        rows, columns: per axis.
+        input_size: (height, width) of the resized image without padding.
+        native_size: (height, width) of the image.
+    """
+
+    rows: Axis
+    columns: Axis
+    input_size: tuple[int, int]
+    native_size: tuple[int, int]
+
+
+def upsampling(
+    low_size: tuple[int, int],
+    padded_size: int,
+    input_size: tuple[int, int],
+    native_size: tuple[int, int],
+    device: str | torch.device = "cpu",
+) -> Upsampling:
+    """Plan the upsampling from ``low_size`` over ``padded_size``, cut to ``input_size``, to ``native_size``."""
+    axes = [
+        _axis(taps(low, padded_size, device), taps(cut, native, device))
+        for low, cut, native in zip(low_size, input_size, native_size, strict=True)
+    ]
+    return Upsampling(axes[0], axes[1], input_size, native_size)
+
+
+def taps(size_in: int, size_out: int, device: str | torch.device = "cpu") -> Taps:
+    """The taps that ``F.interpolate`` uses along an axis, read off its own output.
+
+    Its weights depend on how it rounds pixel positions in float32. Interpolating the indicator of
+    ``index mod 3 = c`` gives them exactly; the position, known to far less than a pixel, tells which indices.
+    """
+    # Beyond the end, the two taps of the last outputs would coincide and hide their weights.
+    index = torch.arange(size_in + 2, device=device)
+    indicators = torch.stack([(index % 3 == c).float() for c in range(3)])
+    # Enough rows that torch takes the kernel for large outputs.
+    copies = _SMALL_OUTPUT // 3 + 1
+    rows = indicators.repeat_interleave(copies, 0)[None, None]
+    scale = (1.0, size_out / size_in)
+    weights = F.interpolate(rows, scale_factor=scale, mode="bilinear", recompute_scale_factor=False)
+    weights = weights[0, 0, ::copies, :size_out]
+
+    outputs = torch.arange(size_out, device=device, dtype=torch.float64)
+    position = ((outputs + 0.5) * size_in / size_out - 0.5).clamp(min=0)
+    used = weights > 0
+    both = used.sum(0) == 2
+    residue = torch.where(both, used & used.roll(-1, 0), used).int().argmax(0)
+    near = torch.where(both, position.floor(), position.round()).long()
+    left = near + (residue - near + 1) % 3 - 1
+    left_weight = weights.gather(0, (left % 3)[None])[0]
+    right_weight = torch.where(both, weights.gather(0, ((left + 1) % 3)[None])[0], 0.0)
+    last = size_in - 1
+    return Taps(left.clamp(max=last), (left + 1).clamp(max=last), left_weight, right_weight)
+
+
+def windows(low: Tensor, level: float, plan: Upsampling) -> list[Box]:
+    """A window of the image outside of which no upsampled logit exceeds ``level``; possibly empty.
+
+    Interpolated values are means of their taps, so nothing exceeds the level where no tap does. One
+    transfer to the host for all masks.
+
+    Args:
+        low: (M, h, w) float32 low-resolution logits.
+    """
+    # The margin is far over the rounding of a weighted mean.
+    over = low > level - 1e-5 * (1 + abs(level))
+    y0, y1 = _reach(over.any(2), plan.rows)
+    x0, x1 = _reach(over.any(1), plan.columns)
+    found: list[list[int]] = torch.stack([x0, y0, x1, y1], 1).tolist()
+    return [(a, b, c, d) if a < c and b < d else (0, 0, 0, 0) for a, b, c, d in found]
+
+
+def window_logits(low: Tensor, box: Box, plan: Upsampling) -> Tensor:
+    """The native-resolution logits of one mask inside a window that is not empty.
+
+    Args:
+        low: (h, w) float32.
+        box: the window.
+
+    Returns:
+        (y1 - y0, x1 - x0) float32.
+    """
+    x0, y0, x1, y1 = box
+    if sum(plan.native_size) <= _SMALL_OUTPUT:
+        whole = _lerp2(low, plan.rows.coarse, plan.columns.coarse)[: plan.input_size[0], : plan.input_size[1]]
+        native = F.interpolate(whole[None, None], plan.native_size, mode="bilinear", align_corners=False)
+        return native[0, 0, y0:y1, x0:x1]
+    top, bottom = plan.rows.starts[y0], plan.rows.stops[y1 - 1]
+    left, right = plan.columns.starts[x0], plan.columns.stops[x1 - 1]
+    middle = _lerp2(low, plan.rows.coarse.part(top, bottom), plan.columns.coarse.part(left, right))
+    return _lerp2(middle, plan.rows.fine.part(y0, y1, top), plan.columns.fine.part(x0, x1, left))
+
+
+def measure(
+    low: Tensor, boxes: Sequence[Box], threshold: float, offset: float, plan: Upsampling
+) -> tuple[Tensor, Tensor]:
+    """Stability scores and tight boxes of masks, as published, with no transfer to the host.
+
+    Args:
+        low: (M, h, w) float32.
+        boxes: the window of each mask at level ``threshold - offset``.
+        threshold: logits above it are mask.
+        offset: the stability score is the IoU of the masks at ``threshold`` plus and minus this.
+
+    Returns:
+        Stability scores (M,) float32, NaN where both masks are empty; and boxes (M, 4) int64, all 0 for an
+        empty mask.
+    """
+    inner, outer, tight = [], [], []
+    for logits_low, box in zip(low, boxes, strict=True):
+        if box == (0, 0, 0, 0):
+            nothing = torch.zeros(4, dtype=torch.int64, device=low.device)
+            inner.append(nothing[0].int())
+            outer.append(nothing[0].int())
+            tight.append(nothing)
+            continue
+        logits = window_logits(logits_low, box, plan)
+        inner.append(_count(logits > threshold + offset))
+        outer.append(_count(logits > threshold - offset))
+        tight.append(_tight_box(logits > threshold, box))
+    if not tight:
+        return low.new_zeros(0), torch.zeros((0, 4), dtype=torch.int64, device=low.device)
+    return torch.stack(inner) / torch.stack(outer), torch.stack(tight)
+
+
+def _axis(coarse: Taps, fine: Taps) -> Axis:
+    return Axis(
+        coarse,
+        fine,
+        first=coarse.left[fine.left],
+        last=coarse.right[fine.right],
+        starts=tuple(fine.left.tolist()),
+        stops=tuple((fine.right + 1).tolist()),
+    )
+
+
+def _reach(over: Tensor, axis: Axis) -> tuple[Tensor, Tensor]:
+    """(M, h) bool -> start and stop (M,) of the native pixels that depend on a true entry; stop 0 for none."""
+    size = over.shape[1]
+    first = over.int().argmax(1)
+    last = size - 1 - over.flip(1).int().argmax(1)
+    start = torch.searchsorted(axis.last, first)
+    stop = torch.searchsorted(axis.first, last, right=True)
+    return start, torch.where(over.any(1), stop, 0)
+
+
+def _lerp2(values: Tensor, rows: Taps, columns: Taps) -> Tensor:
+    """Along the columns, then along the rows: the order of torch's kernel."""
+    return _lerp(_lerp(values, columns, 1), rows, 0)
+
+
+def _lerp(values: Tensor, part: Taps, dim: int) -> Tensor:
+    left, right = values.index_select(dim, part.left), values.index_select(dim, part.right)
+    shape = (-1, 1) if dim == 0 else (1, -1)
+    # Where torch's kernel is compiled with fused multiply-add, so is addcmul: one rounding for the left tap.
+    return torch.addcmul(right.mul_(part.right_weight.view(shape)), left, part.left_weight.view(shape))
+
+
+def _count(mask: Tensor) -> Tensor:
+    # The published sums, their int16 rows included.
+    return mask.sum(-1, dtype=torch.int16).sum(-1, dtype=torch.int32)
+
+
+def _tight_box(mask: Tensor, box: Box) -> Tensor:
+    """(h, w) bool in the window ``box`` -> (4,) int64 tight box in the image, all 0 for an empty mask."""
+    height, width = mask.shape
+    rows, columns = mask.any(1).int(), mask.any(0).int()
+    edges = torch.stack(
+        [
+            columns.argmax() + box[0],
+            rows.argmax() + box[1],
+            box[0] + width - columns.flip(0).argmax(),
+            box[1] + height - rows.flip(0).argmax(),
+        ]
+    )
+    return edges * rows.any()

@@ -1,0 +1,1 @@
+"""The distributed job: Ray lives here and nowhere below."""

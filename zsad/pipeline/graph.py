@@ -1,0 +1,71 @@
+"""The Ray Data graph, top to bottom: work list -> actor pools -> committed parts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+import ray
+from ray.data import ActorPoolStrategy, DataContext
+
+from zsad.config import Config
+from zsad.pipeline.actor import StepActor
+from zsad.pipeline.pools import Pool
+from zsad.pipeline.sink import PartSink
+
+_ROWS_PER_SOURCE_BLOCK = 100_000
+
+
+def run_graph(
+    work: pa.Table, pools: Sequence[Pool], config: Config, fingerprint: str, sink: PartSink, progress: Any
+) -> None:
+    """Score the images of a work list and commit them as parts; returns when all are committed.
+
+    Args:
+        work: manifest rows, one per image to score.
+        pools: the actor pools, in order of the steps.
+        config: the configuration.
+        fingerprint: written into every row.
+        sink: writes the parts.
+        progress: handle of the ``Progress`` actor.
+    """
+    configure(DataContext.get_current())
+    rows = config.runtime.batch_size
+    starts = range(0, work.num_rows, _ROWS_PER_SOURCE_BLOCK)
+    graph = ray.data.from_arrow([work.slice(start, _ROWS_PER_SOURCE_BLOCK) for start in starts])
+    graph = graph.repartition(target_num_rows_per_block=rows)
+    memory = config.runtime.memory_gib
+    for pool in pools:
+        graph = graph.map_batches(
+            StepActor,
+            fn_constructor_kwargs={
+                "pool": pool,
+                "config": config,
+                "fingerprint": fingerprint,
+                "progress": progress,
+            },
+            batch_size=rows,
+            batch_format="pyarrow",
+            compute=ActorPoolStrategy(
+                size=pool.size,
+                max_tasks_in_flight_per_actor=4,
+                max_concurrent_calls_per_actor=pool.calls,
+                enable_true_multi_threading=pool.calls > 1,
+            ),
+            # A model actor that reserves a CPU can starve the reading and writing tasks for ever.
+            num_cpus=0,
+            num_gpus=pool.num_gpus,
+            memory=None if memory is None else memory * 1024**3,
+            max_restarts=3,
+            max_task_retries=3,
+        )
+    graph.write_datasink(sink)
+
+
+def configure(context: DataContext) -> None:
+    """Settings of Ray Data for this job: our own progress line, and no waiting for ever."""
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    context.execution_no_progress_timeout_s = 600
+    context.enable_stats_summary_collection = True

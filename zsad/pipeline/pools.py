@@ -1,0 +1,97 @@
+"""Which actor pools run the steps, and whether the cluster can hold them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from zsad.config import Config, PoolConfig
+from zsad.detector import METHOD
+from zsad.errors import UsageError
+
+_GPU_SHARES = {"saliency": 0.1, "instances": 0.5, "tile_scores": 0.15, "tile_maps": 0.25}
+
+
+@dataclass(frozen=True)
+class Pool:
+    """One pool of equal actors.
+
+    Attributes:
+        name: ``fused`` or the step's name.
+        steps: names of the steps that each actor runs, in order.
+        size: number of actors.
+        num_gpus: share of a GPU per actor; 0 = CPU only.
+        torch_threads: threads that torch may use per actor on the CPU.
+        calls: batches that an actor works on at once (decoding of one overlaps with the model on another).
+    """
+
+    name: str
+    steps: tuple[str, ...]
+    size: int
+    num_gpus: float
+    torch_threads: int
+    calls: int
+
+
+def plan_pools(config: Config, resources: Mapping[str, float], actor_gib: float) -> list[Pool]:
+    """The pools of a run, from the configuration and the resources of the cluster.
+
+    ``fused``: all models in each actor, one actor per GPU, or as many as CPUs and memory hold. ``pools``:
+    one pool per foundation model, which share every GPU. ``auto`` is ``pools`` on two GPUs or more.
+
+    Args:
+        config: the configuration.
+        resources: ``ray.cluster_resources()``.
+        actor_gib: estimated memory of an actor with all models, in GiB.
+
+    Raises:
+        UsageError: the pools need more than the cluster has; says the numbers.
+    """
+    gpus = 0 if config.runtime.device == "cpu" else int(resources.get("GPU", 0))
+    topology = config.runtime.topology
+    if topology == "auto":
+        topology = "pools" if gpus > 1 else "fused"
+    steps = tuple(step.name for step in METHOD)
+    cpus = max(1, int(resources.get("CPU", 1)))
+    if topology == "fused":
+        memory_gib = resources.get("memory", 0) / 1024**3
+        by_memory = int(memory_gib // actor_gib) if memory_gib else 1
+        pools = [
+            _pool("fused", steps, config.runtime.fused, gpus or max(1, min(cpus, by_memory)), float(gpus > 0), cpus)
+        ]
+    else:
+        pools = [
+            _pool(name, (name,), getattr(config.runtime, name), max(1, gpus), _GPU_SHARES[name] * (gpus > 0), cpus)
+            for name in steps
+        ]
+    _check(pools, resources)
+    return pools
+
+
+def describe(pools: Sequence[Pool]) -> str:
+    """One line for the log, e.g. ``fused: 2 actors (CPU)``."""
+    return ", ".join(
+        f"{pool.name}: {pool.size} actor{'s' * (pool.size > 1)} "
+        f"({f'{pool.num_gpus:g} GPU each' if pool.num_gpus else 'CPU'})"
+        for pool in pools
+    )
+
+
+def _pool(name: str, steps: tuple[str, ...], given: PoolConfig, size: int, num_gpus: float, cpus: int) -> Pool:
+    size = given.size or size
+    num_gpus = num_gpus if given.num_gpus is None else given.num_gpus
+    threads = max(1, cpus // size) if name == "fused" else max(1, cpus // 2)
+    return Pool(name, steps, size, num_gpus, threads, calls=3 if num_gpus else 1)
+
+
+def _check(pools: Sequence[Pool], resources: Mapping[str, float]) -> None:
+    needed = sum(pool.size * pool.num_gpus for pool in pools)
+    available = resources.get("GPU", 0.0)
+    if needed > available + 1e-6:
+        parts = ", ".join(f"{pool.name} {pool.size} x {pool.num_gpus:g}" for pool in pools if pool.num_gpus)
+        raise UsageError(
+            f"The actor pools need {needed:g} GPUs ({parts}); the cluster has {available:g}. "
+            "Lower runtime.<pool>.size or runtime.<pool>.num_gpus, set runtime.device=cpu, or add GPUs."
+        )
+    if resources.get("CPU", 0.0) < 1:
+        raise UsageError("The cluster has no CPU for reading and writing; expected at least 1. Start Ray with CPUs.")

@@ -1,0 +1,42 @@
+"""Where the graph ends: scored rows become committed parts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pyarrow as pa
+from ray.data import Datasink
+
+from zsad.storage import SCORED_SCHEMA, conform, part_name, write_part
+
+
+class PartSink(Datasink[int]):
+    """Writes each bundle of rows as one part: maps first, predictions last; the latter is the commit.
+
+    The part's name comes from the run and the write task, so a retried task replaces its own part.
+
+    Args:
+        output: output folder or URI.
+        run_id: of this run.
+        rows_per_part: target number of rows.
+    """
+
+    def __init__(self, output: str, run_id: str, rows_per_part: int) -> None:
+        self._output = output
+        self._run_id = run_id
+        self._rows_per_part = rows_per_part
+
+    def write(self, blocks: Iterable[Any], ctx: Any) -> int:
+        """Write one part; returns its number of rows."""
+        tables = [conform(pa.table(block), SCORED_SCHEMA) for block in blocks if block.num_rows]
+        if not tables:
+            return 0
+        table = pa.concat_tables(tables)
+        write_part(self._output, part_name(self._run_id, ctx.task_idx), table)
+        return int(table.num_rows)
+
+    @property
+    def min_rows_per_write(self) -> int:
+        """Rows that Ray Data gathers before it calls ``write``."""
+        return self._rows_per_part

@@ -1,0 +1,57 @@
+"""Results on disk: schemas, map codec, commit protocol, and the readers. Needs neither Torch nor Ray."""
+
+from zsad.storage.cleanup import Cleanup, drop_superseded, set_aside_broken
+from zsad.storage.codec import decode_map, decode_tile_maps, encode_map, encode_tile_maps
+from zsad.storage.committed import committed_rows, work_left
+from zsad.storage.files import list_parts
+from zsad.storage.reader import iter_maps, read_anomaly_map, read_foreground, read_predictions
+from zsad.storage.rle import decode_rle, encode_rle
+from zsad.storage.run import (
+    RunInfo,
+    Success,
+    check_output,
+    clear_success,
+    manifest_hash,
+    read_run,
+    read_success,
+    write_run,
+    write_success,
+)
+from zsad.storage.schemas import ANOMALY_MAPS_SCHEMA, PREDICTIONS_SCHEMA, SCORED_SCHEMA, conform
+from zsad.storage.writer import WrittenPart, new_run_id, part_name, write_part
+
+__all__ = [
+    "ANOMALY_MAPS_SCHEMA",
+    "PREDICTIONS_SCHEMA",
+    "SCORED_SCHEMA",
+    "Cleanup",
+    "RunInfo",
+    "Success",
+    "WrittenPart",
+    "check_output",
+    "clear_success",
+    "committed_rows",
+    "conform",
+    "decode_map",
+    "decode_rle",
+    "decode_tile_maps",
+    "drop_superseded",
+    "encode_map",
+    "encode_rle",
+    "encode_tile_maps",
+    "iter_maps",
+    "list_parts",
+    "manifest_hash",
+    "new_run_id",
+    "part_name",
+    "read_anomaly_map",
+    "read_foreground",
+    "read_predictions",
+    "read_run",
+    "read_success",
+    "set_aside_broken",
+    "work_left",
+    "write_part",
+    "write_run",
+    "write_success",
+]

@@ -1,0 +1,164 @@
+"""Files of an output folder: atomic writes, listings, and Parquet reads that explain themselves."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from zsad.errors import ZsadError
+from zsad.filesystem import join, redact, resolve
+
+Sink = Any
+"""What ``pyarrow.parquet.ParquetWriter`` writes to; has ``write(bytes)``."""
+
+
+class DamagedPart(ZsadError):
+    """A part that is missing, cut off, or not of this program (not one that is merely out of reach now)."""
+
+
+def write_atomically(uri: str, write: Callable[[Sink], object]) -> int:
+    """Create or replace the file at ``uri``, whole or not at all.
+
+    On a local file system a hidden temporary name in the same folder, fsync and ``os.replace``; on an
+    object store the content is built in memory and put once.
+
+    Args:
+        uri: path or URI of the file.
+        write: called once with a sink.
+
+    Returns:
+        The number of bytes.
+
+    Raises:
+        ZsadError: the file cannot be written (no space, no permission, no connection).
+    """
+    filesystem, path = resolve(uri)
+    try:
+        if isinstance(filesystem, fs.LocalFileSystem):
+            return _write_local(path, write)
+        buffer = pa.BufferOutputStream()
+        write(buffer)
+        content = buffer.getvalue()
+        with filesystem.open_output_stream(path) as stream:
+            stream.write(content)
+        return int(content.size)
+    except OSError as error:
+        raise ZsadError(f"Cannot write {redact(uri)!r}: {redact(str(error))}") from error
+
+
+def _write_local(path: str, write: Callable[[Sink], object]) -> int:
+    folder, name = os.path.split(path)
+    os.makedirs(folder, exist_ok=True)
+    # Two attempts of one task may run at once, so the temporary name is not shared.
+    temporary = os.path.join(folder, f".{name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+            size = file.tell()
+        os.replace(temporary, path)
+    except BaseException:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        raise
+    _sync_folder(folder)
+    return size
+
+
+def _sync_folder(folder: str) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def list_files(uri: str) -> list[fs.FileInfo]:
+    """Files and folders directly in ``uri``, sorted by name; empty when it does not exist.
+
+    Raises:
+        ZsadError: ``uri`` is a file or cannot be listed.
+    """
+    filesystem, path = resolve(uri)
+    try:
+        found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
+    except OSError as error:
+        raise ZsadError(f"Cannot list {redact(uri)!r}: {redact(str(error))}") from error
+    return sorted(found, key=lambda info: info.base_name)
+
+
+def list_parts(output: str, folder: str) -> list[str]:
+    """Names of the parts in ``output/folder``, oldest first (names start with the time of their run).
+
+    Names that start with ``.`` or ``_`` are not parts.
+    """
+    return [
+        info.base_name
+        for info in list_files(join(output, folder))
+        if info.type == fs.FileType.File
+        and info.base_name.endswith(".parquet")
+        and not info.base_name.startswith((".", "_"))
+    ]
+
+
+def open_part(output: str, folder: str, name: str) -> pq.ParquetFile:
+    """An open part; close it, or use it in a ``with``. Only its footer has been read.
+
+    Raises:
+        DamagedPart: the part is missing or is not a whole Parquet file.
+        ZsadError: it cannot be reached.
+    """
+    uri = join(output, folder, name)
+    filesystem, path = resolve(uri)
+    try:
+        source = filesystem.open_input_file(path)
+    except FileNotFoundError:
+        raise DamagedPart(f"The part {redact(uri)!r} is missing. {_REPAIR}") from None
+    except OSError as error:
+        raise ZsadError(f"Cannot open {redact(uri)!r}: {redact(str(error))}") from error
+    try:
+        # Coalesced reads: one request for the wanted row group, not one per column.
+        return pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=True)
+    except (OSError, pa.ArrowInvalid) as error:
+        source.close()
+        raise DamagedPart(
+            f"The part {redact(uri)!r} is damaged: {redact(str(error)).rstrip('.')}. {_REPAIR}"
+        ) from error
+
+
+def read_part(output: str, folder: str, name: str, columns: list[str]) -> pa.Table:
+    """Some columns of one part, in the order asked for.
+
+    Raises:
+        DamagedPart: the part is missing or damaged, or lacks a column.
+        ZsadError: it cannot be reached.
+    """
+    with open_part(output, folder, name) as part:
+        missing = [column for column in columns if column not in part.schema_arrow.names]
+        if missing:
+            uri = redact(join(output, folder, name))
+            raise DamagedPart(f"The part {uri!r} lacks the columns {missing}; this program did not write it. {_REPAIR}")
+        try:
+            return part.read(columns=columns).select(columns).replace_schema_metadata(None)
+        except (OSError, pa.ArrowInvalid) as error:
+            uri = redact(join(output, folder, name))
+            raise DamagedPart(f"The part {uri!r} is damaged: {redact(str(error)).rstrip('.')}. {_REPAIR}") from error
+
+
+def delete(output: str, folder: str, name: str) -> None:
+    """Remove one file; one that is gone already is fine."""
+    filesystem, path = resolve(join(output, folder, name))
+    try:
+        filesystem.delete_file(path)
+    except FileNotFoundError:
+        return
+
+
+_REPAIR = "Running the same 'zsad score' again sets damaged parts aside and scores their images anew."

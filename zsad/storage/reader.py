@@ -1,0 +1,174 @@
+"""Reading results: predictions as a DataFrame, and anomaly maps one at a time."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from zsad.errors import UsageError, ZsadError
+from zsad.filesystem import exists, join, redact
+from zsad.storage.codec import MAP, decode_map
+from zsad.storage.committed import committed_rows, superseded
+from zsad.storage.files import open_part
+from zsad.storage.rle import decode_rle
+from zsad.storage.run import RUN
+from zsad.storage.schemas import (
+    ANOMALY_MAPS,
+    ANOMALY_MAPS_SCHEMA,
+    PREDICTIONS,
+    PREDICTIONS_SCHEMA,
+    SUPERSEDING_COLUMNS,
+)
+
+_POINTER_COLUMNS = ["map_part", "map_row_group", "error_stage", "error_type", "error_message"]
+_MAX_COMPARED = 20_000
+"""Ids compared for a suggestion; more would take longer than the user waits."""
+
+
+def read_predictions(output: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
+    """The predictions of a run, finished or not: one row per image and fingerprint.
+
+    Args:
+        output: folder or URI given to ``zsad score --output``.
+        columns: some of the columns, in this order; all by default. Few columns read much faster.
+
+    Returns:
+        A DataFrame; empty when nothing is committed yet.
+
+    Raises:
+        UsageError: no run at ``output``, or an unknown column.
+        ZsadError: a part is damaged.
+    """
+    wanted = PREDICTIONS_SCHEMA.names if columns is None else list(columns)
+    unknown = [name for name in wanted if name not in PREDICTIONS_SCHEMA.names]
+    if unknown:
+        raise UsageError(f"Unknown columns {unknown}. Expected some of: {', '.join(PREDICTIONS_SCHEMA.names)}.")
+    return _valid_rows(output, wanted).select(wanted).to_pandas()
+
+
+def read_anomaly_map(output: str, image_id: str) -> NDArray[np.float16]:
+    """The anomaly map of one image; of the maps only this one is read.
+
+    Returns:
+        (H, W) float16, higher = more anomalous, bit for bit what was scored.
+
+    Raises:
+        UsageError: no run at ``output``, no such image, or an image that could not be scored.
+        ZsadError: a part is missing or damaged.
+    """
+    row = _map_row(output, image_id, ANOMALY_MAPS_SCHEMA.names)
+    return _decode(row)
+
+
+def read_foreground(output: str, image_id: str) -> NDArray[np.bool_]:
+    """The foreground of one image: (H, W) bool. Raises as ``read_anomaly_map``."""
+    row = _map_row(output, image_id, ["image_id", "height", "width", "foreground_rle"])
+    return decode_rle(row["foreground_rle"], row["height"], row["width"])
+
+
+def iter_maps(
+    output: str, part_name: str, row_groups: Sequence[int] | None = None
+) -> Iterator[tuple[str, NDArray[np.float16]]]:
+    """(image_id, (H, W) float16 anomaly map) of one part, one in memory at a time.
+
+    Args:
+        output: folder or URI of the run.
+        part_name: as in the column ``map_part``.
+        row_groups: as in the column ``map_row_group``; all by default. Before a run has finished, a part
+            may hold maps that no valid row of the predictions points to.
+
+    Raises:
+        ZsadError: the part is missing or damaged.
+    """
+    with open_part(output, ANOMALY_MAPS, part_name) as part:
+        for index in range(part.num_row_groups) if row_groups is None else row_groups:
+            row = _read_row(part, join(output, ANOMALY_MAPS, part_name), index, ANOMALY_MAPS_SCHEMA.names)
+            yield row["image_id"], _decode(row)
+
+
+def _valid_rows(output: str, columns: Sequence[str], image_id: str | None = None) -> pa.Table:
+    """The valid rows, with ``columns`` and those that decide which are valid."""
+    names = list(dict.fromkeys([*SUPERSEDING_COLUMNS, *columns]))
+    tables = []
+    for _, rows in committed_rows(output, names):
+        tables.append(rows if image_id is None else rows.filter(pc.equal(rows["image_id"], image_id)))
+    if not tables:
+        _check_is_run(output)
+    schema = pa.schema([PREDICTIONS_SCHEMA.field(name) for name in names])
+    table = pa.concat_tables([schema.empty_table(), *tables])
+    replaced = superseded(table)
+    return table.filter(pa.array(~replaced)) if replaced.any() else table
+
+
+def _check_is_run(output: str) -> None:
+    if not exists(join(output, RUN)) and not exists(join(output, PREDICTIONS)):
+        raise UsageError(
+            f"No results at {redact(output)!r}. Expected the folder or URI that was given to 'zsad score --output'."
+        )
+
+
+def _map_row(output: str, image_id: str, columns: Sequence[str]) -> dict[str, Any]:
+    rows = _valid_rows(output, _POINTER_COLUMNS, image_id).to_pylist()
+    if not rows:
+        raise UsageError(f"No image {image_id!r} in {redact(output)!r}.{_suggestion(output, image_id)}")
+    found = rows[-1]
+    if found["status"] != "ok":
+        raise UsageError(
+            f"The image {image_id!r} has no anomaly map, since it could not be scored: "
+            f"{found['error_stage']}: {found['error_type']}: {found['error_message']}"
+        )
+    name, index = found["map_part"], found["map_row_group"]
+    with open_part(output, ANOMALY_MAPS, name) as part:
+        row = _read_row(part, join(output, ANOMALY_MAPS, name), index, columns)
+    if row["image_id"] != image_id:
+        raise ZsadError(
+            f"Row group {index} of {name!r} holds the map of {row['image_id']!r} instead of {image_id!r}; "
+            "the files of predictions and anomaly_maps do not belong together."
+        )
+    return row
+
+
+def _read_row(part: pq.ParquetFile, uri: str, index: int, columns: Sequence[str]) -> dict[str, Any]:
+    if not 0 <= index < part.num_row_groups:
+        raise ZsadError(f"{redact(uri)!r} has {part.num_row_groups} row groups; the predictions point to {index}.")
+    try:
+        row: dict[str, Any] = part.read_row_group(index, columns=list(columns)).to_pylist()[0]
+    except (OSError, pa.ArrowInvalid, IndexError) as error:
+        raise ZsadError(f"Row group {index} of {redact(uri)!r} is damaged: {redact(str(error))}") from error
+    return row
+
+
+def _decode(row: dict[str, Any]) -> NDArray[np.float16]:
+    height, width = row["height"], row["width"]
+    boxes = np.array([[box["x0"], box["y0"], box["x1"], box["y1"]] for box in row["tile_boxes"]], np.int64)
+    foreground = None
+    if row["masked"] and row["codec"] != MAP:
+        foreground = decode_rle(row["foreground_rle"], height, width)
+    try:
+        return decode_map(row["codec"], row["data"], boxes, height, width, foreground)
+    except ZsadError as error:
+        raise ZsadError(f"The anomaly map of {row['image_id']!r} cannot be read. {error}") from None
+
+
+def _suggestion(output: str, image_id: str) -> str:
+    """Ids like the one asked for: the same file name in another folder, else close spellings."""
+    ids: list[str] = []
+    same_name: list[str] = []
+    ending = image_id.replace("\\", "/").rsplit("/", 1)[-1]
+    for _, rows in committed_rows(output, ["image_id"]):
+        if ending:
+            same_name += rows["image_id"].filter(pc.ends_with(rows["image_id"], ending)).to_pylist()[:3]
+        if len(ids) < _MAX_COMPARED:
+            ids += rows["image_id"].to_pylist()
+    close = same_name[:3] or difflib.get_close_matches(image_id, ids[:_MAX_COMPARED], n=3)
+    if close:
+        return f" Did you mean {' or '.join(map(repr, dict.fromkeys(close)))}?"
+    return f" Ids look like {ids[0]!r}." if ids else " Nothing is committed there yet."
