@@ -49,7 +49,7 @@ def aggregate(
 ) -> NDArray[np.float32]:
     """``project`` before its rounding to float16: (H, W) float32."""
     total = np.zeros((height, width), np.float32)
-    count = np.zeros((height, width), np.float32)
+    count = np.zeros((height, width), np.uint16)
     for tile_map, (x0, y0, x1, y1) in zip(tile_maps, np.asarray(boxes).reshape(-1, 4).tolist(), strict=True):
         rows = slice(max(y0, 0), min(y1, height))
         columns = slice(max(x0, 0), min(x1, width))
@@ -60,7 +60,8 @@ def aggregate(
         )
         total[rows, columns] += window
         count[rows, columns] += 1
-    np.divide(total, count, out=total, where=count > 1)
+    if count.max(initial=0) > 1:
+        np.divide(total, count, out=total, where=count > 1, dtype=np.float32)
     if foreground is not None:
         total[~foreground] = 0
     return total
@@ -86,9 +87,17 @@ def _resize_window(
     """The window rows top:bottom, columns left:right of ``array`` resized to (height, width)."""
     source = array.astype(np.float32, copy=False)
     low, high, weight = _taps(source.shape[0], height, top, bottom)
-    rows = source[low] * (1 - weight)[:, None] + source[high] * weight[:, None]
+    rows, other = source[low], source[high]
+    rows *= (1 - weight)[:, None]
+    other *= weight[:, None]
+    rows += other
     low, high, weight = _taps(source.shape[1], width, left, right)
-    return rows[:, low] * (1 - weight) + rows[:, high] * weight
+    # In place: fewer temporaries, the same operations and so the same bits.
+    window, other = np.take(rows, low, axis=1), np.take(rows, high, axis=1)
+    window *= 1 - weight
+    other *= weight
+    window += other
+    return window
 
 
 def _taps(

@@ -111,9 +111,7 @@ def test_mini_is_seeded_and_leaves_the_random_state_alone(mini):
     again = isnet.load(ModelConfig(name="mini-isnet"), "cpu", "fp32")
     assert torch.equal(torch.rand(3), expected)
     assert again.sha256 == mini.sha256
-    assert all(
-        torch.equal(value, again.network.state_dict()[key]) for key, value in mini.network.state_dict().items()
-    )
+    assert all(torch.equal(value, again.network.state_dict()[key]) for key, value in mini.network.state_dict().items())
 
 
 @pytest.mark.parametrize(("height", "width"), [(427, 640), (333, 77), (1, 1), (320, 320)])

@@ -47,9 +47,7 @@ def noise(height: int, width: int) -> np.ndarray:
 @pytest.mark.parametrize("name", ["china", "flower", "astronaut.png", "chelsea.png", "coffee.png"])
 def test_equals_the_published_generator_on_photographs(model, photographs, name):
     image = photographs[name]
-    lowered = ForegroundConfig(
-        points_per_side=5, points_per_batch=16, pred_iou_threshold=0.3, stability_threshold=0.6
-    )
+    lowered = ForegroundConfig(points_per_side=5, points_per_batch=16, pred_iou_threshold=0.3, stability_threshold=0.6)
     ours = model.annotate(image, lowered)
     assert len(ours) >= 10
     assert_same(ours, published(model, image, lowered))
@@ -203,7 +201,7 @@ def test_half_precision_gives_float32_logits_close_to_single(photographs):
     single = sam.load(ModelConfig(name="mini-sam"), "cpu", "fp32")
     half = sam.load(ModelConfig(name="mini-sam"), "cpu", "bf16")
     points = sam.point_grid(2) * 400
-    low, iou = single.decode(single.encode(photographs["china"]), points)
+    low, _ = single.decode(single.encode(photographs["china"]), points)
     low_half, iou_half = half.decode(half.encode(photographs["china"]), points)
     assert low_half.dtype == iou_half.dtype == torch.float32
     assert 0 < (low - low_half).abs().max() < 0.1 * low.abs().max()

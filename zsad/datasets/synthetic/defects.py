@@ -12,13 +12,10 @@ from zsad.datasets.synthetic.surface import (
     Float,
     Stamp,
     Surface,
-    box,
     clouds,
     cover,
-    disc,
     grain,
     line,
-    make,
     noise,
     paint,
     polygon,
@@ -139,7 +136,7 @@ def stain(surface: Surface, rng: Generator, extent: float, severity: float) -> F
 def hole(surface: Surface, rng: Generator, extent: float, severity: float) -> Float:
     """A ragged pit, or a hole right through when severe."""
     centre = _site(surface, rng)
-    radius = extent * 0.28
+    radius = extent * 0.22
     pit = cover(_blob(surface, rng, centre, radius, 0.3)) * surface.cover
     wall = cover(_blob(surface, rng, centre, radius * 1.15, 0.3)) * surface.cover
     touched = np.maximum(pit, wall)
@@ -246,20 +243,20 @@ def contamination(surface: Surface, rng: Generator, extent: float, severity: flo
     return foreign
 
 
-def mount_all(surface: Surface, rng: Generator, fault: str | None, severity: float) -> Float | None:
+def mount_all(surface: Surface, rng: Generator, fault: str | None, severity: float) -> Float:
     """Mount the components; with ``missing`` or ``misplaced`` one is left out or put wrongly.
 
-    Returns the coverage of what is wrong, or None without a fault.
+    Returns the coverage (H, W) of what is wrong, all zero without a fault.
     """
     stamps, surface.stamps = surface.stamps, []
     wrong = int(rng.integers(len(stamps))) if fault else -1
-    touched = None
+    touched = np.zeros(surface.shape, np.float32)
     for number, stamp in enumerate(stamps):
         if number != wrong:
             surface.mount(stamp)
     if fault:
         stamp = stamps[wrong]
-        touched = _copy(surface).mount(stamp)
+        touched = surface.copy().mount(stamp)
         if fault == "misplaced":
             length = max(stamp.surface.shape)
             turn, angle = rng.uniform(0, 2 * np.pi), rng.choice([-1, 1]) * rng.uniform(12, 25 + 65 * severity)
@@ -335,15 +332,3 @@ def _pad(surface: Surface, rows: int) -> None:
     for name in ("colour", "height", "gloss", "metal", "cover"):
         mode = cv2.BORDER_REPLICATE if name == "colour" else cv2.BORDER_CONSTANT
         setattr(surface, name, cv2.copyMakeBorder(getattr(surface, name), rows, rows, 0, 0, mode))
-
-
-def _copy(surface: Surface) -> Surface:
-    return Surface(
-        surface.colour.copy(),
-        surface.height.copy(),
-        surface.gloss.copy(),
-        surface.metal.copy(),
-        surface.cover.copy(),
-        surface.thickness,
-        surface.inner,
-    )

@@ -12,6 +12,9 @@ from zsad.datasets.synthetic.surface import Surface
 Build = Callable[[np.random.Generator, np.random.Generator, float], Surface]
 """(look shared by one picture, generator of one object, length in pixels) -> surface."""
 
+METAL = ("scratch", "dent", "stain", "contamination")
+FOOD = ("crack", "break", "stain", "hole", "contamination")
+
 
 @dataclass(frozen=True)
 class Kind:

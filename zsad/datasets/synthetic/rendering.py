@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -14,6 +13,7 @@ from zsad.datasets.synthetic.kinds import Kind
 from zsad.datasets.synthetic.scene import Placed, compose, photograph
 from zsad.datasets.synthetic.surface import Float, Surface
 from zsad.errors import UsageError
+from zsad.images import decode
 
 KINDS_A: tuple[str, ...] = tuple(kind.name for kind in kinds_a.KINDS)
 """Kinds for training."""
@@ -21,6 +21,9 @@ KINDS_B: tuple[str, ...] = tuple(kind.name for kind in kinds_b.KINDS)
 """Kinds for evaluation; no kind and no noun is in both lists."""
 
 Generator = np.random.Generator
+_MOST_PIXELS = 100_000_000
+_FEWEST_PIXELS = 12
+"""A defect smaller than this in the picture is made again."""
 
 
 @dataclass(frozen=True)
@@ -75,11 +78,12 @@ def render(kind: str, rng: Generator, anomalous: bool, *, long_side: int | None 
     for number, (x, y) in enumerate(cells):
         size = length * rng.uniform(0.95, 1.0)
         surface = what.build(np.random.default_rng(look_seed), rng, size)
-        name, fault = _spoil(what, surface, rng) if number in chosen else (None, None)
-        if name is None:
-            mount_all(surface, rng, None, 0.0)
-        else:
+        name, fault = "", None
+        if number in chosen:
+            name, surface, fault = _spoil(what, surface, rng, max(shape) * 0.018)
             defects.append(name)
+        else:
+            mount_all(surface, rng, None, 0.0)
         tumble = rng.uniform(0, 360) if what.tumbled and what.slender < 3 and len(cells) > 1 else rng.normal(0, 2.5)
         if what.tumbled and len(cells) == 1 and what.slender < 1.2:
             tumble = rng.uniform(0, 360)
@@ -98,28 +102,28 @@ def render(kind: str, rng: Generator, anomalous: bool, *, long_side: int | None 
     bright = float(np.mean([np.mean(placed.surface.colour[placed.surface.cover > 0.5]) for placed in objects]))
     dark = rng.random() < (0.85 if bright > 0.55 else 0.1 if bright < 0.3 else 0.45)
     image, mask, foreground = compose(rng, shape, objects, dark)
+    if anomalous and np.count_nonzero(mask) < _FEWEST_PIXELS:
+        return render(kind, rng, anomalous, long_side=long_side)
     jpeg = photograph(rng, image, int(rng.integers(72, 98)))
-    pixels = cv2.cvtColor(cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    pixels = decode(jpeg, _MOST_PIXELS)
     return Sample(pixels, mask, foreground, tuple(sorted(set(defects))), what.name, what.noun, jpeg)
 
 
-def _spoil(what: Kind, surface: Surface, rng: Generator) -> tuple[str, Float]:
-    """Make one defect; returns its name and coverage (H, W)."""
+def _spoil(what: Kind, surface: Surface, rng: Generator, smallest: float) -> tuple[str, Surface, Float]:
+    """Make one defect; returns its name, the object with it, and its coverage (H, W)."""
     name = what.defects[int(rng.integers(len(what.defects)))]
-    severity = float(np.exp(rng.uniform(np.log(0.25), 0)))
+    severity = float(np.exp(rng.uniform(np.log(0.3), 0)))
     if name in ("missing", "misplaced"):
-        return name, mount_all(surface, rng, name, severity)  # type: ignore[return-value]
+        return name, surface, mount_all(surface, rng, name, severity)
     mount_all(surface, rng, None, 0.0)
-    across = min(surface.shape) if what.slender < 3 else min(surface.shape) * 1.5
-    extent = max(across * float(np.exp(rng.uniform(np.log(0.1), np.log(0.55)))), 9.0)
-    clean = surface.colour.copy()
-    for _ in range(8):
-        touched = SURFACE_DEFECTS[name](surface, rng, extent, severity)
-        if float((touched > 0.4).sum()) >= 12:
-            break
-        surface.colour = clean if clean.shape == surface.colour.shape else surface.colour
-        extent *= 1.3
-    return name, touched
+    across = min(surface.shape) * (1.5 if what.slender >= 3 else 1.0)
+    extent = max(across * float(np.exp(rng.uniform(np.log(0.15), np.log(0.75)))), smallest)
+    while True:
+        spoilt = surface.copy()
+        touched = SURFACE_DEFECTS[name](spoilt, rng, extent, severity)
+        if np.count_nonzero(touched > 0.4) >= _FEWEST_PIXELS:
+            return name, spoilt, touched
+        extent *= 1.2
 
 
 def _layout(
@@ -133,7 +137,7 @@ def _layout(
         width, height = long, int(long * min(max(0.3, many * 1.9 / what.slender), 1.0))
     else:
         aspect = rng.uniform(1.0, 1.45)
-        columns = max(int(round(np.sqrt(many * aspect))), 1)
+        columns = max(round(float(np.sqrt(many * aspect))), 1)
         lines = -(-many // columns)
         width, height = long, int(long / aspect)
         if rng.random() < 0.2:

@@ -113,7 +113,7 @@ def _place(placed: Placed, colour: Float, layers: Float, thickness: Float, mask:
     half_w, half_h = min(half_w, reach), min(half_h, reach)
     left, top = int(placed.x) - half_w, int(placed.y) - half_h
     turn = cv2.getRotationMatrix2D(((columns - 1) / 2, (rows - 1) / 2), placed.angle, 1.0)
-    turn[:, 2] += (placed.x - left - (columns - 1) / 2, placed.y - top - (rows - 1) / 2)
+    turn[:, 2] += np.array((placed.x - left - (columns - 1) / 2, placed.y - top - (rows - 1) / 2))
     size = (2 * half_w, 2 * half_h)
     height, width = mask.shape
     window = np.s_[max(top, 0) : min(top + size[1], height), max(left, 0) : min(left + size[0], width)]

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import NormalDist
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Float = NDArray[np.float32]
+Float = NDArray[Any]
+"""Layers are float32 throughout; arithmetic with Python numbers keeps them so."""
+Points = Sequence[Any] | NDArray[Any]
 Colour = tuple[float, float, float]
 
 _QUANTILES = np.array([NormalDist().inv_cdf((step + 0.5) / 256) for step in range(256)], np.float32)
@@ -50,6 +53,19 @@ class Surface:
     def shape(self) -> tuple[int, int]:
         return self.cover.shape[0], self.cover.shape[1]
 
+    def copy(self) -> Surface:
+        """A surface whose arrays are its own, with the same components still to be mounted."""
+        return Surface(
+            self.colour.copy(),
+            self.height.copy(),
+            self.gloss.copy(),
+            self.metal.copy(),
+            self.cover.copy(),
+            self.thickness,
+            self.inner,
+            list(self.stamps),
+        )
+
     def mount(self, stamp: Stamp) -> Float:
         """Draw a component; returns its coverage (H, W)."""
         part = stamp.surface
@@ -57,7 +73,7 @@ class Surface:
         turn = cv2.getRotationMatrix2D(((columns - 1) / 2, (rows - 1) / 2), stamp.angle, 1.0)
         reach = int(np.hypot(rows, columns) / 2) + 2
         left, top = int(stamp.x) - reach, int(stamp.y) - reach
-        turn[:, 2] += (stamp.x - left - (columns - 1) / 2, stamp.y - top - (rows - 1) / 2)
+        turn[:, 2] += np.array((stamp.x - left - (columns - 1) / 2, stamp.y - top - (rows - 1) / 2))
         size = (2 * reach, 2 * reach)
         height, width = self.shape
         window = np.s_[max(top, 0) : min(top + size[1], height), max(left, 0) : min(left + size[0], width)]
@@ -141,7 +157,7 @@ def disc(x: Float, y: Float, radius: float) -> Float:
     return (np.sqrt(x * x + y * y) - radius).astype(np.float32)
 
 
-def polygon(shape: tuple[int, int], points: Sequence[tuple[float, float]] | Float) -> Float:
+def polygon(shape: tuple[int, int], points: Points) -> Float:
     """Coverage (H, W) of a filled polygon given in pixels, anti-aliased."""
     canvas = np.zeros(shape, np.uint8)
     fixed = np.round(np.asarray(points, np.float64) * 16).astype(np.int32)
@@ -149,11 +165,11 @@ def polygon(shape: tuple[int, int], points: Sequence[tuple[float, float]] | Floa
     return canvas.astype(np.float32) / 255
 
 
-def line(shape: tuple[int, int], points: Sequence[tuple[float, float]] | Float, width: float) -> Float:
+def line(shape: tuple[int, int], points: Points, width: float) -> Float:
     """Coverage (H, W) of a polyline ``width`` pixels wide, anti-aliased; thin ones are fainter, not wider."""
     canvas = np.zeros(shape, np.uint8)
     fixed = np.round(np.asarray(points, np.float64) * 16).astype(np.int32)
-    cv2.polylines(canvas, [fixed[:, None]], False, 255, max(int(round(width)), 1), cv2.LINE_AA, 4)
+    cv2.polylines(canvas, [fixed[:, None]], False, 255, max(round(width), 1), cv2.LINE_AA, 4)
     return canvas.astype(np.float32) * (min(width, 1.0) / 255)
 
 
@@ -255,7 +271,7 @@ def pierce(surface: Surface, coverage: Float) -> None:
     surface.height *= 1 - coverage
 
 
-def scuffs(body: Surface, rng: Generator, size: float) -> Surface:
+def scuffs(body: Surface, rng: np.random.Generator, size: float) -> Surface:
     """The normal look of handled parts: faint blotches and hair lines too small to be defects."""
     grain(body, clouds(rng, body.shape, size * 0.25, 4), 0.035, 0.12)
     for _ in range(int(rng.integers(2, 7))):
