@@ -17,7 +17,8 @@ from torch.nn import functional as F
 
 from zsad.config import ModelConfig, Precision
 from zsad.errors import UsageError
-from zsad.models.weights import restore, seeded
+from zsad.models.state_dicts import seeded
+from zsad.models.weights import restore
 
 Block = tuple[int, bool, int, int, int]
 """Levels, dilated instead of pooled, and the channels in, inside and out of one residual U-block."""

@@ -25,7 +25,8 @@ from torchvision.ops import batched_nms
 from zsad.config import ForegroundConfig, ModelConfig, Precision
 from zsad.errors import UsageError
 from zsad.models.sam_masks import Box, Upsampling, measure, upsampling, window_logits, windows
-from zsad.models.weights import restore, seeded
+from zsad.models.state_dicts import seeded
+from zsad.models.weights import restore
 
 MASKS_PER_POINT = 3
 

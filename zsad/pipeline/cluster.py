@@ -30,7 +30,6 @@ def connected(address: str | None) -> Iterator[None]:
         return
     address = address or ("auto" if os.environ.get("RAY_ADDRESS") else "local")
     own = {"include_dashboard": False} if address == "local" else {}
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
     try:
         ray.init(address=address, logging_level=logging.WARNING, **own)
     except (ConnectionError, ValueError, RuntimeError) as error:

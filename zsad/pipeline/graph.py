@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -69,3 +70,4 @@ def configure(context: DataContext) -> None:
     context.print_on_execution_start = False
     context.execution_no_progress_timeout_s = 600
     context.enable_stats_summary_collection = True
+    logging.getLogger("ray.data").setLevel(logging.WARNING)

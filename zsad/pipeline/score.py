@@ -235,16 +235,28 @@ def _run(
         "images": work.num_rows,
         "images_per_second": round(work.num_rows / seconds, 4),
         "pools": [asdict(pool) for pool in pools],
-        "operators": _operator_stats(),
+        "ray_data": _operator_stats(),
     }
 
 
-def _operator_stats() -> list[Any]:
-    """Ray Data's per-operator figures of the run; an interface that may be missing in other versions."""
+def _operator_stats() -> dict[str, Any]:
+    """Ray Data's figures of the run per operator; an interface that may be missing in other versions."""
     try:
-        return [asdict(summary) for summary in ray.data.list_stats_summaries()][-1:]
-    except (AttributeError, TypeError, ray.exceptions.RayError):
-        return []
+        summary = ray.data.list_stats_summaries()[-1]
+        operators = [
+            {
+                "operator": operator.operator_name,
+                "tasks": operator.wall_time.count,
+                "wall_seconds": round(operator.wall_time.sum, 3),
+                "cpu_seconds": round(operator.cpu_time.sum, 3),
+                "output_rows": operator.output_num_rows.sum,
+            }
+            for operator in summary.operators_stats
+            if operator.wall_time is not None
+        ]
+        return {"operators": operators, "spilled_bytes": summary.dataset_bytes_spilled}
+    except (AttributeError, IndexError, TypeError, ray.exceptions.RayError):
+        return {}
 
 
 def _announce(

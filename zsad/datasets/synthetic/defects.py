@@ -8,6 +8,7 @@ from types import MappingProxyType
 import cv2
 import numpy as np
 
+from zsad.datasets.synthetic.marks import blob, edge_point, offsets, pad_rows, site, wander
 from zsad.datasets.synthetic.surface import (
     Float,
     Stamp,
@@ -60,9 +61,9 @@ _FOREIGN = (
 def scratch(surface: Surface, rng: Generator, extent: float, severity: float) -> Float:
     """A groove along a gently curved line, sometimes beside a second one."""
     touched = np.zeros(surface.shape, np.float32)
-    start, turn = _site(surface, rng), rng.uniform(0, 2 * np.pi)
+    start, turn = site(surface, rng), rng.uniform(0, 2 * np.pi)
     for number in range(1 if rng.random() < 0.7 else 2):
-        points = _wander(rng, start + number * rng.normal(0, 4, 2), turn, extent * rng.uniform(1.2, 2.2), 0.05)
+        points = wander(rng, start + number * rng.normal(0, 4, 2), turn, extent * rng.uniform(1.2, 2.2), 0.05)
         width = max(1.0, extent * 0.03 * rng.uniform(0.5, 1.2))
         groove = line(surface.shape, points, width) * surface.cover
         rough = np.clip(0.75 + 0.35 * noise(rng, surface.shape, 6), 0.15, 1)
@@ -77,10 +78,10 @@ def scratch(surface: Surface, rng: Generator, extent: float, severity: float) ->
 def crack(surface: Surface, rng: Generator, extent: float, severity: float) -> Float:
     """A dark jagged line with branches, widest in the middle; often from the rim."""
     rim = rng.random() < 0.5
-    start = _edge(surface, rng) if rim else _site(surface, rng)
+    start = edge_point(surface, rng) if rim else site(surface, rng)
     centre = np.array([surface.shape[1] / 2, surface.shape[0] / 2])
     heading = np.arctan2(*(centre - start)[::-1]) + rng.normal(0, 0.5) if rim else rng.uniform(0, 2 * np.pi)
-    points = _wander(rng, start, heading, extent * 1.8, 0.45)
+    points = wander(rng, start, heading, extent * 1.8, 0.45)
     width = max(1.0, extent * 0.035 * (0.5 + severity))
     gap = np.zeros(surface.shape, np.float32)
     pieces = max(len(points) // 4, 1)
@@ -89,7 +90,7 @@ def crack(surface: Surface, rng: Generator, extent: float, severity: float) -> F
     for _ in range(int(rng.integers(0, 3))):
         fork = int(rng.integers(1, len(points) - 1))
         side = heading + rng.choice([-1, 1]) * rng.uniform(0.5, 1.1)
-        gap = np.maximum(gap, line(surface.shape, _wander(rng, points[fork], side, extent * 0.6, 0.4), width * 0.6))
+        gap = np.maximum(gap, line(surface.shape, wander(rng, points[fork], side, extent * 0.6, 0.4), width * 0.6))
     gap *= surface.cover
     deep = np.asarray(surface.inner, np.float32) * 0.28
     surface.colour += (gap * (0.35 + 0.6 * severity))[..., None] * (deep - surface.colour)
@@ -100,8 +101,8 @@ def crack(surface: Surface, rng: Generator, extent: float, severity: float) -> F
 
 def dent(surface: Surface, rng: Generator, extent: float, severity: float) -> Float:
     """A smooth hollow with a slight rim, seen only by how it catches the light."""
-    centre, turn = _site(surface, rng), rng.uniform(0, np.pi)
-    dx, dy = _offsets(surface, centre)
+    centre, turn = site(surface, rng), rng.uniform(0, np.pi)
+    dx, dy = offsets(surface, centre)
     long, short = extent * 0.55, extent * rng.uniform(0.3, 0.55)
     u = (dx * np.cos(turn) + dy * np.sin(turn)) / long
     v = (dy * np.cos(turn) - dx * np.sin(turn)) / short
@@ -116,8 +117,8 @@ def dent(surface: Surface, rng: Generator, extent: float, severity: float) -> Fl
 
 def stain(surface: Surface, rng: Generator, extent: float, severity: float) -> Float:
     """A discoloured patch that the texture still shows through, darker at its edge."""
-    centre = _site(surface, rng)
-    edge = _blob(surface, rng, centre, extent * 0.5, 0.45)
+    centre = site(surface, rng)
+    edge = blob(surface, rng, centre, extent * 0.5, 0.45)
     inside = np.clip(0.5 - edge / (extent * 0.1 + 1.5), 0, 1) * surface.cover
     ringed = inside * (0.75 + 0.4 * np.exp(-((edge / (extent * 0.09)) ** 2)))
     strength = ringed * np.clip(0.8 + 0.2 * clouds(rng, surface.shape, extent * 0.5, 3), 0.2, 1.2)
@@ -135,15 +136,16 @@ def stain(surface: Surface, rng: Generator, extent: float, severity: float) -> F
 
 def hole(surface: Surface, rng: Generator, extent: float, severity: float) -> Float:
     """A ragged pit, or a hole right through when severe."""
-    centre = _site(surface, rng)
+    centre = site(surface, rng)
     radius = extent * 0.22
-    pit = cover(_blob(surface, rng, centre, radius, 0.3)) * surface.cover
-    wall = cover(_blob(surface, rng, centre, radius * 1.15, 0.3)) * surface.cover
+    opening = cover(blob(surface, rng, centre, radius, 0.3))
+    pit = opening * surface.cover
+    wall = cover(blob(surface, rng, centre, radius * 1.15, 0.3)) * surface.cover
     touched = np.maximum(pit, wall)
     paint(surface, wall, tuple(0.8 * c for c in surface.inner))  # type: ignore[arg-type]
     through = severity > 0.55 and surface.thickness < 60
     if through:
-        surface.cover *= 1 - pit
+        surface.cover *= 1 - opening
     depth = min(radius * 0.8, 8.0) * (0.4 + severity)
     surface.height -= cv2.GaussianBlur(pit, (0, 0), max(radius * 0.18, 0.7)) * depth
     surface.colour *= 1 - (0.35 + 0.4 * severity) * pit[..., None]
@@ -162,21 +164,22 @@ def bend(surface: Surface, rng: Generator, extent: float, severity: float) -> Fl
         reach = min(extent * rng.uniform(1.2, 2.5), columns * 0.4)
         past = np.clip(((x if side > 0 else columns - 1 - x) - (columns - 1 - reach)) / reach, 0, 1)
         push = sign * past**1.6 * reach * (0.12 + 0.35 * severity)
-        moved_x, moved_y, amount = x, y - push, past
         pad = int(np.ceil(float(np.abs(push).max()))) + 1
-        _pad(surface, pad)
-        moved_x = cv2.copyMakeBorder(moved_x, pad, pad, 0, 0, cv2.BORDER_REPLICATE)
-        amount = cv2.copyMakeBorder(amount, pad, pad, 0, 0, cv2.BORDER_REPLICATE)
+        pad_rows(surface, pad)
+        moved_x = cv2.copyMakeBorder(x, pad, pad, 0, 0, cv2.BORDER_REPLICATE)
         base = np.arange(rows + 2 * pad, dtype=np.float32)[:, None]
-        moved_y = base - cv2.copyMakeBorder(push, pad, pad, 0, 0, cv2.BORDER_REPLICATE)
+        push = cv2.copyMakeBorder(push, pad, pad, 0, 0, cv2.BORDER_REPLICATE)
+        moved_y, distance = base - push, np.abs(push)
     else:
-        point = _edge(surface, rng)
+        point = edge_point(surface, rng)
         inward = np.array([columns / 2, rows / 2]) - point
         inward /= max(float(np.hypot(*inward)), 1e-6)
         radius = extent * rng.uniform(0.6, 1.0)
-        amount = np.exp(-((x - point[0]) ** 2 + (y - point[1]) ** 2) / (radius * radius)).astype(np.float32)
+        away = ((x - point[0]) ** 2 + (y - point[1]) ** 2) / (1.6 * radius) ** 2
+        amount = (np.clip(1 - away, 0, 1) ** 2).astype(np.float32)
         depth = radius * (0.3 + 0.45 * severity)
         moved_x, moved_y = x - amount * inward[0] * depth, y - amount * inward[1] * depth
+        distance = amount * depth
     before = surface.cover
     for name in ("colour", "height", "gloss", "metal", "cover"):
         mode = cv2.BORDER_REPLICATE if name == "colour" else cv2.BORDER_CONSTANT
@@ -188,15 +191,15 @@ def bend(surface: Surface, rng: Generator, extent: float, severity: float) -> Fl
             borderMode=mode,
         )
         setattr(surface, name, moved)
-    return (np.maximum(surface.cover, before) * np.clip((amount - 0.2) * 8, 0, 1)).astype(np.float32)
+    return (np.maximum(surface.cover, before) * np.clip(distance - 0.5, 0, 1)).astype(np.float32)
 
 
 def break_off(surface: Surface, rng: Generator, extent: float, severity: float) -> Float:
     """A piece of the rim broken away along a ragged line, with a strip of bare material left."""
-    point = _edge(surface, rng)
-    edge = _blob(surface, rng, point, extent * (0.3 + 0.3 * severity), 0.35)
+    point = edge_point(surface, rng)
+    edge = blob(surface, rng, point, extent * (0.3 + 0.3 * severity), 0.35)
     edge += noise(rng, surface.shape, max(extent * 0.06, 1.5)) * extent * 0.018
-    gone = cover(edge) * surface.cover
+    gone = cover(edge)
     strip = cover(edge - max(extent * 0.06, 1.5)) * surface.cover
     rough = 1 + 0.12 * noise(rng, surface.shape, 2)
     surface.colour += strip[..., None] * (np.asarray(surface.inner, np.float32) * rough[..., None] - surface.colour)
@@ -209,7 +212,7 @@ def break_off(surface: Surface, rng: Generator, extent: float, severity: float) 
 
 def contamination(surface: Surface, rng: Generator, extent: float, severity: float) -> Float:
     """Something foreign on top: a fibre, crumbs or a drop of paint."""
-    centre = _site(surface, rng)
+    centre = site(surface, rng)
     colours = np.asarray(_FOREIGN, np.float32)
     around = surface.colour[int(centre[1]), int(centre[0])]
     far = np.abs(colours - around).max(1)
@@ -217,7 +220,7 @@ def contamination(surface: Surface, rng: Generator, extent: float, severity: flo
     tone = (float(colour[0]), float(colour[1]), float(colour[2]))
     kind = rng.random()
     if kind < 0.35:
-        points = _wander(rng, centre, rng.uniform(0, 2 * np.pi), extent * 1.6, 0.28)
+        points = wander(rng, centre, rng.uniform(0, 2 * np.pi), extent * 1.6, 0.28)
         foreign = line(surface.shape, points, max(1.2, extent * 0.03))
         rise = 2.0
     elif kind < 0.75:
@@ -232,7 +235,7 @@ def contamination(surface: Surface, rng: Generator, extent: float, severity: flo
             )
         rise = max(extent * 0.05, 1.5)
     else:
-        foreign = cover(_blob(surface, rng, centre, extent * 0.25, 0.25))
+        foreign = cover(blob(surface, rng, centre, extent * 0.25, 0.25))
         rise = max(extent * 0.03, 1.0)
     foreign *= surface.cover
     shade = cv2.GaussianBlur(foreign, (0, 0), 1 + rise * 0.6)
@@ -280,55 +283,3 @@ SURFACE_DEFECTS: Mapping[str, Defect] = MappingProxyType(
         "contamination": contamination,
     }
 )
-
-
-def _site(surface: Surface, rng: Generator) -> np.ndarray:
-    """A point (x, y) well inside the object."""
-    step = max(min(surface.shape) // 60, 1)
-    small = (surface.cover[::step, ::step] > 0.9).astype(np.uint8)
-    inner = cv2.erode(small, np.ones((5, 5), np.uint8), borderValue=0)
-    rows, columns = np.nonzero(inner if inner.any() else small)
-    pick = int(rng.integers(len(rows)))
-    return np.array([columns[pick], rows[pick]], np.float64) * step
-
-
-def _edge(surface: Surface, rng: Generator) -> np.ndarray:
-    """A point (x, y) on the outer outline."""
-    solid = (surface.cover > 0.5).astype(np.uint8)
-    outlines, _ = cv2.findContours(solid, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    outline = max(outlines, key=len)[:, 0]
-    return outline[int(rng.integers(len(outline)))].astype(np.float64)
-
-
-def _offsets(surface: Surface, centre: np.ndarray) -> tuple[Float, Float]:
-    x = np.arange(surface.shape[1], dtype=np.float32)[None, :] - np.float32(centre[0])
-    y = np.arange(surface.shape[0], dtype=np.float32)[:, None] - np.float32(centre[1])
-    return x, y
-
-
-def _blob(surface: Surface, rng: Generator, centre: np.ndarray, radius: float, ragged: float) -> Float:
-    """Signed distance, roughly, of an irregular spot."""
-    dx, dy = _offsets(surface, centre)
-    turn, squash = rng.uniform(0, np.pi), rng.uniform(0.65, 1.0)
-    u = dx * np.cos(turn) + dy * np.sin(turn)
-    v = (dy * np.cos(turn) - dx * np.sin(turn)) / squash
-    angle = np.arctan2(v, u)
-    lobes = sum(rng.normal(0, ragged / k) * np.cos(k * angle + rng.uniform(0, 6.3)) for k in (2, 3, 5, 8))
-    return (np.sqrt(u * u + v * v) - radius * np.clip(1 + lobes * 0.6, 0.35, 1.8)).astype(np.float32)
-
-
-def _wander(rng: Generator, start: np.ndarray, heading: float, length: float, wobble: float) -> np.ndarray:
-    """Points (N, 2) of a line that changes its direction by about ``wobble`` radians a step."""
-    steps = int(np.clip(length / 7, 6, 28))
-    drift = rng.normal(0, 0.06)
-    headings = heading + np.cumsum(rng.normal(drift, wobble, steps) * (0.5 if wobble < 0.3 else 1))
-    if wobble > 0.3:
-        headings = heading + rng.normal(0, wobble * 1.3, steps)
-    move = np.stack([np.cos(headings), np.sin(headings)], 1) * (length / steps)
-    return np.concatenate([start[None], start + np.cumsum(move, 0)])
-
-
-def _pad(surface: Surface, rows: int) -> None:
-    for name in ("colour", "height", "gloss", "metal", "cover"):
-        mode = cv2.BORDER_REPLICATE if name == "colour" else cv2.BORDER_CONSTANT
-        setattr(surface, name, cv2.copyMakeBorder(getattr(surface, name), rows, rows, 0, 0, mode))

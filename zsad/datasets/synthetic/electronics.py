@@ -172,7 +172,7 @@ def terminal_block(look: Generator, rng: Generator, size: float) -> Surface:
     paint(
         body,
         np.broadcast_to(cover((step * 0.46 - walls).astype(np.float32)), body.shape) * 0.6,
-        tuple(0.5 * c for c in colour),
+        (0.5 * colour[0], 0.5 * colour[1], 0.5 * colour[2]),
         height=-2,
     )
     for number in range(count):

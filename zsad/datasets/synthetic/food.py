@@ -66,7 +66,8 @@ def salt_cracker(look: Generator, rng: Generator, size: float) -> Surface:
             hole = disc(dx - rng.normal(0, 1), dy - rng.normal(0, 1), size * 0.014)
             paint(spot, cover(hole) * 0.7, (0.4, 0.27, 0.14), height=-2.5)
     for _ in range(int(rng.integers(25, 60))):
-        spot, dx, dy = near(body, *(rng.uniform(-0.42, 0.42, 2) * size), size * 0.03)
+        across, down = rng.uniform(-0.42, 0.42, 2) * size
+        spot, dx, dy = near(body, across, down, size * 0.03)
         middle = np.array([-dx[0, 0], -dy[0, 0]])
         grainy = polygon(spot.shape, middle + rng.normal(0, size * 0.008, (5, 2)))
         paint(spot, grainy * 0.8, (0.95, 0.94, 0.9), height=1.5, gloss=0.8)
