@@ -1,3 +1,5 @@
+import os
+
 import pytest
 from pyarrow import fs
 
@@ -59,3 +61,10 @@ def test_reading_says_why_it_failed(tmp_path, name, limit, kind):
 def test_redact():
     text = redact("s3://key:secret@bucket/x?access_key=abc&secret_key=def&region=eu")
     assert text == "s3://***@bucket/x?access_key=***&secret_key=***&region=eu"
+
+
+def test_a_named_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ImageError) as caught:
+        read_bytes(str(tmp_path / "pipe"))
+    assert caught.value.kind == "not_a_file"

@@ -72,8 +72,9 @@ def read_bytes(uri: str, max_bytes: int | None = None) -> bytes:
     try:
         filesystem, path = resolve(uri)
         if isinstance(filesystem, fs.LocalFileSystem):
-            if os.path.isdir(path):
-                raise ImageError("not_a_file", "the path is a folder")
+            # Opening a named pipe would wait for a writer for ever.
+            if os.path.exists(path) and not os.path.isfile(path):
+                raise ImageError("not_a_file", "the path is a folder or a device")
             with open(path, "rb") as file:
                 _check_size(os.fstat(file.fileno()).st_size, max_bytes)
                 return file.read()
