@@ -6,6 +6,8 @@ import os
 
 # No test may reach a hub, and none may start the usage reporting of a library.
 os.environ.update({"HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"})
+# Workers inherit these; they open no door but that of the moto servers on loopback.
+os.environ.update({"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing"})
 # Several threads per process only fight over the few cores that tests run on.
 os.environ["OMP_NUM_THREADS"] = "1"
 

@@ -105,7 +105,8 @@ def evaluate(
 ) -> None:
     """Compare scores and maps with the labels: F1-max, AUROC, AP, AUPRO per class and mean."""
     from zsad.evaluation import format_table
-    from zsad.pipeline.evaluate import describe_run, evaluate_run
+    from zsad.pipeline.evaluate import evaluate_run
+    from zsad.storage import describe_run
 
     metrics = evaluate_run(output, resolution, split, address)
     typer.echo(format_table(metrics, *describe_run(output)))
@@ -119,7 +120,7 @@ def top(
 ) -> None:
     """The most anomalous images of a run, highest score first."""
     from zsad.evaluation.ranking import format_top
-    from zsad.pipeline.evaluate import describe_run
+    from zsad.storage import describe_run
 
     typer.echo(format_top(output, number, describe_run(output)[1]))
 

@@ -19,7 +19,7 @@ from PIL import Image
 from zsad.config import Config, load_config
 from zsad.errors import ImageError, UsageError
 from zsad.method.tiling import Tile
-from zsad.models.weights import is_trained
+from zsad.models.weights import all_trained
 from zsad.projection import project
 from zsad.steps.instances import Instances
 from zsad.steps.item import Failure, ImageItem
@@ -124,7 +124,7 @@ class Detector:
         size = self.config.runtime.batch_size
         for start in range(0, len(items), size):
             self.run(items[start : start + size])
-        trained = trained_models(self.config)
+        trained = all_trained(self.config.models)
         return [_detection(item, trained, self.config.aggregation.mask_background) for item in items]
 
     def run(self, items: Sequence[ImageItem]) -> None:
@@ -162,14 +162,6 @@ def device_of(config: Config) -> str:
     if config.runtime.device == "cuda" and not torch.cuda.is_available():
         raise UsageError("runtime.device is cuda, but torch sees no GPU here. Expected a GPU, or device=cpu.")
     return config.runtime.device
-
-
-def trained_models(config: Config) -> bool:
-    """Whether all four models have trained weights (False = some are random)."""
-    return all(
-        model.weights is not None or is_trained(model.name)
-        for model in (config.models.isnet, config.models.sam, config.models.clip, config.models.clipseg)
-    )
 
 
 def as_item(image: ImageLike, noun: str) -> ImageItem:

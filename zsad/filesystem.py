@@ -28,11 +28,17 @@ def resolve(uri: str) -> tuple[fs.FileSystem, str]:
     ``AWS_ENDPOINT_URL``, ``GOOGLE_APPLICATION_CREDENTIALS``, ...).
 
     Raises:
-        UsageError: the scheme is unknown or the URI is malformed.
+        UsageError: the scheme is unknown, the URI is malformed, or it holds credentials, which would end
+            up in every row.
     """
     if is_local(uri):
         path = uri[len("file://") :] if uri.startswith("file://") else uri
         return fs.LocalFileSystem(), str(Path(path).expanduser().absolute())
+    if _CREDENTIALS.search(uri):
+        raise UsageError(
+            f"The URI {redact(uri)!r} holds credentials, which would be stored with every row. Expected them in the "
+            "environment, e.g. AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or in the provider's own files."
+        )
     try:
         filesystem, path = fs.FileSystem.from_uri(uri)
     except (ValueError, OSError) as error:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import skimage
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from segment_anything.modeling import Sam
@@ -40,12 +40,21 @@ def photographs() -> dict[str, np.ndarray]:
     return images | {"china": china, "flower": flower}
 
 
+@pytest.fixture(params=[1, 2], ids=["one thread", "two threads"])
+def threads(request):
+    """Torch upsamples with another kernel, rounding otherwise, on one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
 def noise(height: int, width: int) -> np.ndarray:
     return np.random.default_rng(height * 10_007 + width).integers(0, 256, (height, width, 3), np.uint8)
 
 
 @pytest.mark.parametrize("name", ["china", "flower", "astronaut.png", "chelsea.png", "coffee.png"])
-def test_equals_the_published_generator_on_photographs(model, photographs, name):
+def test_equals_the_published_generator_on_photographs(model, photographs, name, threads):
     image = photographs[name]
     lowered = ForegroundConfig(points_per_side=5, points_per_batch=16, pred_iou_threshold=0.3, stability_threshold=0.6)
     ours = model.annotate(image, lowered)
@@ -83,9 +92,9 @@ def test_edge_thresholds(model, photographs, change):
 
 @pytest.mark.parametrize(
     ("height", "width"),
-    [(1, 1), (2, 3), (64, 64), (64, 65), (1, 20), (128, 1), (20, 400), (400, 20), (256, 256), (257, 255), (700, 611)],
+    [(1, 1), (2, 3), (64, 64), (64, 65), (128, 1), (20, 400), (400, 20), (256, 256), (257, 255), (500, 411)],
 )
-def test_image_sizes(model, height, width):
+def test_image_sizes(model, height, width, threads):
     image = noise(height, width)
     ours = model.annotate(image, EVERYTHING)
     assert len(ours) == 27
@@ -106,7 +115,7 @@ class Constant(torch.nn.Module):
 
 @pytest.mark.parametrize("value", [-30.0, -1.0, 0.0, 1e-7, 1.0, 30.0])
 @pytest.mark.parametrize("offset", [0.0, 1.0])
-def test_empty_and_full_masks_and_masks_on_the_threshold(value, offset):
+def test_empty_and_full_masks_and_masks_on_the_threshold(value, offset, threads):
     model = sam.load(ModelConfig(name="mini-sam"), "cpu", "fp32")
     model.network.mask_decoder = Constant(value)
     for stability in (0.0, 0.5):
@@ -133,18 +142,18 @@ def test_an_annotation_lies_in_its_tight_box(model, photographs):
             assert all(edge.any() for edge in edges)
 
 
-@settings(max_examples=80, deadline=None, derandomize=True)
+@settings(max_examples=50, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.integers(1, 700), st.integers(1, 700), st.integers(0, 2**16), st.data())
-def test_a_window_equals_the_whole_upsampling(height, width, seed, data):
+def test_a_window_equals_the_whole_upsampling(threads, height, width, seed, data):
     long = max(height, width)
     cut = max(1, int(height * 256 / long + 0.5)), max(1, int(width * 256 / long + 0.5))
-    low = torch.randn(1, 1, 64, 64, generator=torch.Generator().manual_seed(seed)) * 7
+    low = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(seed)) * 7
     whole = F.interpolate(low, (256, 256), mode="bilinear", align_corners=False)[..., : cut[0], : cut[1]]
-    whole = F.interpolate(whole, (height, width), mode="bilinear", align_corners=False)[0, 0]
+    whole = F.interpolate(whole, (height, width), mode="bilinear", align_corners=False)[0, 2]
     x0, y0 = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
     x1, y1 = data.draw(st.integers(x0 + 1, width)), data.draw(st.integers(y0 + 1, height))
     plan = upsampling((64, 64), 256, cut, (height, width))
-    part = window_logits(low[0, 0], (x0, y0, x1, y1), plan)
+    part = window_logits(low[0, 2], (x0, y0, x1, y1), plan)
     assert torch.equal(part, whole[y0:y1, x0:x1])
 
 

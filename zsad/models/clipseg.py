@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from zsad.config import ModelConfig, Precision
 
 INPUT_SIZE = 352
+MINI_INPUT_SIZE = 256
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 TEXT_BATCH = 256
@@ -226,7 +227,7 @@ def input_size(name: str) -> int:
         UsageError: not a CLIPSeg model of the registry.
     """
     model_config(name)
-    return INPUT_SIZE
+    return MINI_INPUT_SIZE if name == "mini-clipseg" else INPUT_SIZE
 
 
 def model_config(name: str) -> CLIPSegConfig:
@@ -260,13 +261,13 @@ def model_config(name: str) -> CLIPSegConfig:
         )
     if name == "mini-clipseg":
         return CLIPSegConfig(
-            text_config=text | _transformer(width=64, layers=3, heads=4),
-            vision_config=vision | {"image_size": INPUT_SIZE} | _transformer(width=96, layers=4, heads=4),
+            text_config=text | _transformer(width=64, layers=2, heads=4),
+            vision_config=vision | {"image_size": MINI_INPUT_SIZE} | _transformer(width=128, layers=4, heads=4),
             projection_dim=64,
-            extract_layers=[1, 2, 3],
-            reduce_dim=32,
+            extract_layers=[1, 3],
+            reduce_dim=48,
             decoder_num_attention_heads=4,
-            decoder_intermediate_size=128,
+            decoder_intermediate_size=96,
             conditional_layer=0,
             use_complex_transposed_convolution=True,
         )

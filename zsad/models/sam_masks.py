@@ -3,7 +3,8 @@
 SAM upsamples its low-resolution logits twice with ``F.interpolate(mode="bilinear")``: to the padded square
 input, then, with the padding cut off, to the image. Here only a window of the result is computed, from the
 same taps and weights in the same order of float operations, so that on a CPU it equals the whole upsampling
-bit for bit (on another device: to float rounding). Every function works on the device of its arguments.
+bit for bit (on another device: to float rounding). Torch has two kernels for this, which round differently;
+``joint`` tells them apart. Every function works on the device of its arguments.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ Box = tuple[int, int, int, int]
 """x0, y0, x1, y1 in native pixels, end exclusive."""
 
 _SMALL_OUTPUT = 128
-"""Up to this height + width torch interpolates with another kernel, in another order of operations."""
+"""Up to this height + width of the output, torch always takes its joint kernel on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -67,14 +68,16 @@ class Upsampling:
 
     Attributes:
         rows, columns: per axis.
-        input_size: (height, width) of the resized image without padding.
         native_size: (height, width) of the image.
+        coarse_joint, fine_joint: which kernel torch takes: one sum of four taps (joint), or along the columns
+            and then along the rows.
     """
 
     rows: Axis
     columns: Axis
-    input_size: tuple[int, int]
     native_size: tuple[int, int]
+    coarse_joint: bool
+    fine_joint: bool
 
 
 def upsampling(
@@ -85,14 +88,16 @@ def upsampling(
     device: str | torch.device = "cpu",
 ) -> Upsampling:
     """Plan the upsampling from ``low_size`` over ``padded_size``, cut to ``input_size``, to ``native_size``."""
+    coarse_joint = _joint((padded_size, padded_size), device)
+    fine_joint = _joint(native_size, device)
     axes = [
-        _axis(taps(low, padded_size, device), taps(cut, native, device))
+        _axis(taps(low, padded_size, coarse_joint, device), taps(cut, native, fine_joint, device))
         for low, cut, native in zip(low_size, input_size, native_size, strict=True)
     ]
-    return Upsampling(axes[0], axes[1], input_size, native_size)
+    return Upsampling(axes[0], axes[1], native_size, coarse_joint, fine_joint)
 
 
-def taps(size_in: int, size_out: int, device: str | torch.device = "cpu") -> Taps:
+def taps(size_in: int, size_out: int, joint: bool, device: str | torch.device = "cpu") -> Taps:
     """The taps that ``F.interpolate`` uses along an axis, read off its own output.
 
     Its weights depend on how it rounds pixel positions in float32. Interpolating the indicator of
@@ -101,12 +106,12 @@ def taps(size_in: int, size_out: int, device: str | torch.device = "cpu") -> Tap
     # Beyond the end, the two taps of the last outputs would coincide and hide their weights.
     index = torch.arange(size_in + 2, device=device)
     indicators = torch.stack([(index % 3 == c).float() for c in range(3)])
-    # Enough rows that torch takes the kernel for large outputs.
-    copies = _SMALL_OUTPUT // 3 + 1
-    rows = indicators.repeat_interleave(copies, 0)[None, None]
+    # On a CPU, a single row makes torch take its joint kernel (or, for a long one, decide by the threads as
+    # it does for SAM's three masks per prompt: hence three channels), and many rows keep it from doing so.
+    rows = indicators[None, :, None].expand(1, 3, 1 if joint else _SMALL_OUTPUT, -1)
     scale = (1.0, size_out / size_in)
     weights = F.interpolate(rows, scale_factor=scale, mode="bilinear", recompute_scale_factor=False)
-    weights = weights[0, 0, ::copies, :size_out]
+    weights = weights[0, :, 0, :size_out]
 
     outputs = torch.arange(size_out, device=device, dtype=torch.float64)
     position = ((outputs + 0.5) * size_in / size_out - 0.5).clamp(min=0)
@@ -149,14 +154,12 @@ def window_logits(low: Tensor, box: Box, plan: Upsampling) -> Tensor:
         (y1 - y0, x1 - x0) float32.
     """
     x0, y0, x1, y1 = box
-    if sum(plan.native_size) <= _SMALL_OUTPUT:
-        whole = _lerp2(low, plan.rows.coarse, plan.columns.coarse)[: plan.input_size[0], : plan.input_size[1]]
-        native = F.interpolate(whole[None, None], plan.native_size, mode="bilinear", align_corners=False)
-        return native[0, 0, y0:y1, x0:x1]
     top, bottom = plan.rows.starts[y0], plan.rows.stops[y1 - 1]
     left, right = plan.columns.starts[x0], plan.columns.stops[x1 - 1]
-    middle = _lerp2(low, plan.rows.coarse.part(top, bottom), plan.columns.coarse.part(left, right))
-    return _lerp2(middle, plan.rows.fine.part(y0, y1, top), plan.columns.fine.part(x0, x1, left))
+    middle = _interpolate(
+        low, plan.rows.coarse.part(top, bottom), plan.columns.coarse.part(left, right), plan.coarse_joint
+    )
+    return _interpolate(middle, plan.rows.fine.part(y0, y1, top), plan.columns.fine.part(x0, x1, left), plan.fine_joint)
 
 
 def measure(
@@ -212,16 +215,27 @@ def _reach(over: Tensor, axis: Axis) -> tuple[Tensor, Tensor]:
     return start, torch.where(over.any(1), stop, 0)
 
 
-def _lerp2(values: Tensor, rows: Taps, columns: Taps) -> Tensor:
-    """Along the columns, then along the rows: the order of torch's kernel."""
-    return _lerp(_lerp(values, columns, 1), rows, 0)
+def _joint(size_out: tuple[int, int], device: str | torch.device) -> bool:
+    """Whether torch takes its joint kernel for three channels of this output size (UpSampleKernel.cpp)."""
+    if torch.device(device).type != "cpu":
+        return False
+    return torch.get_num_threads() == 1 or sum(size_out) <= _SMALL_OUTPUT
 
 
-def _lerp(values: Tensor, part: Taps, dim: int) -> Tensor:
-    left, right = values.index_select(dim, part.left), values.index_select(dim, part.right)
-    shape = (-1, 1) if dim == 0 else (1, -1)
-    # Where torch's kernel is compiled with fused multiply-add, so is addcmul: one rounding for the left tap.
-    return torch.addcmul(right.mul_(part.right_weight.view(shape)), left, part.left_weight.view(shape))
+def _interpolate(values: Tensor, rows: Taps, columns: Taps, joint: bool) -> Tensor:
+    """(h, w) -> (outputs of rows, outputs of columns), in the order of operations of torch's kernels.
+
+    Where those are compiled with fused multiply-add, so is addcmul.
+    """
+    left, right = values.index_select(1, columns.left), values.index_select(1, columns.right)
+    upper, lower = rows.left_weight[:, None], rows.right_weight[:, None]
+    if joint:
+        total = right.index_select(0, rows.left).mul_(upper * columns.right_weight)
+        total.addcmul_(left.index_select(0, rows.left), upper * columns.left_weight)
+        total.addcmul_(left.index_select(0, rows.right), lower * columns.left_weight)
+        return total.addcmul_(right.index_select(0, rows.right), lower * columns.right_weight)
+    across = right.mul_(columns.right_weight).addcmul_(left, columns.left_weight)
+    return across.index_select(0, rows.right).mul_(lower).addcmul_(across.index_select(0, rows.left), upper)
 
 
 def _count(mask: Tensor) -> Tensor:

@@ -21,11 +21,12 @@ from zsad.models.state_dicts import load_into, load_state_dict, seeded, sha256_o
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from zsad.config import ModelConfig
+    from zsad.config import ModelConfig, ModelsConfig
 
 __all__ = [
     "REGISTRY",
     "WeightsEntry",
+    "all_trained",
     "cache_folder",
     "entry",
     "find",
@@ -48,6 +49,12 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 def cache_folder() -> Path:
     """``$ZSAD_CACHE`` or ``~/.cache/zsad``."""
     return Path(os.environ.get("ZSAD_CACHE") or Path.home() / ".cache" / "zsad").expanduser()
+
+
+def all_trained(models: ModelsConfig) -> bool:
+    """Whether all four models have trained weights; False = some are random and scores mean nothing."""
+    chosen = (models.isnet, models.sam, models.clip, models.clipseg)
+    return all(is_trained(model.name, model.weights) for model in chosen)
 
 
 def find(name: str, explicit: str | Path | None = None) -> Path | None:

@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import ray
 
@@ -29,9 +30,13 @@ def connected(address: str | None) -> Iterator[None]:
         yield
         return
     address = address or ("auto" if os.environ.get("RAY_ADDRESS") else "local")
-    own = {"include_dashboard": False} if address == "local" else {}
+    own: dict[str, Any] = {}
+    if address == "local":
+        own = {"include_dashboard": False}
+        # Ray's core prints a harmless error per actor pool into the terminal (ray#53727).
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
-        ray.init(address=address, logging_level=logging.WARNING, **own)
+        ray.init(address=address, logging_level=logging.ERROR, **own)
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise ZsadError(
             f"Cannot reach Ray at {address!r}: {error}. Expected local, auto or ray://HOST:10001."

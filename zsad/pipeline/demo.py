@@ -9,8 +9,9 @@ from zsad.datasets.synthetic import write_synthetic_visa
 from zsad.errors import UsageError
 from zsad.evaluation import format_table
 from zsad.evaluation.ranking import format_top
-from zsad.pipeline.evaluate import describe_run, evaluate_run
+from zsad.pipeline.evaluate import evaluate_run
 from zsad.pipeline.score import ScoreOptions, score
+from zsad.storage import describe_run
 
 
 def run_demo(folder: str, per_kind: int, seed: int) -> None:

@@ -19,7 +19,6 @@ from zsad.evaluation import (
 from zsad.evaluation.parts import check_resolution
 from zsad.filesystem import absolute, join, redact, resolve
 from zsad.pipeline.cluster import connected
-from zsad.storage import read_run
 
 _IN_FLIGHT_PER_CPU = 2
 
@@ -55,14 +54,6 @@ def evaluate_run(
     metrics = summarise([merged], predictions, resolution)
     _write(metrics, join(output, "metrics", f"{resolution}.parquet"))
     return metrics
-
-
-def describe_run(output: str) -> tuple[str | None, str | None]:
-    """(dataset layout, ``untrained`` or None) of a run, for the heading of its table."""
-    info = read_run(absolute(output))
-    if info is None:
-        return None, None
-    return info.dataset.get("layout"), None if info.dataset.get("trained", True) else "untrained"
 
 
 def _merge_parts(output: str, parts: list[tuple[str, pd.DataFrame]], resolution: str) -> PartState:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -70,4 +71,6 @@ def configure(context: DataContext) -> None:
     context.print_on_execution_start = False
     context.execution_no_progress_timeout_s = 600
     context.enable_stats_summary_collection = True
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    # Until Ray 2.64 this is the only way to say max_task_retries.
+    warnings.filterwarnings("ignore", message=".*ray_remote_args.*is deprecated")

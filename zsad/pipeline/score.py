@@ -5,35 +5,26 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
-from typing import Any, TextIO
+from typing import TextIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import ray
 
 from zsad.config import Config, fingerprint, load_config, scored_fields
 from zsad.datasets import load_manifest
-from zsad.detector import device_of, trained_models
-from zsad.errors import UsageError, ZsadError
+from zsad.errors import ZsadError
 from zsad.filesystem import absolute, redact
-from zsad.models import clip, clipseg, isnet, sam
-from zsad.models.weights import is_trained, locate, sha256_of
-from zsad.pipeline.cluster import check_nodes, cluster_resources, connected
-from zsad.pipeline.cost import slow_warning, weights_gib
-from zsad.pipeline.graph import run_graph
-from zsad.pipeline.pools import describe, plan_pools
-from zsad.pipeline.progress import ProgressCounter, ProgressReporter, duration
-from zsad.pipeline.sink import PartSink
+from zsad.models.weights import all_trained
+from zsad.pipeline.text import duration
+from zsad.pipeline.weights import validate_weights, weights_hashes
 from zsad.storage import (
     RunInfo,
     check_output,
-    clear_success,
     committed_rows,
     drop_superseded,
     manifest_hash,
-    new_run_id,
     read_success,
     set_aside_broken,
     work_left,
@@ -41,7 +32,6 @@ from zsad.storage import (
     write_success,
 )
 
-_FAMILIES = {"isnet": isnet, "sam": sam, "clip": clip, "clipseg": clipseg}
 _PACKAGES = (
     "zsad",
     "torch",
@@ -137,7 +127,7 @@ def score(options: ScoreOptions, stream: TextIO = sys.stderr) -> ScoreSummary:
         for name in set_aside_broken(output):
             print(f"Set aside a broken part of an earlier run: {name}", file=stream)
     work = work_left(manifest, output, mark, options.retry_errors)
-    trained = trained_models(config)
+    trained = all_trained(config.models)
     _announce(options, config, manifest, work, mark, trained, stream)
 
     hashed = manifest_hash(manifest)
@@ -145,11 +135,14 @@ def score(options: ScoreOptions, stream: TextIO = sys.stderr) -> ScoreSummary:
     if work.num_rows == 0 and success is not None and success.manifest_hash == hashed:
         return _finish(options, output, 0, start, trained, stream)
 
-    timings: dict[str, Any] = {}
+    info = _run_info(options, config, mark, fields, weights, root)
     if work.num_rows:
         validate_weights(config)
-        with connected(options.address):
-            timings = _run(work, options, config, mark, root, output, stream, fields, weights)
+        # Ray and torch take seconds to import; a finished run and a wrong option need neither.
+        from zsad.pipeline.execute import execute
+
+        timings = execute(work, config, info, root, output, options.address, stream)
+        info = replace(info, timings=timings)
         left = work_left(manifest, output, mark)
         if left.num_rows:
             raise ZsadError(
@@ -159,104 +152,9 @@ def score(options: ScoreOptions, stream: TextIO = sys.stderr) -> ScoreSummary:
     drop_superseded(output, mark)
     summary = _finish(options, output, work.num_rows, start, trained, stream)
     counts = {"images": summary.images, "ok": summary.images - summary.errors, "errors": summary.errors}
-    write_run(output, _run_info(options, config, mark, fields, weights, root, counts, timings))
+    write_run(output, replace(info, counts=counts))
     write_success(output, counts, hashed)
     return summary
-
-
-def weights_hashes(config: Config) -> dict[str, str]:
-    """sha256 of the weights by family; for random models of their state dict.
-
-    Raises:
-        UsageError: weights that cannot be had.
-    """
-    hashes = {}
-    for family, module in _FAMILIES.items():
-        model = getattr(config.models, family)
-        if is_trained(model.name, model.weights):
-            hashes[family] = sha256_of(locate(model.name, model.weights))
-        else:
-            hashes[family] = module.load(model, "cpu", "fp32").sha256
-    return hashes
-
-
-def validate_weights(config: Config) -> None:
-    """Load each model once on the CPU, so that weights that do not fit fail here and not on every worker.
-
-    Raises:
-        UsageError: says which entries are missing, unexpected or of another shape.
-    """
-    for family, module in _FAMILIES.items():
-        model = getattr(config.models, family)
-        if is_trained(model.name, model.weights):
-            module.load(model, "cpu", "fp32")
-
-
-def _run(
-    work: pa.Table,
-    options: ScoreOptions,
-    config: Config,
-    mark: str,
-    root: str,
-    output: str,
-    stream: TextIO,
-    fields: dict[str, Any],
-    weights: dict[str, str],
-) -> dict[str, Any]:
-    check_nodes(root, output, config)
-    resources = cluster_resources()
-    pools = plan_pools(config, resources, actor_gib=1 + 1.5 * weights_gib(config))
-    device = "cpu" if not any(pool.num_gpus for pool in pools) else "cuda"
-    warning = slow_warning(config, device)
-    if warning:
-        print(f"Warning: {warning}", file=stream)
-    print(f"Actor pools: {describe(pools)}", file=stream, flush=True)
-    # From here on the output is written to.
-    clear_success(output)
-    write_run(output, _run_info(options, config, mark, fields, weights, root, {}, {}))
-    run_id = new_run_id(output)
-    rows_per_part = config.runtime.rows_per_part or min(max(work.num_rows // 100, 16), 2048)
-    counter = ray.remote(num_cpus=0)(ProgressCounter).remote()
-    start = time.monotonic()
-    try:
-        with ProgressReporter(counter, work.num_rows, stream):
-            run_graph(work, pools, config, mark, PartSink(output, run_id, rows_per_part), counter)
-    except (ray.exceptions.RayError, RuntimeError, OSError) as error:
-        cause = getattr(error, "cause", None) or error
-        if isinstance(cause, UsageError):
-            raise cause from None
-        raise ZsadError(
-            f"The run stopped: {type(cause).__name__}: {redact(str(cause)).strip().splitlines()[-1][:500]}\n"
-            "What is committed stays; run the same command again to go on."
-        ) from error
-    seconds = time.monotonic() - start
-    return {
-        "seconds": round(seconds, 3),
-        "images": work.num_rows,
-        "images_per_second": round(work.num_rows / seconds, 4),
-        "pools": [asdict(pool) for pool in pools],
-        "ray_data": _operator_stats(),
-    }
-
-
-def _operator_stats() -> dict[str, Any]:
-    """Ray Data's figures of the run per operator; an interface that may be missing in other versions."""
-    try:
-        summary = ray.data.list_stats_summaries()[-1]
-        operators = [
-            {
-                "operator": operator.operator_name,
-                "tasks": operator.wall_time.count,
-                "wall_seconds": round(operator.wall_time.sum, 3),
-                "cpu_seconds": round(operator.cpu_time.sum, 3),
-                "output_rows": operator.output_num_rows.sum,
-            }
-            for operator in summary.operators_stats
-            if operator.wall_time is not None
-        ]
-        return {"operators": operators, "spilled_bytes": summary.dataset_bytes_spilled}
-    except (AttributeError, IndexError, TypeError, ray.exceptions.RayError):
-        return {}
 
 
 def _announce(
@@ -306,14 +204,7 @@ def _finish(
 
 
 def _run_info(
-    options: ScoreOptions,
-    config: Config,
-    mark: str,
-    fields: dict[str, Any],
-    weights: dict[str, str],
-    root: str,
-    counts: dict[str, int],
-    timings: dict[str, Any],
+    options: ScoreOptions, config: Config, mark: str, fields: dict[str, object], weights: dict[str, str], root: str
 ) -> RunInfo:
     return RunInfo(
         fingerprint=mark,
@@ -328,9 +219,6 @@ def _run_info(
             "object": options.object_name,
             "categories": list(options.categories),
             "limit": options.limit,
-            "trained": trained_models(config),
-            "device": device_of(config),
+            "trained": all_trained(config.models),
         },
-        counts=counts,
-        timings=timings,
     )

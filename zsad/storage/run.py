@@ -78,6 +78,14 @@ def read_run(output: str) -> RunInfo | None:
     return _read_as(RunInfo, join(output, RUN))
 
 
+def describe_run(output: str) -> tuple[str | None, str | None]:
+    """(dataset layout, ``untrained`` or None) of a run, for the heading of a table of its scores."""
+    info = read_run(output)
+    if info is None:
+        return None, None
+    return info.dataset.get("layout"), None if info.dataset.get("trained", True) else "untrained"
+
+
 def check_output(output: str, fingerprint: str, scored_fields: Mapping[str, Any]) -> RunInfo | None:
     """That ``output`` may be written to by a run of this fingerprint. Writes nothing.
 

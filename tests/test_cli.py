@@ -1,0 +1,236 @@
+"""The installed command: exit codes and one clear message for every kind of wrong input, nothing written."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+
+from zsad.config import fingerprint, load_config, scored_fields
+from zsad.models import isnet
+from zsad.pipeline.weights import weights_hashes
+from zsad.storage import RunInfo, part_name, write_part, write_run, write_success
+
+COMMAND = str(Path(sys.executable).parent / "zsad")
+
+
+def zsad(*arguments, **environment):
+    return subprocess.run(
+        [COMMAND, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"COLUMNS": "100"} | environment,
+    )
+
+
+@pytest.fixture
+def folder(tmp_path):
+    images = tmp_path / "images"
+    images.mkdir()
+    cv2.imwrite(str(images / "a.png"), np.zeros((20, 20, 3), np.uint8))
+    return images
+
+
+@pytest.fixture
+def visa(tmp_path):
+    root = tmp_path / "visa"
+    (root / "split_csv").mkdir(parents=True)
+    (root / "split_csv" / "1cls.csv").write_text(
+        "object,split,label,image,mask\npcb1,test,normal,pcb1/a.png,\npcb2,train,normal,pcb2/b.png,\n"
+    )
+    return root
+
+
+def score(folder, tmp_path, *extra, dataset="folder"):
+    return zsad(
+        "score", "--dataset", dataset, "--root", folder, "--output", tmp_path / "out", "--preset", "mini", *extra
+    )
+
+
+def refused(done, tmp_path, pattern):
+    assert done.returncode == 2, done.stderr
+    assert re.search(pattern, done.stderr, re.DOTALL), done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("Error: ") == 1
+    assert not (tmp_path / "out").exists()
+
+
+CASES = {
+    "unknown preset": (["--object", "x", "--preset", "nosuch"], r"Unknown preset 'nosuch'.*mini.*vand2023"),
+    "unknown field": (["--object", "x", "--set", "tiling.foo=1"], r"tiling.foo: unknown field.*min_side"),
+    "value out of range": (["--object", "x", "--set", "tiling.max_tiles=0"], r"tiling.max_tiles: given 0"),
+    "no object": ([], r"--object"),
+    "unknown model": (["--object", "x", "--set", "models.sam.name=nosuch"], r"nosuch.*sam-vit-h"),
+    "credentials in the output": (["--object", "x", "--output", "s3://k:hunter2@b/o"], r"environment"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_wrong_options(folder, tmp_path, case):
+    extra, pattern = CASES[case]
+    done = score(folder, tmp_path, *extra)
+    refused(done, tmp_path, pattern)
+    assert "hunter2" not in done.stderr
+
+
+def test_missing_root(tmp_path):
+    refused(score(tmp_path / "nowhere", tmp_path, "--object", "x"), tmp_path, r"nowhere")
+
+
+def test_empty_folder(tmp_path):
+    (tmp_path / "empty").mkdir()
+    refused(score(tmp_path / "empty", tmp_path, "--object", "x"), tmp_path, r"(?i)no image")
+
+
+def test_unknown_layout(folder, tmp_path):
+    refused(score(folder, tmp_path, dataset="visa"), tmp_path, r"1cls\.csv.*meta\.json")
+
+
+def test_category_without_images(visa, tmp_path):
+    refused(score(visa, tmp_path, "--category", "pcb2", dataset="visa"), tmp_path, r"split 'test'.*train")
+    refused(score(visa, tmp_path, "--category", "pcb9", dataset="visa"), tmp_path, r"pcb9.*pcb1")
+
+
+def test_one_id_with_two_paths(folder, tmp_path):
+    cv2.imwrite(str(folder / "b.png"), np.zeros((20, 20, 3), np.uint8))
+    manifest = folder / "manifest.csv"
+    manifest.write_text("image_id,image_path,class_name\n1,a.png,nut\n1,b.png,nut\n")
+    refused(score(manifest, tmp_path, dataset="manifest"), tmp_path, r"'?1'?.*a\.png.*b\.png")
+
+
+def test_weights_missing_offline(folder, tmp_path):
+    done = score(folder, tmp_path, "--object", "x", "--set", "models.sam.name=sam-vit-b")
+    refused(done, tmp_path, r"sam_vit_b_01ec64\.pth.*357\.7 MiB.*looked in.*zsad models download sam-vit-b")
+
+
+def test_state_dict_of_the_wrong_shape(folder, tmp_path):
+    state = isnet.load(load_config("mini").models.isnet).network.state_dict()
+    state["conv_in.weight"] = torch.zeros(3, 3, 3, 3)
+    torch.save(state, tmp_path / "wrong.pth")
+    done = score(folder, tmp_path, "--object", "x", "--set", f"models.isnet.weights={tmp_path / 'wrong.pth'}")
+    refused(done, tmp_path, r"conv_in\.weight \(3, 3, 3, 3\), expected")
+
+
+def test_unknown_dataset_is_a_usage_error(folder, tmp_path):
+    done = score(folder, tmp_path, dataset="nosuch")
+    assert done.returncode == 2 and "visa" in done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["evaluate", "top"])
+def test_reading_a_run_that_is_not_there(tmp_path, command):
+    done = zsad(command, tmp_path / "nowhere")
+    refused(done, tmp_path, r"nowhere.*zsad score|zsad score.*nowhere|nowhere")
+
+
+def finished_run(folder, output, errors, object_name="nut"):
+    """A finished run of one image per file of ``folder``, the first ``errors`` of them failed."""
+    from zsad.datasets import load_manifest
+    from zsad.pipeline.adapter import scored_table
+    from zsad.steps.item import Failure, ImageItem
+    from zsad.storage import manifest_hash
+
+    config = load_config("mini")
+    weights = weights_hashes(config)
+    mark = fingerprint(config, weights, object_name)
+    manifest = load_manifest("folder", str(folder), object_name=object_name)
+    items = [ImageItem(path, object_name) for path in manifest["image_path"].to_pylist()]
+    for item in items[:errors]:
+        item.failure = Failure("load", "truncated", "the file ends early")
+    tables = []
+    for index, item in enumerate(items):
+        if item.failure is None:
+            item.height = item.width = 20
+            item.foreground = np.ones((20, 20), bool)
+            item.foreground_source = "full_image"
+            item.tiles = ()
+            item.tile_scores = item.component_scores = np.zeros(0, np.float32)
+            item.score = 0.5 + index / 100
+            item.tile_maps = np.zeros((0, 4, 4), np.float16)
+        tables.append(scored_table([item], manifest.slice(index, 1), mark, False))
+    write_part(str(output), part_name("r", 0), pa.concat_tables(tables))
+    write_run(str(output), RunInfo(mark, config.model_dump(mode="json"), scored_fields(config, weights, object_name)))
+    write_success(str(output), {"images": len(items)}, manifest_hash(manifest))
+
+
+@pytest.mark.parametrize(("errors", "fraction", "code"), [(0, "0", 0), (1, "0.5", 0), (1, "0.2", 3)])
+def test_a_finished_run_gives_the_code_of_its_table_without_starting_ray(folder, tmp_path, errors, fraction, code):
+    cv2.imwrite(str(folder / "b.png"), np.zeros((20, 20, 3), np.uint8))
+    finished_run(folder, tmp_path / "out", errors)
+    done = score(folder, tmp_path, "--object", "nut", "--max-error-fraction", fraction, "--address", "ray://0.0.0.0:1")
+    assert done.returncode == code, done.stderr
+    assert "2 already scored, 0 to do" in done.stderr
+    assert f"2 rows, {2 - errors} ok, {errors} errors" in done.stderr
+    assert ("load/truncated 1" in done.stderr) == bool(errors)
+
+
+def test_another_configuration_into_the_same_output(folder, tmp_path):
+    finished_run(folder, tmp_path / "out", 0)
+    before = sorted(tmp_path.rglob("*"))
+    done = score(folder, tmp_path, "--object", "nut", "--set", "foreground.min_coverage=0.5")
+    assert done.returncode == 2
+    assert "foreground.min_coverage: 0.8 -> 0.5" in done.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_top_ranks_and_says_untrained_only_when_it_is(folder, tmp_path):
+    cv2.imwrite(str(folder / "b.png"), np.zeros((20, 20, 3), np.uint8))
+    finished_run(folder, tmp_path / "out", 0)
+    done = zsad("top", tmp_path / "out", "-n", "1")
+    assert done.returncode == 0
+    assert "b.png" in done.stdout and "a.png" not in done.stdout
+    assert "untrained" not in done.stdout
+
+
+def test_evaluate_without_labels(folder, tmp_path):
+    finished_run(folder, tmp_path / "out", 0)
+    done = zsad("evaluate", tmp_path / "out")
+    assert done.returncode == 2
+    assert "has a label" in done.stderr
+
+
+def test_unreachable_cluster_fails_with_1(folder, tmp_path):
+    done = score(folder, tmp_path, "--object", "nut", "--address", "nosuch://host")
+    assert done.returncode == 1, done.stderr
+    assert "Cannot reach Ray at 'nosuch://host'" in done.stderr
+
+
+def test_models_list_names_licence_size_and_hash():
+    done = zsad("models", "list")
+    assert done.returncode == 0
+    for text in (
+        "sam-vit-h",
+        "2.4 GiB",
+        "Apache-2.0",
+        "a7bf3b02f3ebf1267aba913ff637d9a2d5c33d3173bb679e46d9f338c26f262e",
+    ):
+        assert text in done.stdout
+
+
+def test_models_verify_and_download_offline(tmp_path):
+    done = zsad("models", "verify", "sam-vit-h", ZSAD_CACHE=str(tmp_path))
+    assert done.returncode == 2 and "not found" in done.stderr
+    done = zsad("models", "download", "--preset", "vand2023", ZSAD_CACHE=str(tmp_path))
+    assert done.returncode == 2 and "offline" in done.stderr
+    assert zsad("models", "verify").returncode == 2
+
+
+@pytest.mark.parametrize("command", [[], ["score"], ["evaluate"], ["top"], ["demo"], ["models"], ["models", "list"]])
+def test_help_shows_an_example(command):
+    done = zsad(*command, "--help")
+    assert done.returncode == 0
+    assert "Usage: zsad" in done.stdout
+    if command and command != ["models"]:
+        assert f"Example: zsad {' '.join(command)}" in " ".join(done.stdout.split())
+
+
+def test_demo_refuses_a_folder_of_someone_else(folder):
+    done = zsad("demo", "--output", folder)
+    assert done.returncode == 2 and "not an earlier demo" in done.stderr

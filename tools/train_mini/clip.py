@@ -1,0 +1,112 @@
+"""Mini CLIP: crops of sound and of damaged objects against captions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tools.train_mini.data import EMPTY, Pictures, balanced, view
+from tools.train_mini.loop import Plan, train
+from tools.train_mini.words import ANOMALOUS_STATES, NORMAL_STATES, Captions, SubwordEmbedding
+from zsad.models import clip
+from zsad.models.weights import seeded
+
+BATCH = 64
+MEAN = torch.tensor((0.48145466, 0.4578275, 0.40821073)).view(3, 1, 1) * 255
+STD = torch.tensor((0.26862954, 0.26130258, 0.27577711)).view(3, 1, 1) * 255
+
+
+class Student(nn.Module):
+    """The open_clip model with its token table replaced by n-grams while it learns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.clip = clip.build("mini-clip")
+        width = self.clip.token_embedding.embedding_dim  # type: ignore[union-attr, operator]
+        self.words = SubwordEmbedding(width)  # type: ignore[arg-type]
+        self.clip.token_embedding.requires_grad_(False)  # type: ignore[union-attr, operator]
+
+    def texts(self, tokens: Tensor) -> Tensor:
+        """(P, L) tokens -> (P, D) unit. As open_clip's ``encode_text``, on the first L positions only."""
+        model, length = self.clip, tokens.shape[1]
+        hidden = self.words(tokens) + model.positional_embedding[:length]
+        hidden = model.ln_final(model.transformer(hidden, attn_mask=model.attn_mask[:length, :length]))
+        end = hidden[torch.arange(len(tokens)), tokens.argmax(1)]
+        return F.normalize(end @ model.text_projection, dim=-1)
+
+    def images(self, pixels: Tensor) -> Tensor:
+        """(N, 3, S, S) -> (N, D) unit."""
+        with torch.autocast("cpu", torch.bfloat16):
+            features = self.clip.encode_image(pixels.to(memory_format=torch.channels_last))
+        return F.normalize(features.float(), dim=-1)
+
+    @torch.no_grad()
+    def finished(self) -> dict[str, Tensor]:
+        """The state dict of the plain open_clip model."""
+        self.clip.token_embedding.weight.copy_(self.words.table())
+        return self.clip.state_dict()
+
+
+def train_clip(pictures: Pictures, folder: Path, seed: int, steps: int) -> tuple[dict[str, Tensor], float]:
+    """Returns (state dict, CPU minutes)."""
+    student = seeded(Student, seed)
+    student.clip.visual.to(memory_format=torch.channels_last)
+    captions = Captions()
+    tokenizer = clip.SimpleTokenizer(context_length=77)
+    labels, kinds = np.asarray(pictures.crop_labels), np.asarray(pictures.crop_kinds)
+    side = clip.model_config("mini-clip")["vision_cfg"]["image_size"]
+
+    def step(rng: np.random.Generator, number: int) -> tuple[Tensor, dict[str, float]]:
+        chosen = balanced(rng, labels, kinds, BATCH)
+        views = [view(rng, pictures, int(i), side) for i in chosen]
+        pixels = (torch.from_numpy(np.stack([v[0] for v in views])).permute(0, 3, 1, 2).float() - MEAN) / STD
+        wrong = torch.tensor([float((v[1] > 64).sum() >= 3) for v in views])
+        sure = torch.tensor([float(labels[i] in (0, EMPTY)) for i in chosen]) + wrong
+        groups = [
+            captions.states(rng, NORMAL_STATES, 14),
+            captions.states(rng, ANOMALOUS_STATES, 16),
+            captions.neutral(rng, 6),
+            captions.neutral(rng, 6),
+            captions.kinds(rng),
+        ]
+        tokens = tokenizer([text for group in groups for text in group])
+        tokens = tokens[:, : int(tokens.argmax(1).max()) + 1]
+        normal, anomalous, vague, other, names = student.texts(tokens).split([len(group) for group in groups])
+        images = student.images(pixels)
+        scale = student.clip.logit_scale.exp().clamp(max=60)
+        # The quantity that scores a tile, and the same for every single caption against the other side.
+        margin = scale * images @ (anomalous.mean(0) - normal.mean(0))
+        each_bad = scale * (images @ anomalous.T - (images @ normal.mean(0))[:, None])
+        each_good = scale * ((images @ anomalous.mean(0))[:, None] - images @ normal.T)
+        truth = wrong[:, None]
+        whole = _bce(margin, wrong, sure)
+        single = _bce(torch.cat([each_bad, each_good], 1), truth.expand(-1, 30), sure[:, None])
+        # Captions whose state means nothing must not tell sound from damaged: no difference in standard units.
+        blank = torch.stack([vague.mean(0) - other.mean(0), vague[0] - other[0], vague[1] - other[1]])
+        said = images @ blank.T
+        gap = said[wrong > 0].mean(0) - said[wrong == 0].mean(0)
+        neutral = (gap / (said.std(0) + 1e-4)).square().mean()
+        # And they lie half-way between the two sides.
+        middle = (torch.cat([vague, other]) @ (anomalous.mean(0) - normal.mean(0)) - 0.5 * (
+            (anomalous.mean(0) + normal.mean(0)) @ (anomalous.mean(0) - normal.mean(0)))).square().mean()
+        kind = F.cross_entropy(10 * images @ names.T, torch.from_numpy(kinds[chosen]).long())
+        loss = whole + 0.5 * single + 0.2 * neutral + 0.5 * middle + 0.15 * kind
+        ranks = _auroc(margin.detach(), wrong)
+        return loss, {"tile": float(whole.detach()), "auroc": ranks, "neutral": float(neutral.detach()), "kind": float(kind.detach())}
+
+    minutes = train(Plan("clip", seed, steps, 2e-3), student, step, folder)
+    return student.finished(), minutes
+
+
+def _bce(logits: Tensor, truth: Tensor, sure: Tensor) -> Tensor:
+    loss = F.binary_cross_entropy_with_logits(logits, truth.expand_as(logits), reduction="none")
+    return (loss * sure).sum() / (sure.expand_as(loss)).sum()
+
+
+def _auroc(scores: Tensor, truth: Tensor) -> float:
+    good, bad = scores[truth == 0], scores[truth > 0]
+    return float((bad[:, None] > good[None]).float().mean()) if len(good) and len(bad) else float("nan")

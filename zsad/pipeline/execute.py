@@ -1,0 +1,102 @@
+"""Running the work list on a cluster: connect, check, size the pools, run the graph."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from typing import Any, TextIO
+
+import pyarrow as pa
+import ray
+
+from zsad.config import Config
+from zsad.errors import UsageError, ZsadError
+from zsad.filesystem import redact
+from zsad.pipeline.cluster import check_nodes, cluster_resources, connected
+from zsad.pipeline.cost import slow_warning, weights_gib
+from zsad.pipeline.graph import run_graph
+from zsad.pipeline.pools import describe, plan_pools
+from zsad.pipeline.progress import ProgressCounter, ProgressReporter
+from zsad.pipeline.sink import PartSink
+from zsad.storage import RunInfo, clear_success, new_run_id, write_run
+
+
+def execute(
+    work: pa.Table, config: Config, info: RunInfo, root: str, output: str, address: str | None, stream: TextIO
+) -> dict[str, Any]:
+    """Score the images of a work list into ``output`` and return the timings of the run.
+
+    Args:
+        work: manifest rows, one per image to score.
+        config: the configuration.
+        info: written to ``run.json`` before the first row.
+        root: of the dataset.
+        output: of the run.
+        address: see ``zsad.pipeline.cluster.connected``.
+        stream: for progress.
+
+    Raises:
+        UsageError: the cluster cannot run this; nothing is written then.
+        ZsadError: the run failed; what is committed stays.
+    """
+    with connected(address):
+        check_nodes(root, output, config)
+        pools = plan_pools(config, cluster_resources(), actor_gib=1 + 1.5 * weights_gib(config))
+        warning = slow_warning(config, "cuda" if any(pool.num_gpus for pool in pools) else "cpu")
+        if warning:
+            print(f"Warning: {warning}", file=stream)
+        print(f"Actor pools: {describe(pools)}", file=stream, flush=True)
+        # From here on the output is written to.
+        clear_success(output)
+        write_run(output, info)
+        rows_per_part = config.runtime.rows_per_part or min(max(work.num_rows // 100, 16), 2048)
+        sink = PartSink(output, new_run_id(output), rows_per_part)
+        counter = ray.remote(num_cpus=0)(ProgressCounter).remote()
+        start = time.monotonic()
+        try:
+            with ProgressReporter(counter, work.num_rows, stream):
+                run_graph(work, pools, config, info.fingerprint, sink, counter)
+        except (ray.exceptions.RayError, RuntimeError, OSError) as error:
+            raise _explain(error) from error
+        seconds = time.monotonic() - start
+        return {
+            "seconds": round(seconds, 3),
+            "images": work.num_rows,
+            "images_per_second": round(work.num_rows / seconds, 4),
+            "pools": [asdict(pool) for pool in pools],
+            "ray_data": _operator_stats(),
+        }
+
+
+def _explain(error: BaseException) -> ZsadError:
+    """What stopped the run, without the stack of Ray around it."""
+    cause: BaseException = error
+    while (inner := getattr(cause, "cause", None) or cause.__cause__) is not None:
+        cause = inner
+    if isinstance(cause, UsageError):
+        return cause
+    lines = redact(str(cause)).strip().splitlines() or [""]
+    return ZsadError(
+        f"The run stopped: {type(cause).__name__}: {lines[-1][:500]}\n"
+        "What is committed stays; run the same command again to go on."
+    )
+
+
+def _operator_stats() -> dict[str, Any]:
+    """Ray Data's figures of the run per operator; an interface that may be missing in other versions."""
+    try:
+        summary = ray.data.list_stats_summaries()[-1]
+        operators = [
+            {
+                "operator": operator.operator_name,
+                "tasks": operator.wall_time.count,
+                "wall_seconds": round(operator.wall_time.sum, 3),
+                "cpu_seconds": round(operator.cpu_time.sum, 3),
+                "output_rows": operator.output_num_rows.sum,
+            }
+            for operator in summary.operators_stats
+            if operator.wall_time is not None
+        ]
+        return {"operators": operators, "spilled_bytes": summary.dataset_bytes_spilled}
+    except (AttributeError, IndexError, TypeError, ray.exceptions.RayError):
+        return {}
