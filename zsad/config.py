@@ -314,8 +314,5 @@ def _explain(error: ValidationError) -> str:
 def _known_fields(location: Sequence[str]) -> str:
     section: Any = Config
     for part in location:
-        field = section.model_fields.get(part) if isinstance(section, type) else None
-        section = field.annotation if field is not None else None
-    if not (isinstance(section, type) and issubclass(section, Section)):
-        return ""
+        section = section.model_fields[part].annotation
     return f"Expected one of: {', '.join(section.model_fields)}."

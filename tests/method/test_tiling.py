@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -63,7 +65,7 @@ def test_every_point_of_a_long_axis_is_central_in_some_tile(begin, length, short
     assert not tiling.widened
     step = max(1, short // 2)
     starts = [tile.x0 for tile in tiling.tiles]
-    assert all(b - a == step for a, b in zip(starts[:-1], starts[1:-1], strict=False))
+    assert all(after - before == step for before, after in itertools.pairwise(starts[:-1]))
     for point in np.linspace(begin, begin + length, 101):
         assert any(
             tile.x0 + (tile.x1 - tile.x0) / 4 - 1e-9 <= point <= tile.x0 + 3 * (tile.x1 - tile.x0) / 4 + 1e-9

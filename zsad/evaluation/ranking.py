@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import pandas as pd
-
 from zsad.errors import UsageError
 from zsad.storage import read_predictions
 
@@ -31,8 +29,8 @@ def format_top(output: str, number: int, weights: str | None = None) -> str:
         f"{len(ranked)} of {len(scored)} scored images, highest score first{note}",
         f"{'rank':>4}  {'score':>7}  {'map max':>7}  {'label':<9}  image",
     ]
-    for rank, row in enumerate(ranked.itertuples(index=False), start=1):
-        label = "-" if pd.isna(row.gt_label) else ("anomalous" if row.gt_label else "normal")
+    labels = ranked["gt_label"].map({0: "normal", 1: "anomalous"}).fillna("-")
+    for rank, (row, label) in enumerate(zip(ranked.itertuples(index=False), labels, strict=True), start=1):
         name = "".join(c if c.isprintable() else "?" for c in str(row.image_id))
         lines.append(f"{rank:>4}  {row.pred_score:7.4f}  {row.anomaly_map_max:7.4f}  {label:<9}  {name}")
     return "\n".join(lines)

@@ -1,6 +1,10 @@
-"""Distributed evaluation: one Ray task per part of the anomaly maps, states merged as they arrive."""
+"""Distributed evaluation: one Ray task per part of the anomaly maps, states merged in order."""
 
 from __future__ import annotations
+
+from collections import deque
+from itertools import islice
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -57,22 +61,20 @@ def evaluate_run(
 
 
 def _merge_parts(output: str, parts: list[tuple[str, pd.DataFrame]], resolution: str) -> PartState:
-    task = ray.remote(num_cpus=1, max_retries=3)(evaluate_part)
+    task: Any = ray.remote(num_cpus=1, max_retries=3)(evaluate_part)
     limit = max(2, int(ray.cluster_resources().get("CPU", 1)) * _IN_FLIGHT_PER_CPU)
-    merged, running, waiting = PartState(resolution), [], iter(parts)
-    while True:
-        # Bounded in flight, so that finished states never pile up.
-        while len(running) < limit and (part := next(waiting, None)) is not None:
-            running.append(task.remote(output, *part, resolution))
-        if not running:
-            return merged
-        ready, running = ray.wait(running, num_returns=1)
-        try:
-            merged.merge(ray.get(ready[0]))
-        except ray.exceptions.RayTaskError as error:
-            if isinstance(error.cause, ZsadError):
-                raise error.cause from None
-            raise
+    merged, waiting = PartState(resolution), iter(parts)
+    running: deque[Any] = deque(task.remote(output, *part, resolution) for part in islice(waiting, limit))
+    try:
+        # Merged in order of name, so that sums of floats have the same bits every time.
+        while running:
+            merged.merge(ray.get(running.popleft()))
+            running.extend(task.remote(output, *part, resolution) for part in islice(waiting, 1))
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, ZsadError):
+            raise error.cause from None
+        raise
+    return merged
 
 
 def _write(metrics: pd.DataFrame, uri: str) -> None:

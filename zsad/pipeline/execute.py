@@ -85,7 +85,7 @@ def _explain(error: BaseException) -> ZsadError:
 def _operator_stats() -> dict[str, Any]:
     """Ray Data's figures of the run per operator; an interface that may be missing in other versions."""
     try:
-        summary = ray.data.list_stats_summaries()[-1]
+        summary: Any = ray.data.list_stats_summaries()[-1]
         operators = [
             {
                 "operator": operator.operator_name,

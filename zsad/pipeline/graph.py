@@ -35,7 +35,7 @@ def run_graph(
     configure(DataContext.get_current())
     rows = config.runtime.batch_size
     starts = range(0, work.num_rows, _ROWS_PER_SOURCE_BLOCK)
-    graph = ray.data.from_arrow([work.slice(start, _ROWS_PER_SOURCE_BLOCK) for start in starts])
+    graph: ray.data.Dataset = ray.data.from_arrow([work.slice(start, _ROWS_PER_SOURCE_BLOCK) for start in starts])
     graph = graph.repartition(target_num_rows_per_block=rows)
     memory = config.runtime.memory_gib
     for pool in pools:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from zsad.config import Config
 from zsad.method.foreground import FULL_IMAGE, binarise_saliency
@@ -42,13 +45,7 @@ class Saliency:
 
         maps = torch.cat(in_device_batches(len(items), self.config.runtime.batch_size, forward)).numpy()
         for item, saliency in zip(items, maps, strict=True):
+            attempt(self.name, item, partial(self._binarise, saliency))
 
-            def binarise(item: ImageItem, saliency: object = saliency) -> None:
-                item.dis_mask = binarise_saliency(
-                    saliency,
-                    item.height,
-                    item.width,
-                    self.config.foreground,  # type: ignore[arg-type]
-                )
-
-            attempt(self.name, item, binarise)
+    def _binarise(self, saliency: NDArray[np.float32], item: ImageItem) -> None:
+        item.dis_mask = binarise_saliency(saliency, item.height, item.width, self.config.foreground)

@@ -13,7 +13,7 @@ from zsad.config import Config
 from zsad.method.aggregation import scale_tile_maps
 from zsad.method.pixel_level import average_prompts
 from zsad.method.prompts import LOCALISING_PROMPTS, localising_prompts, sample_prompts
-from zsad.method.tiling import crop
+from zsad.method.tiling import Tile, crop
 from zsad.models import clipseg
 from zsad.steps.item import ImageItem, alive, in_device_batches, isolate, load, timed
 
@@ -60,7 +60,7 @@ class TileMaps:
 
     def _predict_group(
         self,
-        queue: list[tuple[NDArray[np.uint8], object]],
+        queue: list[tuple[NDArray[np.uint8], Tile]],
         chosen: list[int],
         noun: str | None,
         maps: NDArray[np.float32],
@@ -68,7 +68,7 @@ class TileMaps:
         embeddings, weights = self._prompts(noun)
 
         def forward(window: slice) -> None:
-            tiles = [self.model.preprocess(crop(*queue[i])) for i in chosen[window]]  # type: ignore[arg-type]
+            tiles = [self.model.preprocess(crop(*queue[i])) for i in chosen[window]]
             logits = self.model.logits(torch.stack(tiles), embeddings)
             average = average_prompts(logits, weights, self.config.pixel_level.prompt_average)
             maps[chosen[window]] = average.cpu().numpy()
