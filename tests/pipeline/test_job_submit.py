@@ -2,9 +2,12 @@
 
 import json
 import os
+import shutil
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -23,14 +26,15 @@ def free_port():
 
 
 @pytest.fixture(scope="module")
-def head(tmp_path_factory):
+def head():
     """Address of the dashboard of a Ray head on loopback; stopped by its process group at the end."""
     gcs, dashboard = free_port(), free_port()
     command = [RAY, "start", "--head", "--block", "--num-cpus=2", "--num-gpus=0", "--node-ip-address=127.0.0.1"]
     command += [f"--port={gcs}", "--include-dashboard=true", "--dashboard-host=127.0.0.1"]
     command += [f"--dashboard-port={dashboard}", "--object-store-memory=200000000", "--disable-usage-stats"]
     # A short path: the sockets below it must fit into 107 characters.
-    command += [f"--temp-dir=/tmp/zs{os.getpid()}"]
+    folder = tempfile.mkdtemp(prefix="zs", dir="/tmp")
+    command += [f"--temp-dir={folder}"]
     # Jobs run the first `python` on the head's path.
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
@@ -47,9 +51,10 @@ def head(tmp_path_factory):
     finally:
         process.terminate()
         try:
-            process.wait(timeout=30)
+            process.wait(timeout=5)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, 9)
+            os.killpg(process.pid, signal.SIGKILL)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def submit(head, *entrypoint):

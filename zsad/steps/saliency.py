@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
-
-import numpy as np
-import torch
-from numpy.typing import NDArray
 
 from zsad.config import Config
 from zsad.method.foreground import FULL_IMAGE, binarise_saliency
 from zsad.models import isnet
-from zsad.steps.item import ImageItem, alive, attempt, in_device_batches, isolate, load, timed
+from zsad.steps.item import ImageItem, alive, attempt, load, timed
 
 
 class Saliency:
@@ -36,16 +31,13 @@ class Saliency:
             return
         pending = [item for item in alive(items) if item.foreground_path is None]
         with timed(self.name, pending):
-            isolate(self.name, pending, self._predict)
+            for item in pending:
+                attempt(self.name, item, self._predict)
 
-    def _predict(self, items: list[ImageItem]) -> None:
-        def forward(window: slice) -> torch.Tensor:
-            images = [self.model.preprocess(item.image) for item in items[window] if item.image is not None]
-            return self.model.predict(torch.stack(images)).cpu()
-
-        maps = torch.cat(in_device_batches(len(items), self.config.runtime.batch_size, forward)).numpy()
-        for item, saliency in zip(items, maps, strict=True):
-            attempt(self.name, item, partial(self._binarise, saliency))
-
-    def _binarise(self, saliency: NDArray[np.float32], item: ImageItem) -> None:
+    def _predict(self, item: ImageItem) -> None:
+        if item.image is None:
+            raise ValueError("the image is not decoded")
+        # One image per forward: a threshold follows, and a pixel on it must not depend on which images share
+        # a batch. At 1024 x 1024 pixels one image fills the device.
+        saliency = self.model.predict(self.model.preprocess(item.image)[None]).cpu().numpy()[0]
         item.dis_mask = binarise_saliency(saliency, item.height, item.width, self.config.foreground)
