@@ -32,9 +32,8 @@ def connected(address: str | None) -> Iterator[None]:
     address = address or ("auto" if os.environ.get("RAY_ADDRESS") else "local")
     own: dict[str, Any] = {}
     if address == "local":
-        own = {"include_dashboard": False}
-        # Ray's core prints a harmless error per actor pool into the terminal (ray#53727).
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+        # The workers' own output stays in Ray's log files; what concerns an image is in its row.
+        own = {"include_dashboard": False, "log_to_driver": False}
     try:
         ray.init(address=address, logging_level=logging.ERROR, **own)
     except (ConnectionError, ValueError, RuntimeError) as error:

@@ -85,7 +85,7 @@ def _explain(error: BaseException) -> ZsadError:
 def _operator_stats() -> dict[str, Any]:
     """Ray Data's figures of the run per operator; an interface that may be missing in other versions."""
     try:
-        summary: Any = ray.data.list_stats_summaries()[-1]
+        last: Any = ray.data.list_stats_summaries()[-1]
         operators = [
             {
                 "operator": operator.operator_name,
@@ -94,9 +94,15 @@ def _operator_stats() -> dict[str, Any]:
                 "cpu_seconds": round(operator.cpu_time.sum, 3),
                 "output_rows": operator.output_num_rows.sum,
             }
+            for summary in _with_parents(last)
             for operator in summary.operators_stats
             if operator.wall_time is not None
         ]
-        return {"operators": operators, "spilled_bytes": summary.dataset_bytes_spilled}
+        return {"operators": operators, "spilled_bytes": last.dataset_bytes_spilled}
     except (AttributeError, IndexError, TypeError, ray.exceptions.RayError):
         return {}
+
+
+def _with_parents(summary: Any) -> list[Any]:
+    """Ray Data keeps the operators before the last one in a tree of parents."""
+    return [operator for parent in summary.parents for operator in _with_parents(parent)] + [summary]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -33,7 +34,9 @@ def run_graph(
         progress: handle of the ``Progress`` actor.
     """
     configure(DataContext.get_current())
-    rows = config.runtime.batch_size
+    # A small collection is cut so that every actor gets some of it.
+    actors = max(pool.size for pool in pools)
+    rows = min(config.runtime.batch_size, max(1, math.ceil(work.num_rows / (2 * actors))))
     starts = range(0, work.num_rows, _ROWS_PER_SOURCE_BLOCK)
     graph: ray.data.Dataset = ray.data.from_arrow([work.slice(start, _ROWS_PER_SOURCE_BLOCK) for start in starts])
     graph = graph.repartition(target_num_rows_per_block=rows)
@@ -50,7 +53,7 @@ def run_graph(
             batch_size=rows,
             batch_format="pyarrow",
             compute=ActorPoolStrategy(
-                size=pool.size,
+                size=min(pool.size, math.ceil(work.num_rows / rows)),
                 max_tasks_in_flight_per_actor=4,
                 max_concurrent_calls_per_actor=pool.calls,
                 enable_true_multi_threading=pool.calls > 1,
@@ -59,7 +62,8 @@ def run_graph(
             num_cpus=0,
             num_gpus=pool.num_gpus,
             memory=None if memory is None else memory * 1024**3,
-            max_restarts=3,
+            # A batch that kills its actor every time fails after the retries; the actor itself always comes back.
+            max_restarts=-1,
             max_task_retries=3,
         )
     graph.write_datasink(sink)

@@ -47,7 +47,7 @@ class ProgressReporter:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._start = time.monotonic()
-        self._last = ""
+        self._last = (-1, -1)
 
     def __enter__(self) -> ProgressReporter:
         self._thread.start()
@@ -70,10 +70,10 @@ class ProgressReporter:
             done, failed = ray.get(self._counter.read.remote(), timeout=5)
         except (ray.exceptions.RayError, TimeoutError):
             return
-        line = progress_line(done, self._total, failed, time.monotonic() - self._start)
-        if line == self._last:
+        if (done, failed) == self._last and (done >= self._total or not self._terminal):
             return
-        self._last = line
+        self._last = (done, failed)
+        line = progress_line(done, self._total, failed, time.monotonic() - self._start)
         if self._terminal:
             self._stream.write(f"\r\x1b[2K{line}")
         else:

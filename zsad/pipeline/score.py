@@ -194,7 +194,9 @@ def _finish(
     rate = f" ({scored_now / seconds:.2f} images/s with start-up)" if scored_now else ""
     print(f"Scored {scored_now} images in {duration(seconds)}{rate}.", file=stream)
     reasons = ", ".join(f"{reason} {count}" for reason, count in failures.most_common(5))
-    print(f"{images} rows, {images - errors} ok, {errors} errors" + (f": {reasons}" if reasons else ""), file=stream)
+    plural = "" if errors == 1 else "s"
+    found = f"{images} rows, {images - errors} ok, {errors} error{plural}"
+    print(found + (f": {reasons}" if reasons else ""), file=stream)
     if code:
         print(f"More than {options.max_error_fraction:.1%} of the images failed (--max-error-fraction).", file=stream)
     if not trained:
