@@ -14,8 +14,9 @@ os.environ["OMP_NUM_THREADS"] = "1"
 import pytest
 from hypothesis import settings
 
-settings.register_profile("zsad", deadline=None, max_examples=60, derandomize=True)
-settings.load_profile("zsad")
+settings.register_profile("zsad", deadline=None, max_examples=100, derandomize=True)
+settings.register_profile("thorough", deadline=None, max_examples=3000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "zsad"))
 
 
 @pytest.fixture(scope="session")

@@ -65,8 +65,8 @@ def test_bad_files_are_refused_without_running_anything(tmp_path, text):
     ],
 )
 def test_fingerprint_speaks_for_scores_only(override, changes):
-    before = fingerprint(load_config("mini"), WEIGHTS)
-    assert (fingerprint(load_config("mini", None, [override]), WEIGHTS) != before) == changes
+    before = fingerprint(load_config("vand2023"), WEIGHTS)
+    assert (fingerprint(load_config("vand2023", None, [override]), WEIGHTS) != before) == changes
 
 
 def test_fingerprint_depends_on_weights_and_object():

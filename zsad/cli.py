@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Sequence
 from enum import Enum
 from typing import Annotated
@@ -129,7 +130,7 @@ def top(
 def demo(
     output: Annotated[str, typer.Option(help="New or empty folder for the images and results.")] = "demo",
     per_kind: Annotated[int, typer.Option(min=1, help="Normal and anomalous images of each kind of part.")] = 3,
-    seed: Annotated[int, typer.Option(help="Seed of the images.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the images.")] = 0,
 ) -> None:
     """Offline tour on the CPU: draws an inspection set, scores it with the mini models, evaluates."""
     from zsad.pipeline.demo import run_demo
@@ -174,8 +175,7 @@ def _model_names(names: Sequence[str] | None, preset: str | None) -> list[str]:
 
     chosen = list(names or ())
     if preset is not None:
-        models = load_config(preset).models
-        chosen += [model.name for model in (models.isnet, models.sam, models.clip, models.clipseg)]
+        chosen += [model.name for model in load_config(preset).models.by_family().values()]
     if not chosen:
         raise UsageError("No model named. Expected names from 'zsad models list', or --preset NAME.")
     return chosen
@@ -183,6 +183,7 @@ def _model_names(names: Sequence[str] | None, preset: str | None) -> list[str]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit: 0 ok, 1 failed, 2 bad usage, 3 too many images failed."""
+    warnings.showwarning = _show_warning
     try:
         app(args=None if arguments is None else list(arguments))
     except UsageError as error:
@@ -191,9 +192,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ZsadError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(1)
-    except KeyboardInterrupt:
-        print("Interrupted. What is committed stays; run the same command again to go on.", file=sys.stderr)
-        sys.exit(130)
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+    """Our own warnings in one line; those of libraries are for their developers."""
+    if category is UserWarning:
+        print(f"Warning: {message}", file=sys.stderr)
 
 
 if __name__ == "__main__":

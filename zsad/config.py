@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
 
 from zsad.errors import UsageError
 from zsad.images import DECODER
+from zsad.projection import PROJECTION
 
 METHOD_VERSION = 1
 """Raised whenever a change of code changes scores, so that old and new rows are never mixed."""
@@ -27,7 +28,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 class Section(BaseModel):
     """Common settings of all sections: immutable, unknown fields refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ImagesConfig(Section):
@@ -80,10 +81,10 @@ class PromptsConfig(Section):
 
     states: Literal["extended", "winclip"] = "extended"
     """``extended`` adds the states of Fig. 2 to WinCLIP's; ``winclip`` leaves them out."""
-    normal_states: tuple[str, ...] | None = None
+    normal_states: tuple[str, ...] | None = Field(None, min_length=1)
     """Replaces the normal states; each holds ``[o]`` where the noun goes."""
-    anomalous_states: tuple[str, ...] | None = None
-    localising: tuple[str, ...] | None = None
+    anomalous_states: tuple[str, ...] | None = Field(None, min_length=1)
+    localising: tuple[str, ...] | None = Field(None, min_length=1)
     """Replaces the 19 localising prompts of Fig. 2 (c)."""
     duplicates: Literal["weight", "drop"] = "weight"
     """A localising prompt listed twice carries double weight (``weight``) or counts once (``drop``)."""
@@ -95,7 +96,7 @@ class TileLevelConfig(Section):
     """Tile-level predictor (paper section 2): CLIP similarity to the two prompt sets."""
 
     prompt_pooling: Literal["mean_similarity", "mean_embedding"] = "mean_similarity"
-    temperature: Literal["checkpoint"] | float = "checkpoint"
+    temperature: Literal["checkpoint"] | PositiveFloat = "checkpoint"
     """Factor on the similarities before the softmax; ``checkpoint`` = exp(logit_scale), about 100."""
 
 
@@ -132,6 +133,10 @@ class ModelsConfig(Section):
     sam: ModelConfig = ModelConfig(name="sam-vit-h")
     clip: ModelConfig = ModelConfig(name="ViT-B-16-plus-240/laion400m_e31")
     clipseg: ModelConfig = ModelConfig(name="clipseg-rd64-refined")
+
+    def by_family(self) -> dict[str, ModelConfig]:
+        """The four models by family: ``isnet``, ``sam``, ``clip``, ``clipseg``."""
+        return {"isnet": self.isnet, "sam": self.sam, "clip": self.clip, "clipseg": self.clipseg}
 
 
 class PoolConfig(Section):
@@ -217,7 +222,12 @@ def load_config(preset: str = "vand2023", path: str | Path | None = None, overri
         raise UsageError(_explain(error)) from None
 
 
-def fingerprint(config: Config, weights: Mapping[str, str], object_name: str | None = None) -> str:
+def fingerprint(
+    config: Config,
+    weights: Mapping[str, str],
+    object_name: str | None = None,
+    foreground: str | None = None,
+) -> str:
     """Hash of everything that changes scores.
 
     That is: the method's fields and version, prompts and nouns, weights, precision, decoder. Not: paths,
@@ -227,11 +237,12 @@ def fingerprint(config: Config, weights: Mapping[str, str], object_name: str | N
         config: the configuration.
         weights: sha256 of the weights by model family (``isnet``, ``sam``, ``clip``, ``clipseg``).
         object_name: the noun given with ``--object``, if any.
+        foreground: hash of precomputed foregrounds, if any.
 
     Returns:
         64 hexadecimal digits.
     """
-    canonical = json.dumps(scored_fields(config, weights, object_name), sort_keys=True)
+    canonical = json.dumps(scored_fields(config, weights, object_name, foreground), sort_keys=True)
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
@@ -247,18 +258,24 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = ""
     return lines
 
 
-def scored_fields(config: Config, weights: Mapping[str, str], object_name: str | None = None) -> dict[str, Any]:
+def scored_fields(
+    config: Config,
+    weights: Mapping[str, str],
+    object_name: str | None = None,
+    foreground: str | None = None,
+) -> dict[str, Any]:
     """What ``fingerprint`` hashes, as plain JSON types (kept in run.json to say what differs)."""
     fields = config.model_dump(mode="json", exclude={"preset", "runtime", "models"})
     fields["foreground"].pop("points_per_batch")
     fields["models"] = {
-        family: {"name": getattr(config.models, family).name, "sha256": weights[family]}
-        for family in ("isnet", "sam", "clip", "clipseg")
+        family: {"name": model.name, "sha256": weights[family]} for family, model in config.models.by_family().items()
     }
     fields["precision"] = config.models.precision
     fields["object"] = object_name
+    fields["precomputed_foreground"] = foreground
     fields["method_version"] = METHOD_VERSION
     fields["decoder"] = DECODER
+    fields["projection"] = PROJECTION
     return fields
 
 

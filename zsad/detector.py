@@ -18,11 +18,11 @@ from PIL import Image
 
 from zsad.config import Config, load_config
 from zsad.errors import ImageError, UsageError
+from zsad.images import from_pil
 from zsad.method.tiling import Tile
 from zsad.models.weights import all_trained
-from zsad.projection import project
 from zsad.steps.instances import Instances
-from zsad.steps.item import Failure, ImageItem
+from zsad.steps.item import Failure, ImageItem, anomaly_map
 from zsad.steps.saliency import Saliency
 from zsad.steps.tile_maps import TileMaps
 from zsad.steps.tile_scores import TileScores
@@ -120,12 +120,15 @@ class Detector:
         nouns = [object] * len(images) if isinstance(object, str) else list(object)
         if len(nouns) != len(images):
             raise UsageError(f"Given {len(images)} images and {len(nouns)} objects; expected one object per image.")
-        items = [as_item(image, noun) for image, noun in zip(images, nouns, strict=True)]
-        size = self.config.runtime.batch_size
-        for start in range(0, len(items), size):
-            self.run(items[start : start + size])
         trained = all_trained(self.config.models)
-        return [_detection(item, trained, self.config.aggregation.mask_background) for item in items]
+        detections = []
+        size = self.config.runtime.batch_size
+        for start in range(0, len(images), size):
+            pairs = zip(images[start : start + size], nouns[start : start + size], strict=True)
+            items = [as_item(image, noun) for image, noun in pairs]
+            self.run(items)
+            detections += [_detection(item, trained, self.config.aggregation.mask_background) for item in items]
+        return detections
 
     def run(self, items: Sequence[ImageItem]) -> None:
         """Run the steps over the items, in place."""
@@ -175,7 +178,7 @@ def as_item(image: ImageLike, noun: str) -> ImageItem:
     if isinstance(image, str | os.PathLike):
         return ImageItem(path=os.fspath(image), class_name=noun)
     if isinstance(image, Image.Image):
-        image = np.array(image.convert("RGB"))
+        image = from_pil(image)
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
         # torch warns about arrays that it could write to but must not.
         return ImageItem(path="", class_name=noun, image=np.require(image, requirements=["C", "W"]))
@@ -185,15 +188,13 @@ def as_item(image: ImageLike, noun: str) -> ImageItem:
 
 def _detection(item: ImageItem, trained: bool, mask_background: bool) -> Detection:
     empty = np.zeros(0, np.float32)
-    anomaly_map = np.zeros((item.height, item.width), np.float16)
-    if item.failure is None and item.tile_maps is not None:
-        boxes = np.array([(tile.x0, tile.y0, tile.x1, tile.y1) for tile in item.tiles])
-        masked = item.foreground if mask_background else None
-        anomaly_map = project(item.tile_maps, boxes, item.height, item.width, masked)
+    values = np.zeros((item.height, item.width), np.float16)
+    if item.failure is None:
+        values = anomaly_map(item, mask_background)
     return Detection(
         score=float("nan") if item.score is None or item.failure is not None else item.score,
-        anomaly_map=anomaly_map,
-        foreground=np.zeros(anomaly_map.shape, np.bool_) if item.foreground is None else item.foreground,
+        anomaly_map=values,
+        foreground=np.zeros(values.shape, np.bool_) if item.foreground is None else item.foreground,
         foreground_source=item.foreground_source or "",
         tiles=item.tiles,
         tile_scores=empty if item.tile_scores is None else item.tile_scores,

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+from functools import lru_cache
 from pathlib import Path
+from urllib.parse import unquote
 
 from pyarrow import fs
 
 from zsad.errors import ImageError, UsageError
 
 _SCHEME = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]+)://")
-_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
+# A secret may hold slashes, so everything up to an @ counts once there is a colon before it.
+_CREDENTIALS = re.compile(r"(?<=://)(?:[^/@\s]+|[^/@\s]*:[^@\s]*)@")
 _SECRET_PARAMETER = re.compile(r"(?i)\b(access_key|secret_key|session_token|token|signature|sig)=[^&\s]+")
 
 
@@ -40,12 +43,26 @@ def resolve(uri: str) -> tuple[fs.FileSystem, str]:
             "environment, e.g. AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or in the provider's own files."
         )
     try:
-        filesystem, path = fs.FileSystem.from_uri(uri)
+        return _open_remote(uri)
     except (ValueError, OSError) as error:
         raise UsageError(
             f"Cannot open {redact(uri)!r}: {redact(str(error))}. Expected a local path or an s3:// or gs:// URI."
         ) from None
-    return filesystem, path
+
+
+def _open_remote(uri: str) -> tuple[fs.FileSystem, str]:
+    """The path comes from the whole URI, the client, with its connections, is shared by a bucket."""
+    base, mark, query = uri.partition("?")
+    scheme, _, rest = base.partition("://")
+    bucket, _, key = rest.partition("/")
+    filesystem, root = _client(f"{scheme}://{bucket}{mark}{query}")
+    return filesystem, f"{root}/{unquote(key)}".rstrip("/") if key else root
+
+
+@lru_cache(maxsize=64)
+def _client(uri: str) -> tuple[fs.FileSystem, str]:
+    filesystem, root = fs.FileSystem.from_uri(uri)
+    return filesystem, root
 
 
 def join(uri: str, *parts: str) -> str:

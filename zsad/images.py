@@ -37,12 +37,17 @@ def decode(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
         ImageError: kind ``empty_file``, ``not_an_image``, ``too_many_pixels``, ``truncated`` or ``undecodable``.
     """
     image = _open(data, max_pixels)
+    return from_pil(image)
+
+
+def from_pil(image: Image.Image) -> NDArray[np.uint8]:
+    """The pixels of an open PIL image as ``decode`` would give them: (H, W, 3) uint8.
+
+    Raises:
+        ImageError: its file is truncated or cannot be decoded.
+    """
     try:
-        image.load()
-        image = ImageOps.exif_transpose(image)
-        return _to_rgb(image)
-    except ImageError:
-        raise
+        return _to_rgb(ImageOps.exif_transpose(image))
     except (OSError, ValueError, SyntaxError, EOFError, TypeError, IndexError, KeyError) as error:
         raise _explain(error) from None
 

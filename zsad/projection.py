@@ -13,6 +13,9 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.floating]
 
+PROJECTION = "bilinear/1"
+"""Identity of the arithmetic below; part of the fingerprint."""
+
 
 def project(
     tile_maps: FloatArray,

@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 
 
 def pool_prompts(
@@ -45,4 +46,4 @@ def score_tiles(
         (T,) float32 in (0, 1).
     """
     margin = images.astype(np.float64) @ (anomalous.astype(np.float64) - normal.astype(np.float64)) * scale
-    return np.asarray(0.5 * (1.0 + np.tanh(0.5 * margin)), np.float32)
+    return np.asarray(expit(margin), np.float32)

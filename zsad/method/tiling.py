@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -74,8 +75,8 @@ def tile_image(
 def crop(image: NDArray[np.uint8], tile: Tile) -> NDArray[np.uint8]:
     """The pixels of ``tile``; outside the image its edge is repeated.
 
-    A tile inside the image is a view. Padding is made by clamped coordinates; a padded tile over 4096
-    pixels is read at every n-th pixel, so that a long thin image never becomes a huge square.
+    A tile inside the image is a view. Padding is made by clamped coordinates. A padded tile over 4096
+    pixels is reduced by area averaging first, so that a long thin image never becomes a huge square.
 
     Args:
         image: (H, W, 3) uint8.
@@ -86,9 +87,17 @@ def crop(image: NDArray[np.uint8], tile: Tile) -> NDArray[np.uint8]:
     height, width = image.shape[:2]
     if tile.x0 >= 0 and tile.y0 >= 0 and tile.x1 <= width and tile.y1 <= height:
         return image[tile.y0 : tile.y1, tile.x0 : tile.x1]
-    stride = -(-(tile.x1 - tile.x0) // _LARGEST_PADDED_SIDE)
-    rows = np.clip(np.arange(tile.y0, tile.y1, stride), 0, height - 1)
-    columns = np.clip(np.arange(tile.x0, tile.x1, stride), 0, width - 1)
+    reduction = -(-(tile.x1 - tile.x0) // _LARGEST_PADDED_SIDE)
+    if reduction > 1:
+        real = image[max(tile.y0, 0) : tile.y1, max(tile.x0, 0) : tile.x1]
+        size = [max(1, round(length / reduction)) for length in (real.shape[1], real.shape[0])]
+        image = np.asarray(cv2.resize(real, size, interpolation=cv2.INTER_AREA), np.uint8)
+        height, width = image.shape[:2]
+        side = (tile.x1 - tile.x0) // reduction
+        left, top = -(max(-tile.x0, 0) // reduction), -(max(-tile.y0, 0) // reduction)
+        tile = Tile(left, top, left + side, top + side, tile.component)
+    rows = np.clip(np.arange(tile.y0, tile.y1), 0, height - 1)
+    columns = np.clip(np.arange(tile.x0, tile.x1), 0, width - 1)
     return image[rows[:, None], columns]
 
 
@@ -115,20 +124,24 @@ def _along(
     starts = _starts(begin, end, side, max(1, int(short * config.elongated_step)))
     widened = len(starts) > limit
     if widened:
+        first, last = _ends(begin, end, side)
         # The tiles grow when even the widest spacing would leave gaps between them.
-        side = max(side, -(-2 * (end - begin) // (2 * limit - 1)) if limit > 1 else end - begin)
-        first, last = begin - -(-side // 4), end - 3 * side // 4
-        starts = (
-            [(begin + end - side) // 2]
-            if limit == 1
-            else [first + round(i * max(last - first, 0) / (limit - 1)) for i in range(limit)]
-        )
+        while last - first > side * (limit - 1):
+            side += 1
+            first, last = _ends(begin, end, side)
+        gaps = max(limit - 1, 1)
+        starts = [first + round(i * (last - first) / gaps) for i in range(limit)]
     top = (across - side) // 2
     return [(start, top, side) if horizontal else (top, start, side) for start in starts], widened
 
 
 def _starts(begin: int, end: int, side: int, step: int) -> list[int]:
-    first, last = begin - -(-side // 4), end - 3 * side // 4
+    first, last = _ends(begin, end, side)
     if last <= first:
         return [(first + last) // 2]
     return [*range(first, last, step), last]
+
+
+def _ends(begin: int, end: int, side: int) -> tuple[int, int]:
+    """First and last start such that the ends of begin..end lie in the central half of their tiles."""
+    return begin - min(-(-side // 4), side // 2), end - max(3 * side // 4, -(-side // 2))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import TextIO
 
-from zsad.models.weights import REGISTRY, entry, find, locate, locate_tokenizer, sha256_of, size_text, trusted_sha256
+from zsad.errors import UsageError
+from zsad.models.download import hash_file
+from zsad.models.weights import REGISTRY, entry, find, locate, locate_tokenizer, size_text, trusted_sha256
 
 
 def format_catalogue() -> str:
@@ -30,26 +34,41 @@ def download(names: Sequence[str]) -> Iterator[str]:
         if entry(name).source == "random":
             yield f"{name}: random weights, nothing to download"
             continue
-        path = locate(name)
+        path = locate(name, progress=download_progress(name, sys.stderr))
         locate_tokenizer(name)
         yield f"{name}: {path}"
 
 
 def verify(names: Sequence[str]) -> Iterator[str]:
-    """Check the files that are here; yields a line per model.
+    """Hash the files that are here, anew and in full; changes nothing; yields a line per model.
 
     Raises:
         UsageError: a file is missing or has a wrong sha256.
     """
     for name in names:
-        if entry(name).source == "random":
+        item = entry(name)
+        if item.source == "random":
             yield f"{name}: random weights, nothing to verify"
             continue
-        path = locate(name, download=False)
-        known = trusted_sha256(entry(name))
-        if known is None:
-            yield f"{name}: {path} has sha256 {sha256_of(path)}, but none is known to compare with"
-        else:
-            yield f"{name}: ok, sha256 {known} ({path})"
+        path = find(name) or locate(name, download=False)
+        known, found = trusted_sha256(item), hash_file(path)
+        if known is not None and known != found:
+            raise UsageError(
+                f"{path} has sha256 {found}, expected {known} for {name}. Remove it and run: zsad models download {name}"
+            )
+        yield f"{name}: sha256 {found} {'ok' if known else 'found, but none is known to compare with'} ({path})"
 
 
+def download_progress(name: str, stream: TextIO) -> Callable[[int, int | None], None]:
+    """A callback for ``locate`` that prints a line for every tenth of a download."""
+    printed = -1
+
+    def show(done: int, total: int | None) -> None:
+        nonlocal printed
+        step = 10 * done // total if total else done // 2**28
+        if step != printed:
+            printed = step
+            share = f" ({100 * done // total}%)" if total else ""
+            print(f"Downloading {name}: {size_text(done)} of {size_text(total)}{share}", file=stream, flush=True)
+
+    return show

@@ -53,8 +53,7 @@ def cache_folder() -> Path:
 
 def all_trained(models: ModelsConfig) -> bool:
     """Whether all four models have trained weights; False = some are random and scores mean nothing."""
-    chosen = (models.isnet, models.sam, models.clip, models.clipseg)
-    return all(is_trained(model.name, model.weights) for model in chosen)
+    return all(is_trained(model.name, model.weights) for model in models.by_family().values())
 
 
 def find(name: str, explicit: str | Path | None = None) -> Path | None:

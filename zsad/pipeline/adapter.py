@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from zsad.datasets import MANIFEST_SCHEMA
 from zsad.method.tiling import Tile
-from zsad.projection import project
-from zsad.steps.item import Failure, ImageItem
+from zsad.steps.item import Failure, ImageItem, anomaly_map
 from zsad.storage import SCORED_SCHEMA, encode_map, encode_rle
 from zsad.storage.schemas import STAGE_MS
 
@@ -131,18 +130,15 @@ def _scored_row(item: ImageItem, fingerprint: str, mask_background: bool) -> dic
         }
     if item.tile_maps is None or item.foreground is None or item.tile_scores is None:
         raise ValueError("the item has not been through all steps")
-    boxes = np.array([(t.x0, t.y0, t.x1, t.y1) for t in item.tiles], np.int32)
-    masked = item.foreground if mask_background else None
-    anomaly_map = project(item.tile_maps, boxes, item.height, item.width, masked)
-    codec, data = encode_map(item.tile_maps, anomaly_map)
+    values = anomaly_map(item, mask_background)
+    codec, data = encode_map(item.tile_maps, values)
     return row | {
         "status": "ok",
-        "error_stage": "instances" if item.note else None,
-        "error_type": "note" if item.note else None,
+        # The only column for a remark on an image that was scored.
         "error_message": item.note,
         "pred_score": item.score,
-        "anomaly_map_max": float(anomaly_map.max()),
-        "anomaly_map_mean": float(anomaly_map.mean(dtype=np.float64)),
+        "anomaly_map_max": float(values.max()),
+        "anomaly_map_mean": float(values.mean(dtype=np.float64)),
         "foreground_source": item.foreground_source,
         "foreground_fraction": float(item.foreground.mean()),
         "num_components": item.num_components,
@@ -152,7 +148,7 @@ def _scored_row(item: ImageItem, fingerprint: str, mask_background: bool) -> dic
         ],
         "map_codec": codec,
         "map_data": data,
-        "map_tile_boxes": [dict(zip(("x0", "y0", "x1", "y1"), box, strict=True)) for box in boxes.tolist()],
+        "map_tile_boxes": [{"x0": t.x0, "y0": t.y0, "x1": t.x1, "y1": t.y1} for t in item.tiles],
         "map_masked": mask_background,
         "map_foreground_rle": encode_rle(item.foreground),
     }

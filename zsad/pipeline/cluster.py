@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import ray
+from pyarrow.fs import FileType
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from zsad.config import Config
 from zsad.errors import UsageError, ZsadError
-from zsad.filesystem import is_local, redact
+from zsad.filesystem import is_local, redact, resolve
+
+_PROBE_SECONDS = 60
 
 
 @contextmanager
@@ -34,6 +39,8 @@ def connected(address: str | None) -> Iterator[None]:
     if address == "local":
         # The workers' own output stays in Ray's log files; what concerns an image is in its row.
         own = {"include_dashboard": False, "log_to_driver": False}
+        # Ray's core prints a harmless but alarming error per actor pool into the terminal (ray#53727).
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         ray.init(address=address, logging_level=logging.ERROR, **own)
     except (ConnectionError, ValueError, RuntimeError) as error:
@@ -47,20 +54,58 @@ def connected(address: str | None) -> Iterator[None]:
 
 
 def check_nodes(root: str, output: str, config: Config) -> None:
-    """Refuse local paths on a cluster of several nodes, which each have their own.
+    """On a cluster of several nodes refuse local paths, and try the output from every node.
 
     Raises:
-        UsageError: says which path and what to do.
+        UsageError: says which path, or which output, and what to do.
     """
-    nodes = sum(bool(node["Alive"]) for node in ray.nodes())
-    if nodes <= 1 or config.runtime.shared_filesystem:
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    if len(nodes) <= 1:
         return
     for name, uri in (("--output", output), ("--root", root)):
-        if is_local(uri):
+        if is_local(uri) and not config.runtime.shared_filesystem:
             raise UsageError(
-                f"{name} {redact(uri)!r} is a local path, but the cluster has {nodes} nodes. Expected an s3:// or "
+                f"{name} {redact(uri)!r} is a local path, but the cluster has {len(nodes)} nodes. Expected an s3:// or "
                 "gs:// URI; if every node sees the same files there, say --set runtime.shared_filesystem=true."
             )
+    task: Any = ray.remote(num_cpus=0, max_retries=0)(probe)
+    on_node = [task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)) for node in nodes]
+    try:
+        ray.get([pinned.remote(output) for pinned in on_node], timeout=_PROBE_SECONDS)
+    except ray.exceptions.RayTaskError as error:
+        raise UsageError(f"Not every node can use the output: {error.cause}") from None
+    except ray.exceptions.GetTimeoutError:
+        raise UsageError(
+            f"Not every node could write to {redact(output)!r} within {_PROBE_SECONDS} s. Check the nodes' network "
+            "and credentials."
+        ) from None
+
+
+def probe(output: str) -> None:
+    """Write, read and delete a small hidden file in ``output``; leaves no new folder behind.
+
+    Raises:
+        UsageError: this process cannot do that.
+    """
+    filesystem, folder = resolve(output)
+    is_new = filesystem.get_file_info(folder).type == FileType.NotFound
+    path = f"{folder}/.probe-{secrets.token_hex(8)}"
+    try:
+        filesystem.create_dir(folder, recursive=True)
+        with filesystem.open_output_stream(path) as sink:
+            sink.write(b"probe")
+        with filesystem.open_input_stream(path) as source:
+            same = source.read() == b"probe"
+        filesystem.delete_file(path)
+        if is_new and is_local(output):
+            filesystem.delete_dir(folder)
+    except OSError as error:
+        raise UsageError(
+            f"Cannot write to the output {redact(output)!r}: {redact(str(error))}. Expected a folder or bucket that "
+            "this user may write to."
+        ) from None
+    if not same:
+        raise UsageError(f"The output {redact(output)!r} does not give back what was written to it.")
 
 
 def cluster_resources() -> Mapping[str, float]:

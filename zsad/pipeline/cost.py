@@ -26,8 +26,7 @@ _SLOW_SECONDS = 60
 
 def slow_warning(config: Config, device: str) -> str | None:
     """A warning with the estimate when an image would take over a minute on this CPU, else None."""
-    models = config.models
-    gflop = sum(_GFLOP.get(model.name, 0) for model in (models.isnet, models.sam, models.clip, models.clipseg))
+    gflop = sum(_GFLOP.get(model.name, 0) for model in config.models.by_family().values())
     if device != "cpu" or gflop < 100:
         return None
     seconds = gflop / _cpu_gflop_per_second()
@@ -41,9 +40,7 @@ def slow_warning(config: Config, device: str) -> str | None:
 
 def weights_gib(config: Config) -> float:
     """Size of the weights of all four models in GiB, as far as the registry knows it."""
-    models = config.models
-    sizes = [entry(model.name).size_bytes or 0 for model in (models.isnet, models.sam, models.clip, models.clipseg)]
-    return sum(sizes) / 1024**3
+    return sum(entry(model.name).size_bytes or 0 for model in config.models.by_family().values()) / 1024**3
 
 
 def _cpu_gflop_per_second() -> float:

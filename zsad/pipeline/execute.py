@@ -10,15 +10,17 @@ import pyarrow as pa
 import ray
 
 from zsad.config import Config
-from zsad.errors import UsageError, ZsadError
+from zsad.errors import ZsadError
 from zsad.filesystem import redact
-from zsad.pipeline.cluster import check_nodes, cluster_resources, connected
+from zsad.pipeline.cluster import check_nodes, cluster_resources, connected, probe
 from zsad.pipeline.cost import slow_warning, weights_gib
 from zsad.pipeline.graph import run_graph
 from zsad.pipeline.pools import describe, plan_pools
 from zsad.pipeline.progress import ProgressCounter, ProgressReporter
 from zsad.pipeline.sink import PartSink
 from zsad.storage import RunInfo, clear_success, new_run_id, write_run
+
+_GO_ON = "What is committed stays; run the same command again to go on."
 
 
 def execute(
@@ -39,6 +41,7 @@ def execute(
         UsageError: the cluster cannot run this; nothing is written then.
         ZsadError: the run failed; what is committed stays.
     """
+    probe(output)
     with connected(address):
         check_nodes(root, output, config)
         pools = plan_pools(config, cluster_resources(), actor_gib=1 + 1.5 * weights_gib(config))
@@ -56,6 +59,9 @@ def execute(
         try:
             with ProgressReporter(counter, work.num_rows, stream):
                 run_graph(work, pools, config, info.fingerprint, sink, counter)
+        except KeyboardInterrupt:
+            print(f"Interrupted. {_GO_ON}", file=stream, flush=True)
+            raise
         except (ray.exceptions.RayError, RuntimeError, OSError) as error:
             raise _explain(error) from error
         seconds = time.monotonic() - start
@@ -69,17 +75,26 @@ def execute(
 
 
 def _explain(error: BaseException) -> ZsadError:
-    """What stopped the run, without the stack of Ray around it."""
-    cause: BaseException = error
-    while (inner := getattr(cause, "cause", None) or cause.__cause__) is not None:
-        cause = inner
-    if isinstance(cause, UsageError):
-        return cause
-    lines = redact(str(cause)).strip().splitlines() or [""]
-    return ZsadError(
-        f"The run stopped: {type(cause).__name__}: {lines[-1][:500]}\n"
-        "What is committed stays; run the same command again to go on."
-    )
+    """What stopped the run, without the layers of Ray around it: our own error, else the innermost one."""
+    chain = _causes(error)
+    for cause in chain:
+        if isinstance(cause, ZsadError):
+            return cause
+    innermost = chain[-1]
+    text = " ".join(redact(str(innermost)).split())
+    return ZsadError(f"The run stopped: {type(innermost).__name__}: {text[:500]}\n{_GO_ON}")
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    """``error`` and all errors it wraps, outermost first."""
+    found: list[BaseException] = []
+    waiting: list[Any] = [error]
+    while waiting:
+        current = waiting.pop(0)
+        if isinstance(current, BaseException) and current not in found:
+            found.append(current)
+            waiting += [getattr(current, "cause", None), current.__cause__, current.__context__, *current.args]
+    return found
 
 
 def _operator_stats() -> dict[str, Any]:

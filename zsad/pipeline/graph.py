@@ -62,8 +62,7 @@ def run_graph(
             num_cpus=0,
             num_gpus=pool.num_gpus,
             memory=None if memory is None else memory * 1024**3,
-            # A batch that kills its actor every time fails after the retries; the actor itself always comes back.
-            max_restarts=-1,
+            max_restarts=3,
             max_task_retries=3,
         )
     graph.write_datasink(sink)

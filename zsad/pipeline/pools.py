@@ -48,6 +48,8 @@ def plan_pools(config: Config, resources: Mapping[str, float], actor_gib: float)
         UsageError: the pools need more than the cluster has; says the numbers.
     """
     gpus = 0 if config.runtime.device == "cpu" else int(resources.get("GPU", 0))
+    if config.runtime.device == "cuda" and not gpus:
+        raise UsageError("runtime.device is cuda, but the cluster has no GPU. Expected a GPU, or device=cpu or auto.")
     topology = config.runtime.topology
     if topology == "auto":
         topology = "pools" if gpus > 1 else "fused"
@@ -64,7 +66,7 @@ def plan_pools(config: Config, resources: Mapping[str, float], actor_gib: float)
             _pool(name, (name,), getattr(config.runtime, name), max(1, gpus), _GPU_SHARES[name] * (gpus > 0), cpus)
             for name in steps
         ]
-    _check(pools, resources)
+    _check(pools, resources, config.runtime.memory_gib)
     return pools
 
 
@@ -84,14 +86,39 @@ def _pool(name: str, steps: tuple[str, ...], given: PoolConfig, size: int, num_g
     return Pool(name, steps, size, num_gpus, threads, calls=3 if num_gpus else 1)
 
 
-def _check(pools: Sequence[Pool], resources: Mapping[str, float]) -> None:
-    needed = sum(pool.size * pool.num_gpus for pool in pools)
+def _check(pools: Sequence[Pool], resources: Mapping[str, float], memory_gib: float | None) -> None:
+    shares = sorted((pool.num_gpus for pool in pools for _ in range(pool.size) if pool.num_gpus), reverse=True)
     available = resources.get("GPU", 0.0)
-    if needed > available + 1e-6:
+    if not _fit(shares, int(available)):
         parts = ", ".join(f"{pool.name} {pool.size} x {pool.num_gpus:g}" for pool in pools if pool.num_gpus)
         raise UsageError(
-            f"The actor pools need {needed:g} GPUs ({parts}); the cluster has {available:g}. "
+            f"The actor pools need {sum(shares):g} GPUs ({parts}), which do not fit on the cluster's {available:g}. "
             "Lower runtime.<pool>.size or runtime.<pool>.num_gpus, set runtime.device=cpu, or add GPUs."
+        )
+    needed = sum(pool.size for pool in pools) * (memory_gib or 0)
+    available_gib = resources.get("memory", 0.0) / 1024**3
+    if needed > available_gib:
+        raise UsageError(
+            f"The actor pools need {needed:.1f} GiB of memory ({memory_gib:g} GiB for each of "
+            f"{sum(pool.size for pool in pools)} actors); the cluster has {available_gib:.1f} GiB. "
+            "Lower runtime.memory_gib or runtime.<pool>.size."
         )
     if resources.get("CPU", 0.0) < 1:
         raise UsageError("The cluster has no CPU for reading and writing; expected at least 1. Start Ray with CPUs.")
+
+
+def _fit(shares: Sequence[float], gpus: int) -> bool:
+    """Whether actors with these shares of a GPU, largest first, fit: a fraction never spans two GPUs."""
+    free = [1.0] * gpus
+    for share in shares:
+        whole = int(share) if share >= 1 else 0
+        idle = [index for index, room in enumerate(free) if room == 1.0]
+        if whole and len(idle) >= whole:
+            for index in idle[:whole]:
+                free[index] = 0.0
+            continue
+        target = next((index for index, room in enumerate(free) if room + 1e-6 >= share), None)
+        if whole or target is None:
+            return False
+        free[target] -= share
+    return True

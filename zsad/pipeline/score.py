@@ -16,9 +16,10 @@ from zsad.config import Config, fingerprint, load_config, scored_fields
 from zsad.datasets import load_manifest
 from zsad.errors import ZsadError
 from zsad.filesystem import absolute, redact
+from zsad.method.prompts import sample_prompts
 from zsad.models.weights import all_trained
 from zsad.pipeline.text import duration
-from zsad.pipeline.weights import validate_weights, weights_hashes
+from zsad.pipeline.weights import validate_models, weights_hashes
 from zsad.storage import (
     RunInfo,
     check_output,
@@ -119,9 +120,13 @@ def score(options: ScoreOptions, stream: TextIO = sys.stderr) -> ScoreSummary:
         class_names=config.prompts.class_names,
         allow_outside_root=options.allow_outside_root,
     )
+    for noun in pc.unique(manifest["class_name"]).to_pylist()[:1]:
+        # States without a place for the noun are refused before anything is downloaded.
+        sample_prompts(noun, config.prompts)
     weights = weights_hashes(config)
-    mark = fingerprint(config, weights, options.object_name)
-    fields = scored_fields(config, weights, options.object_name)
+    foreground = _foreground_hash(manifest)
+    mark = fingerprint(config, weights, options.object_name, foreground)
+    fields = scored_fields(config, weights, options.object_name, foreground)
     earlier = check_output(output, mark, fields)
     if earlier is not None:
         for name in set_aside_broken(output):
@@ -136,13 +141,16 @@ def score(options: ScoreOptions, stream: TextIO = sys.stderr) -> ScoreSummary:
         return _finish(options, output, 0, start, trained, stream)
 
     info = _run_info(options, config, mark, fields, weights, root)
+    if earlier is not None:
+        info = replace(info, timings=earlier.timings)
     if work.num_rows:
-        validate_weights(config)
+        validate_models(config, pc.unique(work["class_name"]).to_pylist())
         # Ray and torch take seconds to import; a finished run and a wrong option need neither.
         from zsad.pipeline.execute import execute
 
         timings = execute(work, config, info, root, output, options.address, stream)
-        info = replace(info, timings=timings)
+        earlier_runs = earlier.timings.get("runs", []) if earlier is not None else []
+        info = replace(info, timings={"runs": [*earlier_runs, timings]})
         left = work_left(manifest, output, mark)
         if left.num_rows:
             raise ZsadError(
@@ -155,6 +163,12 @@ def score(options: ScoreOptions, stream: TextIO = sys.stderr) -> ScoreSummary:
     write_run(output, replace(info, counts=counts))
     write_success(output, counts, hashed)
     return summary
+
+
+def _foreground_hash(manifest: pa.Table) -> str | None:
+    """Hash of the precomputed foregrounds, which replace IS-Net and SAM, or None where there are none."""
+    paths = manifest.select(["image_id", "foreground_path"])
+    return None if paths["foreground_path"].null_count == paths.num_rows else manifest_hash(paths)
 
 
 def _announce(

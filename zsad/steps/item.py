@@ -18,6 +18,7 @@ from zsad.errors import ImageError, UsageError
 from zsad.filesystem import read_bytes, redact
 from zsad.images import decode, decode_mask
 from zsad.method.tiling import Tile
+from zsad.projection import project
 
 T = TypeVar("T")
 
@@ -126,6 +127,22 @@ def load_foreground(item: ImageItem, config: ImagesConfig) -> NDArray[np.bool_]:
             f"the foreground is {mask.shape[1]} x {mask.shape[0]} pixels, the image {item.width} x {item.height}",
         )
     return mask
+
+
+def anomaly_map(item: ImageItem, mask_background: bool) -> NDArray[np.float16]:
+    """The (H, W) float16 anomaly map of an item that has been through all steps.
+
+    Args:
+        item: with ``tile_maps`` and ``tiles``.
+        mask_background: whether the map is 0 outside the foreground.
+
+    Raises:
+        ValueError: a step is missing.
+    """
+    if item.tile_maps is None:
+        raise ValueError("the item has not been through all steps")
+    boxes = np.array([(tile.x0, tile.y0, tile.x1, tile.y1) for tile in item.tiles], np.int32)
+    return project(item.tile_maps, boxes, item.height, item.width, item.foreground if mask_background else None)
 
 
 def alive(items: Sequence[ImageItem]) -> list[ImageItem]:
