@@ -67,6 +67,14 @@ CASES = {
     "unknown field": (["--object", "x", "--set", "tiling.foo=1"], r"tiling.foo: unknown field.*min_side"),
     "value out of range": (["--object", "x", "--set", "tiling.max_tiles=0"], r"tiling.max_tiles: given 0"),
     "no object": ([], r"--object"),
+    "no list of prompts": (["--object", "x", "--set", "prompts.localising=[]"], r"prompts.localising"),
+    "state without a place for the noun": (["--object", "x", "--set", "prompts.normal_states=[good]"], r"\[o\]"),
+    "a noun too long for the text model": (["--object", "very " * 80 + "long"], r"77"),
+    "infinite temperature": (["--object", "x", "--set", "tile_level.temperature=.inf"], r"tile_level.temperature"),
+    "a GPU where there is none": (["--object", "x", "--set", "runtime.device=cuda"], r"the cluster has no GPU"),
+    "more memory than there is": (["--object", "x", "--set", "runtime.memory_gib=5000"], r"5000.*the cluster has"),
+    "an output that cannot be written": (["--object", "x", "--output", "/proc/zsad"], r"Cannot write to the output"),
+    "a secret with a slash": (["--object", "x", "--root", "s3://AKIA:ab/hunter2@b/o"], r"environment"),
     "unknown model": (["--object", "x", "--set", "models.sam.name=nosuch"], r"nosuch.*sam-vit-h"),
     "credentials in the output": (["--object", "x", "--output", "s3://k:hunter2@b/o"], r"environment"),
 }
@@ -130,7 +138,7 @@ def test_reading_a_run_that_is_not_there(tmp_path, command):
     refused(done, tmp_path, r"nowhere.*zsad score|zsad score.*nowhere|nowhere")
 
 
-def finished_run(folder, output, errors, object_name="nut"):
+def finished_run(folder, output, errors, object_name="nut", trained=True):
     """A finished run of one image per file of ``folder``, the first ``errors`` of them failed."""
     from zsad.datasets import load_manifest
     from zsad.pipeline.adapter import scored_table
@@ -156,7 +164,8 @@ def finished_run(folder, output, errors, object_name="nut"):
             item.tile_maps = np.zeros((0, 4, 4), np.float16)
         tables.append(scored_table([item], manifest.slice(index, 1), mark, False))
     write_part(str(output), part_name("r", 0), pa.concat_tables(tables))
-    write_run(str(output), RunInfo(mark, config.model_dump(mode="json"), scored_fields(config, weights, object_name)))
+    fields = scored_fields(config, weights, object_name)
+    write_run(str(output), RunInfo(mark, config.model_dump(mode="json"), fields, dataset={"trained": trained}))
     write_success(str(output), {"images": len(items)}, manifest_hash(manifest))
 
 
@@ -180,13 +189,14 @@ def test_another_configuration_into_the_same_output(folder, tmp_path):
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_top_ranks_and_says_untrained_only_when_it_is(folder, tmp_path):
+@pytest.mark.parametrize("trained", [True, False])
+def test_top_ranks_and_says_untrained_when_it_is(folder, tmp_path, trained):
     cv2.imwrite(str(folder / "b.png"), np.zeros((20, 20, 3), np.uint8))
-    finished_run(folder, tmp_path / "out", 0)
+    finished_run(folder, tmp_path / "out", 0, trained=trained)
     done = zsad("top", tmp_path / "out", "-n", "1")
     assert done.returncode == 0
     assert "b.png" in done.stdout and "a.png" not in done.stdout
-    assert "untrained" not in done.stdout
+    assert ("untrained" in done.stdout) != trained
 
 
 def test_evaluate_without_labels(folder, tmp_path):

@@ -37,9 +37,10 @@ def test_unknown_scheme_is_refused():
     assert "s3://" in str(caught.value)
 
 
-def test_credentials_in_a_uri_are_refused_and_not_shown():
+@pytest.mark.parametrize("uri", ["s3://key:hunter2@bucket/x", "s3://key:ab/cd+hunter2@bucket/x", "gs://hunter2@b/x"])
+def test_credentials_in_a_uri_are_refused_and_not_shown(uri):
     with pytest.raises(UsageError, match="environment") as caught:
-        resolve("s3://key:hunter2@bucket/x")
+        resolve(uri)
     assert "hunter2" not in str(caught.value)
 
 
@@ -64,6 +65,8 @@ def test_reading_says_why_it_failed(tmp_path, name, limit, kind):
 
 
 def test_redact():
+    assert redact("at s3://k:a/b@c/d and s3://e@f/g") == "at s3://***@c/d and s3://***@f/g"
+    assert redact("s3://bucket/a@b.png") == "s3://bucket/a@b.png"
     text = redact("s3://key:secret@bucket/x?access_key=abc&secret_key=def&region=eu")
     assert text == "s3://***@bucket/x?access_key=***&secret_key=***&region=eu"
 

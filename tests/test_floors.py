@@ -1,6 +1,7 @@
 """The floors of the house: a file imports only from floors below its own and from its own folder."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -85,3 +86,18 @@ def test_reading_results_needs_neither_torch_nor_ray():
     blocked = {"ray", "torch", "torchvision", "transformers", "open_clip", "segment_anything", "cv2"}
     done = importable_without(blocked, "import zsad; print(zsad.read_predictions, zsad.read_anomaly_map)")
     assert done.returncode == 0, done.stderr
+
+
+def test_every_imported_package_is_declared():
+    text = (PACKAGE.parent / "pyproject.toml").read_text("utf-8")
+    block = text[text.index("dependencies = [") : text.index("[project.optional-dependencies]")]
+    declared = {re.split(r"[\[<>=]", name)[0].lower().replace("_", "-") for name in re.findall(r'"([^"]+)",', block)}
+    distribution = {"PIL": "pillow", "yaml": "pyyaml", "cv2": "opencv-python-headless", "open_clip": "open-clip-torch"}
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) else []
+            for name in names:
+                top = name.split(".")[0]
+                if top not in sys.stdlib_module_names and top != "zsad":
+                    assert distribution.get(top, top).lower().replace("_", "-") in declared, f"{path} imports {name}"

@@ -101,17 +101,23 @@ def score(
 def evaluate(
     output: Output,
     resolution: Annotated[str, typer.Option(help="native, or squares of 518, 400 or 240 pixels.")] = "native",
-    split: Annotated[str | None, typer.Option(help="Only images of this split.")] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Only images of this split; all when left out.", show_default=False)
+    ] = None,
+    bootstrap: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Resamples for 95 % intervals at sample level, e.g. 1000; 0 = none.")
+    ] = 0,
     address: Address = None,
 ) -> None:
     """Compare scores and maps with the labels: F1-max, AUROC, AP, AUPRO per class and mean."""
     from zsad.evaluation import format_table
-    from zsad.pipeline.evaluate import evaluate_run
-    from zsad.storage import describe_run
+    from zsad.filesystem import redact
+    from zsad.pipeline.evaluate import evaluate_run, metrics_uri
+    from zsad.storage import describe_run, read_success
 
-    metrics = evaluate_run(output, resolution, split, address)
-    typer.echo(format_table(metrics, *describe_run(output)))
-    typer.echo(f"\nMetrics: {output.rstrip('/')}/metrics/{resolution}.parquet")
+    metrics = evaluate_run(output, resolution, split, address, bootstrap)
+    typer.echo(format_table(metrics, *describe_run(output), finished=read_success(output) is not None))
+    typer.echo(f"\nMetrics: {redact(metrics_uri(output, resolution, split))}")
 
 
 @app.command(epilog="Example: zsad top out/ -n 50")

@@ -14,9 +14,9 @@ from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from zsad.errors import UsageError, ZsadError
-from zsad.evaluation import METRICS_SCHEMA, evaluable_parts, evaluate, evaluate_part, summarise
+from zsad.evaluation import METRICS_SCHEMA, bootstrap_interval, evaluable_parts, evaluate, evaluate_part, summarise
 from zsad.projection import resize
-from zsad.storage import read_predictions
+from zsad.storage import RunInfo, read_predictions, write_run
 
 SIZE = (30, 40)
 
@@ -253,6 +253,56 @@ def test_nan_is_refused_with_the_name_of_the_image(run) -> None:
     run.add("no-score", 0, score=float("nan"))
     with pytest.raises(ZsadError, match="'candle': 1 of 1 scores are NaN"):
         evaluate(run.write())
+
+
+def test_intervals_of_the_sample_level_per_class_on_demand(run) -> None:
+    fill(run, images=20)
+    run.add("only-normal", 0, 0.2, category="fryum")
+    output = run.write()
+    plain, metrics = evaluate(output), evaluate(output, bootstrap=50)
+    assert plain[["low", "high"]].isna().all(axis=None)
+    assert metrics.drop(columns=["low", "high"]).equals(plain.drop(columns=["low", "high"]))
+    assert metrics.equals(evaluate(output, bootstrap=50))
+    bounded = metrics[metrics["low"].notna()]
+    assert set(zip(bounded["category"], bounded["level"], bounded["metric"], strict=True)) == {
+        (category, "sample", metric) for category in ("candle", "pcb1") for metric in ("f1_max", "auroc", "ap")
+    }
+    rows = run.predictions().query("category == 'pcb1'")
+    for metric in ("f1_max", "auroc", "ap"):
+        row = value(metrics, "pcb1", "sample", metric)
+        assert (row.low, row.high) == bootstrap_interval(rows["pred_score"], rows["gt_label"], metric, 50)
+        assert 0 <= row.low < row.high <= 1
+    with pytest.raises(UsageError, match="Given -1 bootstrap resamples"):
+        evaluate(output, bootstrap=-1)
+
+
+def of_config(output: str, images: dict) -> str:
+    write_run(output, RunInfo("a" * 64, {"images": images}, {}))
+    return output
+
+
+@pytest.mark.parametrize(
+    ("images", "unreadable"),
+    [
+        ({"max_pixels": 24, "max_file_bytes": 4000, "max_aspect": 20.0}, 0),
+        ({"max_pixels": 23}, 1),
+        ({"max_file_bytes": 10}, 1),
+        ({}, 0),
+    ],
+)
+def test_masks_are_under_the_caps_of_the_run(run, images: dict, unreadable: int) -> None:
+    run.add("bad", 1, mask=np.ones((4, 6), np.uint8))
+    run.add("good", 0)
+    metrics = evaluate(of_config(run.write(), images))
+    row = value(metrics, "candle", "pixel", "ap")
+    assert (row.excluded_mask_unreadable, row.num_anomalous) == (unreadable, 1 - unreadable)
+    assert set(metrics["fingerprint"]) == {"a" * 64}
+
+
+def test_caps_out_of_range_are_refused(run) -> None:
+    fill(run, ["candle"])
+    with pytest.raises(UsageError, match=r"images.max_pixels: Input should be less than or equal"):
+        evaluate(of_config(run.write(), {"max_pixels": 10**12}))
 
 
 def test_bad_usage(run) -> None:

@@ -44,6 +44,27 @@ def test_one_row_per_class_with_the_protocol_above(run) -> None:
     assert "WinCLIP" not in text
 
 
+def test_intervals_follow_in_a_block_of_their_own(run) -> None:
+    fill(run, ["part_b", "a" * 60])
+    run.add("only", 0, category="fryum")
+    output = run.write()
+    assert "bootstrap" not in format_table(evaluate(output), "folder")
+    text = format_table(evaluate(output, bootstrap=100), "folder")
+    # One anomalous image between two normal ones: drawn with replacement, AUROC is 0, 0.5 or 1.
+    assert cells(text, "95 % bootstrap", "part_b")[3:6] == ["0.0", "to", "100.0"]
+    assert cells(text, "95 % bootstrap", "a" * 12 + "..")[3:6] == ["0.0", "to", "100.0"]
+    assert cells(text, "95 % bootstrap", "fryum") == ["-", "-", "-"]
+    assert max(len(line) for line in text.splitlines()) <= 80
+
+
+def test_an_unfinished_run_is_called_so(run) -> None:
+    fill(run, ["candle"])
+    metrics = evaluate(run.write())
+    assert "unfinished" not in format_table(metrics)
+    heading = " ".join(format_table(metrics, finished=False).split("\n\n")[0].split())
+    assert "; the run is unfinished (no _SUCCESS), so images may be missing. Percent;" in heading
+
+
 def test_visa_stands_beside_the_published_figures(run) -> None:
     fill(run, VISA_CLASSES)
     text = format_table(evaluate(run.write()), "VisA", "untrained")

@@ -37,8 +37,8 @@ class LocalDecoder(nn.Module):
 
 
 def small_sam(seed: int) -> sam.SAMModel:
-    """``mini-sam`` with larger random weights, so that its masks depend on prompt and image."""
-    model = sam.load(ModelConfig(name="mini-sam"), "cpu", "fp32")
+    """``random-sam`` with larger random weights, so that its masks depend on prompt and image."""
+    model = sam.load(ModelConfig(name="random-sam"), "cpu", "fp32")
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, parameter in model.network.named_parameters():

@@ -33,7 +33,7 @@ EXPECTED = {
 
 @pytest.fixture(scope="module")
 def mini() -> clip.CLIPModel:
-    return clip.load(ModelConfig(name="mini-clip"))
+    return clip.load(ModelConfig(name="random-clip"))
 
 
 def tile(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -61,7 +61,7 @@ def test_registered_architectures_and_their_preprocessing(name: str) -> None:
 def test_preprocess_is_open_clips(mini: clip.CLIPModel, name: str, shape: tuple[int, int]) -> None:
     tokenizer = open_clip.get_tokenizer("ViT-B-16")
     model = clip.CLIPModel(name, mini.module, tokenizer, "", "cpu", "fp32")
-    size, mean, std, interpolation, resize_mode = EXPECTED.get(name, (0, 0, 96, *OPENAI, "bicubic", "shortest"))[2:]
+    size, mean, std, interpolation, resize_mode = EXPECTED.get(name, (0, 0, 160, *OPENAI, "bicubic", "shortest"))[2:]
     expected = image_transform(size, False, mean, std, resize_mode, interpolation)
     image = tile(*shape)
     ours = model.preprocess(image)
@@ -71,7 +71,7 @@ def test_preprocess_is_open_clips(mini: clip.CLIPModel, name: str, shape: tuple[
 
 def test_square_tile_by_hand(mini: clip.CLIPModel) -> None:
     image = tile(200, 200)
-    resized = np.asarray(Image.fromarray(image).resize((96, 96), Image.Resampling.BICUBIC), np.float32) / 255
+    resized = np.asarray(Image.fromarray(image).resize((160, 160), Image.Resampling.BICUBIC), np.float32) / 255
     expected = ((resized - OPENAI[0]) / OPENAI[1]).transpose(2, 0, 1)
     np.testing.assert_allclose(mini.preprocess(image).numpy(), expected, atol=1e-5)
 
@@ -83,7 +83,7 @@ def test_embeddings_are_unit_float32(mini: clip.CLIPModel) -> None:
         assert not vectors.requires_grad
         torch.testing.assert_close(vectors.norm(dim=1), torch.ones(count))
     assert mini.embed_texts([]).shape == (0, mini.embed_dim)
-    assert mini.embed_images(torch.zeros(0, 3, 96, 96)).shape == (0, mini.embed_dim)
+    assert mini.embed_images(torch.zeros(0, 3, 160, 160)).shape == (0, mini.embed_dim)
     assert mini.logit_scale == pytest.approx(1 / 0.07, rel=1e-5)
 
 
@@ -107,13 +107,13 @@ def test_embeddings_are_open_clips(mini: clip.CLIPModel) -> None:
 
 def test_mini_is_the_same_every_time_and_touches_no_random_state(mini: clip.CLIPModel) -> None:
     before = torch.get_rng_state()
-    again = clip.load(ModelConfig(name="mini-clip"))
+    again = clip.load(ModelConfig(name="random-clip"))
     assert again.sha256 == mini.sha256 and len(mini.sha256) == 64
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_half_precision_comes_back_as_float32(mini: clip.CLIPModel) -> None:
-    half = clip.load(ModelConfig(name="mini-clip"), precision="bf16")
+    half = clip.load(ModelConfig(name="random-clip"), precision="bf16")
     images = batch(mini, 3)
     vectors = half.embed_images(images)
     assert vectors.dtype == torch.float32 and half.embed_texts(["x"]).dtype == torch.float32
@@ -167,7 +167,7 @@ def test_a_model_of_another_family_is_refused() -> None:
 def test_long_prompts_are_refused_never_cut(mini: clip.CLIPModel) -> None:
     fits, too_long = " ".join(["part"] * 75), " ".join(["part"] * 76)
     assert mini.tokenize([fits]).shape == (1, 77)
-    with pytest.raises(UsageError, match="78 tokens; mini-clip reads 77"):
+    with pytest.raises(UsageError, match="78 tokens; random-clip reads 77"):
         mini.embed_texts(["short", too_long])
 
 

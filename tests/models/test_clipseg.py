@@ -35,7 +35,7 @@ def sensible(name: str) -> clipseg.CLIPSegModel:
 
 @pytest.fixture(scope="module")
 def mini() -> clipseg.CLIPSegModel:
-    return sensible("mini-clipseg")
+    return sensible("random-clipseg")
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +43,12 @@ def real() -> clipseg.CLIPSegModel:
     return sensible("clipseg-rd64-refined")
 
 
-def tiles(count: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(count, 3, 352, 352, generator=torch.Generator().manual_seed(seed))
+def tiles(count: int, seed: int = 0, side: int = 256) -> torch.Tensor:
+    return torch.randn(count, 3, side, side, generator=torch.Generator().manual_seed(seed))
 
 
 def check_against_stock(model: clipseg.CLIPSegModel, count: int, prompts: list[str]) -> None:
-    images = tiles(count)
+    images = tiles(count, side=model.input_size)
     repeated = images.repeat_interleave(len(prompts), 0)
     tokens = model.tokenize(prompts).repeat(count, 1)
     with torch.no_grad():
@@ -58,7 +58,7 @@ def check_against_stock(model: clipseg.CLIPSegModel, count: int, prompts: list[s
     assert stock.logits.std() > 1
     assert torch.equal(same_shape, stock.logits)
     shared = model.logits(images, model.embed_prompts(prompts))
-    assert shared.shape == (count, len(prompts), 352, 352)
+    assert shared.shape == (count, len(prompts), model.input_size, model.input_size)
     torch.testing.assert_close(shared.flatten(0, 1), stock.logits, atol=1e-4, rtol=0)
 
 
@@ -109,7 +109,7 @@ def test_vision_runs_once_per_tile_and_stops_early(real: clipseg.CLIPSegModel) -
         layer.register_forward_hook(lambda _m, args, _o, i=index: calls.append((i, len(args[0]))))
         for index, layer in enumerate(layers)
     ]
-    real.logits(tiles(1), real.embed_prompts(PROMPTS[:2]))
+    real.logits(tiles(1, side=352), real.embed_prompts(PROMPTS[:2]))
     for hook in hooks:
         hook.remove()
     assert calls == [(index, 1) for index in range(10)]
@@ -135,9 +135,9 @@ def test_tiles_do_not_influence_each_other(mini: clipseg.CLIPSegModel) -> None:
 
 
 def test_empty_batches(mini: clipseg.CLIPSegModel) -> None:
-    assert mini.logits(tiles(0), mini.embed_prompts(PROMPTS)).shape == (0, 3, 352, 352)
+    assert mini.logits(tiles(0), mini.embed_prompts(PROMPTS)).shape == (0, 3, 256, 256)
     assert mini.embed_prompts([]).shape == (0, 64)
-    assert mini.logits(tiles(1), mini.embed_prompts([])).shape == (1, 0, 352, 352)
+    assert mini.logits(tiles(1), mini.embed_prompts([])).shape == (1, 0, 256, 256)
 
 
 def test_gradients_reach_the_decoder_and_the_vision_side() -> None:
@@ -155,7 +155,7 @@ def test_gradients_reach_the_decoder_and_the_vision_side() -> None:
 def test_preprocess_is_the_checkpoints_processor(mini: clipseg.CLIPSegModel) -> None:
     processor = ViTImageProcessorPil(
         do_resize=True,
-        size={"height": 352, "width": 352},
+        size={"height": 256, "width": 256},
         resample=2,
         do_rescale=True,
         rescale_factor=1 / 255,
@@ -167,7 +167,7 @@ def test_preprocess_is_the_checkpoints_processor(mini: clipseg.CLIPSegModel) -> 
         image = np.random.default_rng(1).integers(0, 256, (*shape, 3), dtype=np.uint8)
         expected = processor(image, return_tensors="pt")["pixel_values"][0]
         ours = mini.preprocess(image)
-        assert ours.shape == (3, 352, 352) and ours.dtype == torch.float32
+        assert ours.shape == (3, 256, 256) and ours.dtype == torch.float32
         torch.testing.assert_close(ours, expected.float(), atol=1e-5, rtol=0)
 
 
@@ -204,13 +204,13 @@ def test_padding_does_not_reach_the_text_feature(mini: clipseg.CLIPSegModel) -> 
 
 
 def test_long_prompts_are_refused(mini: clipseg.CLIPSegModel) -> None:
-    with pytest.raises(UsageError, match="78 tokens; mini-clipseg reads 77"):
+    with pytest.raises(UsageError, match="78 tokens; random-clipseg reads 77"):
         mini.embed_prompts(["part " * 76])
 
 
 def test_untrained_mini_is_the_same_every_time_and_not_saturated() -> None:
     before = torch.get_rng_state()
-    first, second = (clipseg.load(ModelConfig(name="mini-clipseg")) for _ in range(2))
+    first, second = (clipseg.load(ModelConfig(name="random-clipseg")) for _ in range(2))
     assert first.sha256 == second.sha256 and torch.equal(torch.get_rng_state(), before)
     values = first.logits(tiles(1), first.embed_prompts(PROMPTS))
     assert 0 < values.std() < 5 and values.abs().max() < 10
@@ -229,7 +229,7 @@ def test_old_files_with_position_indices_load(tmp_path: Path) -> None:
     state = clipseg.build("mini-clipseg").state_dict()
     stored = dict(state)
     stored["clip.text_model.embeddings.position_ids"] = torch.arange(77)[None].clone()
-    stored["clip.vision_model.embeddings.position_ids"] = torch.arange(485)[None].clone()
+    stored["clip.vision_model.embeddings.position_ids"] = torch.arange(257)[None].clone()
     path = tmp_path / "w.safetensors"
     save_file(stored, path)
     model = clipseg.load(ModelConfig(name="mini-clipseg", weights=str(path)))
@@ -245,4 +245,4 @@ def test_old_files_with_position_indices_load(tmp_path: Path) -> None:
 def test_other_names_are_refused() -> None:
     with pytest.raises(UsageError, match="not a CLIPSeg model"):
         clipseg.load(ModelConfig(name="mini-clip"))
-    assert clipseg.input_size("mini-clipseg") == clipseg.input_size("clipseg-rd64-refined") == 352
+    assert (clipseg.input_size("mini-clipseg"), clipseg.input_size("clipseg-rd64-refined")) == (256, 352)

@@ -47,7 +47,7 @@ def published_layout() -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def mini() -> isnet.ISNetModel:
-    return isnet.load(ModelConfig(name="mini-isnet"), "cpu", "fp32")
+    return isnet.load(ModelConfig(name="random-isnet"), "cpu", "fp32")
 
 
 def test_layout_is_the_published_one(published_layout):
@@ -100,15 +100,15 @@ def test_weights_of_another_shape_are_refused(mini, tmp_path, change, named):
 
 
 def test_unknown_name_is_refused():
-    with pytest.raises(UsageError, match="expected one of: isnet-general-use, mini-isnet"):
+    with pytest.raises(UsageError, match="expected one of: isnet-general-use, mini-isnet, random-isnet"):
         isnet.load(ModelConfig(name="sam-vit-b"), "cpu", "fp32")
 
 
-def test_mini_is_seeded_and_leaves_the_random_state_alone(mini):
+def test_random_weights_are_seeded_and_leaves_the_random_state_alone(mini):
     torch.manual_seed(11)
     expected = torch.rand(3)
     torch.manual_seed(11)
-    again = isnet.load(ModelConfig(name="mini-isnet"), "cpu", "fp32")
+    again = isnet.load(ModelConfig(name="random-isnet"), "cpu", "fp32")
     assert torch.equal(torch.rand(3), expected)
     assert again.sha256 == mini.sha256
     assert all(torch.equal(value, again.network.state_dict()[key]) for key, value in mini.network.state_dict().items())
@@ -149,7 +149,7 @@ def test_predict_is_the_sigmoid_of_side_one(mini):
 
 
 def test_half_precision_returns_float32_close_to_single(mini):
-    half = isnet.load(ModelConfig(name="mini-isnet"), "cpu", "bf16")
+    half = isnet.load(ModelConfig(name="random-isnet"), "cpu", "bf16")
     batch = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(4)) - 0.5
     saliency = half.predict(batch)
     assert saliency.dtype == torch.float32

@@ -110,13 +110,13 @@ class Constant(torch.nn.Module):
 
     def forward(self, sparse_prompt_embeddings: torch.Tensor, **_: object) -> tuple[torch.Tensor, torch.Tensor]:
         prompts = len(sparse_prompt_embeddings)
-        return torch.full((prompts, 3, 64, 64), self.value), torch.linspace(0, 1, prompts * 3).view(prompts, 3)
+        return torch.full((prompts, 3, 96, 96), self.value), torch.linspace(0, 1, prompts * 3).view(prompts, 3)
 
 
 @pytest.mark.parametrize("value", [-30.0, -1.0, 0.0, 1e-7, 1.0, 30.0])
 @pytest.mark.parametrize("offset", [0.0, 1.0])
 def test_empty_and_full_masks_and_masks_on_the_threshold(value, offset, threads):
-    model = sam.load(ModelConfig(name="mini-sam"), "cpu", "fp32")
+    model = sam.load(ModelConfig(name="random-sam"), "cpu", "fp32")
     model.network.mask_decoder = Constant(value)
     for stability in (0.0, 0.5):
         config = EVERYTHING.model_copy(update={"stability_offset": offset, "stability_threshold": stability})
@@ -179,15 +179,15 @@ def test_a_window_holds_the_whole_mask_of_a_single_entry(height, width, row, col
         assert y1 - 1 - rows[-1] <= slack
 
 
-def test_mini_is_a_small_sam_seeded_and_silent():
+def test_random_is_a_small_sam_seeded_and_silent():
     torch.manual_seed(11)
     expected = torch.rand(3)
     torch.manual_seed(11)
-    model = sam.load(ModelConfig(name="mini-sam"), "cpu", "fp32")
+    model = sam.load(ModelConfig(name="random-sam"), "cpu", "fp32")
     assert torch.equal(torch.rand(3), expected)
     assert isinstance(model.network, Sam)
-    assert model.input_size == 256
-    assert model.sha256 == sam.load(ModelConfig(name="mini-sam"), "cpu", "fp32").sha256
+    assert model.input_size == 288
+    assert model.sha256 == sam.load(ModelConfig(name="random-sam"), "cpu", "fp32").sha256
     assert sum(parameter.numel() for parameter in model.network.parameters()) < 2_000_000
 
 
@@ -202,13 +202,13 @@ def test_weights_load_strictly(tmp_path, model):
 
 
 def test_unknown_name_is_refused():
-    with pytest.raises(UsageError, match="expected one of: sam-vit-h, sam-vit-l, sam-vit-b, mini-sam"):
+    with pytest.raises(UsageError, match="expected one of: sam-vit-h, sam-vit-l, sam-vit-b, mini-sam, random-sam"):
         sam.load(ModelConfig(name="mini-isnet"), "cpu", "fp32")
 
 
 def test_half_precision_gives_float32_logits_close_to_single(photographs):
-    single = sam.load(ModelConfig(name="mini-sam"), "cpu", "fp32")
-    half = sam.load(ModelConfig(name="mini-sam"), "cpu", "bf16")
+    single = sam.load(ModelConfig(name="random-sam"), "cpu", "fp32")
+    half = sam.load(ModelConfig(name="random-sam"), "cpu", "bf16")
     points = sam.point_grid(2) * 400
     low, _ = single.decode(single.encode(photographs["china"]), points)
     low_half, iou_half = half.decode(half.encode(photographs["china"]), points)

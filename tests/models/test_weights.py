@@ -105,10 +105,7 @@ def test_registry_is_complete_and_consistent() -> None:
         "ViT-SO400M-16-SigLIP2-384/webli",
         "PE-Core-L-14-336/meta",
         "clipseg-rd64-refined",
-        "mini-isnet",
-        "mini-sam",
-        "mini-clip",
-        "mini-clipseg",
+        *(f"{kind}-{family}" for kind in ("mini", "random") for family in ("isnet", "sam", "clip", "clipseg")),
     }
     assert set(weights.REGISTRY) == names
     entries = weights.REGISTRY.values()
@@ -146,8 +143,8 @@ def test_unknown_name_lists_the_known_ones(name: str) -> None:
 
 def test_trained_or_not() -> None:
     assert weights.is_trained("sam-vit-b")
-    assert not weights.is_trained("mini-clip")
-    assert weights.is_trained("mini-clip", "trained.safetensors")
+    assert weights.is_trained("mini-clip") and not weights.is_trained("random-clip")
+    assert weights.is_trained("random-clip", "trained.safetensors")
 
 
 def test_order_of_places(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +165,7 @@ def test_order_of_places(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_random_model_has_no_file() -> None:
     with pytest.raises(UsageError, match="seeded random"):
-        weights.locate("mini-clip")
+        weights.locate("random-clip")
 
 
 def test_missing_offline_says_everything(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -364,10 +361,10 @@ def test_seeding_leaves_the_callers_random_state() -> None:
 
 def test_restore_from_explicit_file_and_from_random(tmp_path: Path) -> None:
     module = nn.Linear(3, 2)
-    untrained = weights.restore(module, ModelConfig(name="mini-clip"))
+    untrained = weights.restore(module, ModelConfig(name="random-clip"))
     assert untrained == weights.sha256_of_state_dict(module.state_dict())
     save_file({"weight": torch.ones(2, 3), "bias": torch.ones(2)}, tmp_path / "w.safetensors")
-    trained = weights.restore(module, ModelConfig(name="mini-clip", weights=str(tmp_path / "w.safetensors")))
+    trained = weights.restore(module, ModelConfig(name="random-clip", weights=str(tmp_path / "w.safetensors")))
     assert trained == hashlib.sha256((tmp_path / "w.safetensors").read_bytes()).hexdigest()
     assert torch.equal(module.weight, torch.ones(2, 3))
 

@@ -94,7 +94,9 @@ def test_score_and_evaluate_as_jobs(head, tmp_path):
 
 
 def test_a_failing_job_fails(head, tmp_path):
-    done = submit(head, "jobs/score.py", "--dataset", "folder", "--root", tmp_path / "none", "--output", tmp_path / "out")
+    done = submit(
+        head, "jobs/score.py", "--dataset", "folder", "--root", tmp_path / "none", "--output", tmp_path / "out"
+    )
     assert done.returncode == 1
     assert "Error: " in done.stdout + done.stderr
     assert not (tmp_path / "out").exists()

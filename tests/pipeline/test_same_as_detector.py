@@ -120,7 +120,7 @@ def test_maps_before_rounding_do_not_depend_on_the_batch(photographs):
         np.testing.assert_allclose(one, eight, atol=1e-5)
 
 
-def test_running_again_does_nothing_and_adding_an_image_does_only_that(job, photographs, tmp_path):
+def test_running_again_does_nothing(job, photographs):
     output, first, _ = job
     options = ScoreOptions(
         dataset="folder",

@@ -20,11 +20,12 @@ def smooth_tiles(count, side, seed=0):
     return (0.6 / (1 + np.exp(3 - logits))).astype(np.float16)
 
 
-def one_row(image_id, seed=0, error=False, masked=False, size=100, mtime=1_700_000_000_123_456_789):
+def one_row(image_id, seed=0, error=False, masked=False, size=100, mtime=1_700_000_000_123_456_789, noun="nut"):
     row = dict.fromkeys(SCORED_SCHEMA.names)
     row |= {
         "image_id": image_id,
         "image_path": f"/data/{image_id}",
+        "class_name": noun,
         "status": "error" if error else "ok",
         "fingerprint": FINGERPRINT,
         "file_size": size,

@@ -1,5 +1,6 @@
 import os
 import threading
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import numpy as np
@@ -8,9 +9,10 @@ import pyarrow as pa
 import pytest
 
 from zsad.errors import UsageError, ZsadError
-from zsad.storage import committed as committed_module
 from zsad.storage import (
+    Counts,
     committed_rows,
+    count_rows,
     drop_superseded,
     list_parts,
     part_name,
@@ -20,13 +22,15 @@ from zsad.storage import (
     work_left,
     write_part,
 )
+from zsad.storage import committed as committed_module
 
 
-def manifest(*ids, size=100, mtime=1_700_000_000_123_456_789):
+def manifest(*ids, size=100, mtime=1_700_000_000_123_456_789, noun="nut"):
     count = len(ids)
     return pa.table(
         {
             "image_id": pa.array(ids, pa.string()),
+            "class_name": pa.array([noun] * count, pa.string()),
             "file_size": pa.array([size] * count, pa.int64()),
             "file_mtime": pa.array([mtime] * count, pa.int64()),
             "image_path": pa.array([f"/data/{i}" for i in ids], pa.string()),
@@ -47,7 +51,7 @@ def test_hidden_and_foreign_names_are_no_parts(rows, out):
     found = list(committed_rows(out))
     assert [name for name, _ in found] == list_parts(out, "predictions")
     assert [table.column_names for _, table in found] == [
-        ["image_id", "fingerprint", "status", "file_size", "file_mtime"]
+        ["image_id", "fingerprint", "status", "class_name", "file_size", "file_mtime"]
     ] * 2
 
 
@@ -91,9 +95,91 @@ def test_a_changed_file_is_work(rows, out, size, mtime, expected):
     assert left(manifest("a", size=size, mtime=mtime), out, rows) == expected
 
 
-def test_unknown_versions_on_the_committed_side_match_any(rows, out):
+def test_unknown_versions_of_ok_rows_match_any(rows, out):
     write_part(out, part_name("run", 0), rows.table(rows.row("a", size=None, mtime=None)))
     assert left(manifest("a", size=7, mtime=7), out, rows) == []
+
+
+def test_an_image_that_was_missing_and_arrives_is_work(rows, out):
+    write_part(out, part_name("r1", 0), rows.table(rows.row("a", error=True, size=None, mtime=None)))
+    assert left(manifest("a", size=None, mtime=None), out, rows) == []
+    assert left(manifest("a", size=7, mtime=7), out, rows) == ["a"]
+    write_part(out, part_name("r2", 0), rows.table(rows.row("a", error=True, size=7, mtime=7)))
+    assert left(manifest("a", size=7, mtime=7), out, rows) == []
+    assert read_predictions(out, ["file_size"])["file_size"].tolist() == [7]
+
+
+def test_a_newer_row_of_a_missing_file_is_the_valid_one(rows, out):
+    write_part(out, part_name("r1", 0), rows.table(rows.row("a", 1), rows.row("b", size=None)))
+    missing = [rows.row(name, error=True, size=None, mtime=None) for name in "ab"]
+    write_part(out, part_name("r2", 0), rows.table(*missing))
+    # Where the older row knows no size either, there is no telling that the file is another one.
+    frame = read_predictions(out, ["image_id", "status"]).set_index("image_id")
+    assert frame["status"].to_dict() == {"a": "error", "b": "ok"}
+
+
+@pytest.mark.parametrize(
+    ("committed", "now", "expected"),
+    [("nut", "nut", []), ("nut", "hex nut", ["a"]), (None, "nut", ["a"]), ("nut", None, ["a"]), (None, None, [])],
+)
+@pytest.mark.parametrize("error", [False, True])
+def test_an_edited_noun_is_work(rows, out, committed, now, expected, error):
+    write_part(out, part_name("run", 0), rows.table(rows.row("a", error=error, noun=committed)))
+    assert left(manifest("a", noun=now), out, rows) == expected
+
+
+def test_nouns_are_compared_image_by_image(rows, out):
+    write_part(out, part_name("run", 0), rows.table(rows.row("a"), rows.row("b", noun="bolt"), rows.row("c")))
+    whole = pa.concat_tables([manifest("c", "a", noun="bolt"), manifest("b", noun="bolt"), manifest("d")])
+    assert left(whole, out, rows) == ["c", "a", "d"]
+
+
+def test_the_newest_row_tells_the_noun(rows, out):
+    write_part(out, part_name("r1", 0), rows.table(rows.row("a", 1)))
+    write_part(out, part_name("r2", 0), rows.table(rows.row("a", error=True, noun="bolt")))
+    assert read_predictions(out, ["class_name", "status"]).to_numpy().tolist() == [["bolt", "error"]]
+    assert left(manifest("a", noun="bolt"), out, rows) == []
+    # The valid row is that of the bolt, so going back to the nut is work.
+    assert left(manifest("a"), out, rows) == ["a"]
+    drop_superseded(out, rows.fingerprint)
+    assert raw(out)["class_name"].tolist() == ["bolt"]
+
+
+def test_an_older_row_that_is_superseded_is_not_done(rows, out):
+    write_part(out, part_name("r1", 0), rows.table(rows.row("a", 1)))
+    write_part(out, part_name("r2", 0), rows.table(rows.row("a", 2, size=50)))
+    for retry in (False, True):
+        assert left(manifest("a"), out, rows, retry_errors=retry) == ["a"]
+    write_part(out, part_name("r3", 0), rows.table(rows.row("a", 3)))
+    assert left(manifest("a"), out, rows) == []
+
+
+def test_counts_are_those_of_the_manifest(rows, out):
+    early = rows.row("e", error=True) | {"error_stage": "instances", "error_type": "out_of_memory"}
+    stale = rows.row("c", error=True, noun="bolt")
+    write_part(out, part_name("r1", 0), rows.table(early, rows.row("a"), rows.row("b", error=True), stale))
+    write_part(out, part_name("r2", 0), rows.table(rows.row("x"), rows.row("d", error=True), rows.row("y", error=True)))
+    foreign = rows.row("a", error=True) | {"fingerprint": "e" * 64}
+    write_part(out, part_name("r3", 0), rows.table(rows.row("a", error=True), foreign))
+    whole = manifest("e", "a", "d", "c", "b", "never")
+    counts = count_rows(whole, out, rows.fingerprint)
+    reasons = {"load/truncated": 2, "instances/out_of_memory": 1}
+    assert counts == Counts(images=4, ok=1, errors=3, reasons=reasons, others=2)
+    assert list(counts.reasons) == list(reasons)
+    assert left(whole, out, rows) == ["c", "never"]
+    assert count_rows(manifest("a"), out, rows.fingerprint) == Counts(1, 1, 0, {}, 6)
+    assert count_rows(manifest(), out, rows.fingerprint) == Counts(0, 0, 0, {}, 8)
+    assert count_rows(whole, out, "d" * 64) == Counts(0, 0, 0, {}, 0)
+
+
+def test_an_error_that_was_retried_counts_once_as_ok(rows, out):
+    write_part(out, part_name("r1", 0), rows.table(rows.row("a", error=True)))
+    write_part(out, part_name("r2", 0), rows.table(rows.row("a")))
+    assert count_rows(manifest("a"), out, rows.fingerprint) == Counts(1, 1, 0, {}, 0)
+
+
+def test_no_output_yet_counts_nothing(rows, out):
+    assert count_rows(manifest("a"), out, rows.fingerprint) == Counts(0, 0, 0, {}, 0)
 
 
 def test_work_left_against_sets(rows, out):
@@ -181,6 +267,29 @@ def test_a_kill_between_two_rewrites_loses_nothing(rows, out, monkeypatch):
     assert sorted(raw(out)["image_id"]) == ["a", "r1", "r2", "r3"]
 
 
+def run_id(hours_ago):
+    return f"{datetime.now(timezone.utc) - timedelta(hours=hours_ago):%Y%m%dT%H%M%S%f}Zabcdef"
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_only_leftovers_of_runs_that_ended_go(rows, out, own):
+    mine, other, old = run_id(2), run_id(1), run_id(25)
+    for run in (mine, other, old, "copied"):
+        orphan = write_part(out, part_name(run, 0), rows.table(rows.row("a", 1)))
+        os.unlink(f"{out}/predictions/{orphan.name}")
+        for folder, part in (("predictions", orphan.name), ("anomaly_maps", orphan.map_part)):
+            Path(out, folder, f".{part}.0123abcd.tmp").write_bytes(b"half")
+    write_part(out, part_name(old, 1), rows.table(rows.row("b", 2)))
+    cleanup = drop_superseded(out, rows.fingerprint, mine if own else None)
+    assert cleanup.maps_removed == 1 + own
+    kept = {other, "copied"} | (set() if own else {mine})
+    for folder in ("predictions", "anomaly_maps"):
+        temporary = {name.split("-")[1] for name in os.listdir(f"{out}/{folder}") if name.endswith(".tmp")}
+        assert temporary == kept
+    assert {name.split("-")[1] for name in list_parts(out, "anomaly_maps")} == kept | {old}
+    np.testing.assert_array_equal(read_anomaly_map(out, "b"), rows.expected(2)[0])
+
+
 def test_orphan_maps_and_leftovers_of_killed_writes_go(rows, out):
     write_part(out, part_name("r1", 0), rows.table(rows.row("a", 1)))
     dead = write_part(out, part_name("r1", 1), rows.table(rows.row("b", 2)))
@@ -188,7 +297,7 @@ def test_orphan_maps_and_leftovers_of_killed_writes_go(rows, out):
     for folder in ("predictions", "anomaly_maps"):
         Path(out, folder, ".part-r1-000002.parquet.0123abcd.tmp").write_bytes(b"half")
         Path(out, folder, ".keep").write_bytes(b"")
-    assert drop_superseded(out, rows.fingerprint).maps_removed == 1
+    assert drop_superseded(out, rows.fingerprint, "r1").maps_removed == 1
     assert read_predictions(out)["image_id"].tolist() == ["a"]
     assert sorted(os.listdir(f"{out}/predictions")) == [".keep", part_name("r1", 0)]
     assert len(os.listdir(f"{out}/anomaly_maps")) == 2

@@ -11,6 +11,7 @@ from zsad.storage import (
     RunInfo,
     check_output,
     clear_success,
+    count_rows,
     drop_superseded,
     list_parts,
     new_run_id,
@@ -64,12 +65,15 @@ def test_write_list_resume_clean_and_read(rows, bucket):
     manifest = pa.table(
         {
             "image_id": ["a", "b", "c"],
+            "class_name": ["nut"] * 3,
             "file_size": pa.array([100] * 3, pa.int64()),
             "file_mtime": pa.nulls(3, pa.int64()),
         }
     )
     assert work_left(manifest, out, rows.fingerprint)["image_id"].to_pylist() == ["c"]
-    cleanup = drop_superseded(out, rows.fingerprint)
+    counts = count_rows(manifest, out, rows.fingerprint)
+    assert (counts.images, counts.ok, counts.errors) == (2, 2, 0)
+    cleanup = drop_superseded(out, rows.fingerprint, later)
     assert (cleanup.rows_dropped, cleanup.parts_rewritten) == (1, 1)
     assert read_predictions(out, ["image_id"])["image_id"].tolist() == ["a", "b"]
     write_success(out, {"images": 2}, "h")

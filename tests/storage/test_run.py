@@ -11,6 +11,7 @@ from zsad.storage import (
     Success,
     check_output,
     clear_success,
+    describe_run,
     manifest_hash,
     part_name,
     read_run,
@@ -59,7 +60,8 @@ def test_the_same_configuration_may_continue(out):
     assert not Path(out, "predictions").exists()
 
 
-def test_another_configuration_is_refused_with_what_differs(out):
+def test_another_configuration_is_refused_with_what_differs(rows, out):
+    write_part(out, part_name("r", 0), rows.table(rows.row("a", error=True)))
     old, new = (
         load_config("mini"),
         load_config("mini", overrides=["foreground.min_coverage=0.9", "runtime.batch_size=1"]),
@@ -75,6 +77,32 @@ def test_another_configuration_is_refused_with_what_differs(out):
         check_output(out, "b", scored_fields(old, WEIGHTS, "bolt"))
     with pytest.raises(UsageError, match="models.clip.sha256: '3' -> '9'"):
         check_output(out, "b", scored_fields(old, WEIGHTS | {"clip": "9"}, "nut"))
+
+
+def test_a_run_that_failed_before_its_first_row_is_no_obstacle(rows, out):
+    write_run(out, info())
+    Path(out, "predictions").mkdir()
+    Path(out, "predictions", ".part-r-000000.parquet.0123abcd.tmp").write_bytes(b"half")
+    assert check_output(out, "b", {"x": 2}) is None
+    assert check_output(out, "a", {"x": 1}) == info()
+    write_part(out, part_name("r", 0), rows.table(rows.row("a", error=True)))
+    with pytest.raises(UsageError, match="x: 1 -> 2"):
+        check_output(out, "b", {"x": 2})
+
+
+@pytest.mark.parametrize(
+    ("dataset", "expected"),
+    [
+        ({"layout": "visa", "trained": True}, ("visa", None)),
+        ({"layout": "visa", "trained": False}, ("visa", "untrained")),
+        ({"layout": "visa"}, ("visa", "unknown")),
+        ({}, (None, "unknown")),
+    ],
+)
+def test_weights_are_not_called_trained_unless_the_run_says_so(out, dataset, expected):
+    assert describe_run(out) == (None, "unknown")
+    write_run(out, info(dataset=dataset))
+    assert describe_run(out) == expected
 
 
 def test_a_folder_that_is_not_ours_is_refused(rows, tmp_path):

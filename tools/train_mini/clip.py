@@ -15,7 +15,9 @@ from tools.train_mini.words import ANOMALOUS_STATES, NORMAL_STATES, Captions, Su
 from zsad.models import clip
 from zsad.models.weights import seeded
 
-BATCH = 64
+BATCH = 56
+SETTLED = 500
+"""Steps after which the texts learn at every fifth step only."""
 MEAN = torch.tensor((0.48145466, 0.4578275, 0.40821073)).view(3, 1, 1) * 255
 STD = torch.tensor((0.26862954, 0.26130258, 0.27577711)).view(3, 1, 1) * 255
 
@@ -29,6 +31,12 @@ class Student(nn.Module):
         width = self.clip.token_embedding.embedding_dim  # type: ignore[union-attr, operator]
         self.words = SubwordEmbedding(width)  # type: ignore[arg-type]
         self.clip.token_embedding.requires_grad_(False)  # type: ignore[union-attr, operator]
+        # Where a defect is teaches the image tower sooner than whether there is one; these heads are not kept.
+        stages = [self.clip.visual.layer2, self.clip.visual.layer3, self.clip.visual.layer4]
+        self.where = nn.ModuleList([nn.Conv2d(stage[-1].conv3.out_channels, 1, 1) for stage in stages])
+        self.seen: dict[int, Tensor] = {}
+        for number, stage in enumerate(stages):
+            stage.register_forward_hook(lambda _module, _given, out, n=number: self.seen.__setitem__(n, out))
 
     def texts(self, tokens: Tensor) -> Tensor:
         """(P, L) tokens -> (P, D) unit. As open_clip's ``encode_text``, on the first L positions only."""
@@ -43,6 +51,15 @@ class Student(nn.Module):
         with torch.autocast("cpu", torch.bfloat16):
             features = self.clip.encode_image(pixels.to(memory_format=torch.channels_last))
         return F.normalize(features.float(), dim=-1)
+
+    def places(self, coverage: Tensor) -> Tensor:
+        """Loss of the maps of the last ``images`` call against the defects (N, S, S) in [0, 1]."""
+        losses = []
+        for number, head in enumerate(self.where):
+            logits = head(self.seen[number].float())
+            truth = F.adaptive_max_pool2d(coverage[:, None], logits.shape[-2:])
+            losses.append(F.binary_cross_entropy_with_logits(logits, truth, pos_weight=torch.tensor(4.0)))
+        return torch.stack(losses).sum()
 
     @torch.no_grad()
     def finished(self) -> dict[str, Tensor]:
@@ -60,22 +77,29 @@ def train_clip(pictures: Pictures, folder: Path, seed: int, steps: int) -> tuple
     labels, kinds = np.asarray(pictures.crop_labels), np.asarray(pictures.crop_kinds)
     side = clip.model_config("mini-clip")["vision_cfg"]["image_size"]
 
+    kept: list[Tensor] = []
+
     def step(rng: np.random.Generator, number: int) -> tuple[Tensor, dict[str, float]]:
         chosen = balanced(rng, labels, kinds, BATCH)
-        views = [view(rng, pictures, int(i), side) for i in chosen]
+        views = [view(rng, pictures, int(i), side, 0.6 * (1 - number / steps)) for i in chosen]
         pixels = (torch.from_numpy(np.stack([v[0] for v in views])).permute(0, 3, 1, 2).float() - MEAN) / STD
         wrong = torch.tensor([float((v[1] > 64).sum() >= 3) for v in views])
         sure = torch.tensor([float(labels[i] in (0, EMPTY)) for i in chosen]) + wrong
-        groups = [
-            captions.states(rng, NORMAL_STATES, 14),
-            captions.states(rng, ANOMALOUS_STATES, 16),
-            captions.neutral(rng, 6),
-            captions.neutral(rng, 6),
-            captions.kinds(rng),
-        ]
-        tokens = tokenizer([text for group in groups for text in group])
-        tokens = tokens[:, : int(tokens.argmax(1).max()) + 1]
-        normal, anomalous, vague, other, names = student.texts(tokens).split([len(group) for group in groups])
+        # The texts settle long before the images do: most steps reuse those of the last step that learned them.
+        fresh = number < SETTLED or number % 5 == 0 or not kept
+        if fresh:
+            groups = [
+                captions.states(rng, NORMAL_STATES, 10),
+                captions.states(rng, ANOMALOUS_STATES, 12),
+                captions.neutral(rng, 5),
+                captions.neutral(rng, 5),
+                captions.kinds(rng),
+            ]
+            tokens = tokenizer([text for group in groups for text in group])
+            tokens = tokens[:, : int(tokens.argmax(1).max()) + 1]
+            parts = student.texts(tokens).split([len(group) for group in groups])
+            kept[:] = [part.detach() for part in parts]
+        normal, anomalous, vague, other, names = parts if fresh else kept
         images = student.images(pixels)
         scale = student.clip.logit_scale.exp().clamp(max=60)
         # The quantity that scores a tile, and the same for every single caption against the other side.
@@ -84,21 +108,40 @@ def train_clip(pictures: Pictures, folder: Path, seed: int, steps: int) -> tuple
         each_good = scale * ((images @ anomalous.mean(0))[:, None] - images @ normal.T)
         truth = wrong[:, None]
         whole = _bce(margin, wrong, sure)
-        single = _bce(torch.cat([each_bad, each_good], 1), truth.expand(-1, 30), sure[:, None])
+        single = _bce(torch.cat([each_bad, each_good], 1), truth.expand(-1, 22), sure[:, None])
         # Captions whose state means nothing must not tell sound from damaged: no difference in standard units.
         blank = torch.stack([vague.mean(0) - other.mean(0), vague[0] - other[0], vague[1] - other[1]])
         said = images @ blank.T
         gap = said[wrong > 0].mean(0) - said[wrong == 0].mean(0)
         neutral = (gap / (said.std(0) + 1e-4)).square().mean()
-        # And they lie half-way between the two sides.
-        middle = (torch.cat([vague, other]) @ (anomalous.mean(0) - normal.mean(0)) - 0.5 * (
-            (anomalous.mean(0) + normal.mean(0)) @ (anomalous.mean(0) - normal.mean(0)))).square().mean()
+        # The language alone: the two sides lie apart (or untrained images would push them together), what means
+        # nothing lies half-way, names differ.
+        side_way = anomalous.mean(0) - normal.mean(0)
+        centre = 0.5 * (anomalous.mean(0) + normal.mean(0)) @ side_way
+        placed = torch.cat([anomalous, normal]) @ side_way - centre
+        target = torch.cat([torch.ones(len(anomalous)), torch.zeros(len(normal))])
+        middle = ((torch.cat([vague, other]) @ side_way - centre) / side_way.square().sum().clamp(min=0.2)).square()
+        alike = F.relu(names @ names.T - torch.eye(len(names)) - 0.3).square()
+        language = (
+            F.binary_cross_entropy_with_logits(8 * placed, target)
+            + 2 * F.relu(1.2 - side_way.norm()).square()
+            + 2 * middle.mean()
+            + 3 * alike.mean()
+        )
         kind = F.cross_entropy(10 * images @ names.T, torch.from_numpy(kinds[chosen]).long())
-        loss = whole + 0.5 * single + 0.2 * neutral + 0.5 * middle + 0.15 * kind
+        places = student.places(torch.from_numpy(np.stack([v[1] for v in views])).float() / 255)
+        loss = whole + 0.3 * single + 0.1 * neutral + 0.3 * language + 0.3 * kind + places
         ranks = _auroc(margin.detach(), wrong)
-        return loss, {"tile": float(whole.detach()), "auroc": ranks, "neutral": float(neutral.detach()), "kind": float(kind.detach())}
+        return loss, {
+            "tile": float(whole.detach()),
+            "auroc": ranks,
+            "neutral": float(neutral.detach()),
+            "kind": float(kind.detach()),
+            "language": float(language.detach()),
+            "places": float(places.detach()),
+        }
 
-    minutes = train(Plan("clip", seed, steps, 2e-3), student, step, folder)
+    minutes = train(Plan("clip", seed, steps, 1.2e-3), student, step, folder)
     return student.finished(), minutes
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tools.train_mini.data import Pictures, balanced, view
+from tools.train_mini.data import Pictures, balanced, view, whitening
 from tools.train_mini.loop import Plan, train
 from tools.train_mini.words import Captions, SubwordEmbedding
 from zsad.datasets.synthetic import DEFECTS
@@ -31,11 +31,10 @@ class Student(nn.Module):
         table = embeddings.token_embedding
         table.requires_grad_(False)
         self.words = SubwordEmbedding(table.embedding_dim)
-        with torch.no_grad():
-            # CLIP's own spreads are meant for its widths; at this size they are too faint to learn from quickly.
-            vision = self.clipseg.clip.vision_model.embeddings
-            vision.patch_embedding.weight.normal_(0, 0.04)
-            vision.position_embedding.weight.normal_(0, 0.02)
+        config = self.clipseg.config
+        # These heads teach the vision tower and are not kept.
+        self.where = nn.ModuleList([nn.Linear(config.reduce_dim, 1) for _ in config.extract_layers])
+        nn.init.constant_(self.clipseg.decoder.transposed_convolution[-1].bias, -3.0)
 
     def texts(self, tokens: Tensor) -> Tensor:
         """(P, L) tokens -> (P, D), as ``get_text_features``."""
@@ -50,14 +49,14 @@ class Student(nn.Module):
         hidden = text.final_layer_norm(hidden)
         return model.text_projection(hidden[torch.arange(len(tokens)), tokens.argmax(1)])
 
-    def forward(self, pixels: Tensor, tokens: Tensor) -> Tensor:
-        """(N, 3, S, S), (K N, L) prompts, N at a time -> (K N, S, S) logits."""
+    def forward(self, pixels: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """(N, 3, S, S), (N, L) prompts -> (N, S, S) logits, (N, D) prompts, the patch logits of every level."""
         prompts = self.texts(tokens)
-        repeats = len(prompts) // len(pixels)
         with torch.autocast("cpu", torch.bfloat16):
-            reduced = [level.repeat(repeats, 1, 1) for level in clipseg.reductions(self.clipseg, pixels)]
+            reduced = clipseg.reductions(self.clipseg, pixels)
             logits = clipseg.decode(self.clipseg, reduced, *clipseg.film(self.clipseg, prompts))
-        return logits.float()
+        places = [head(level[:, 1:].float())[..., 0] for head, level in zip(self.where, reduced, strict=True)]
+        return logits.float(), prompts, places
 
     @torch.no_grad()
     def finished(self) -> dict[str, Tensor]:
@@ -69,6 +68,10 @@ class Student(nn.Module):
 def train_clipseg(pictures: Pictures, folder: Path, seed: int, steps: int) -> tuple[dict[str, Tensor], float]:
     """Returns (state dict, CPU minutes)."""
     student = seeded(Student, seed)
+    vision = student.clipseg.clip.vision_model.embeddings
+    with torch.no_grad():
+        width, _, patch, _ = vision.patch_embedding.weight.shape
+        vision.patch_embedding.weight.copy_(whitening(pictures.crops, patch, width, MEAN, STD))
     captions = Captions()
     tokenizer = clipseg.SimpleTokenizer(context_length=77)
     labels, kinds = np.asarray(pictures.crop_labels), np.asarray(pictures.crop_kinds)
@@ -79,30 +82,34 @@ def train_clipseg(pictures: Pictures, folder: Path, seed: int, steps: int) -> tu
         chosen = balanced(rng, labels, kinds, BATCH)
         for n in range(0, BATCH, 4):
             chosen[n] = chosen[n + 1] if n % 32 else chosen[n]
-        views = [view(rng, pictures, int(i), side) for i in chosen]
+        views = [view(rng, pictures, int(i), side, 0.6 * (1 - number / steps)) for i in chosen]
         pixels = (torch.from_numpy(np.stack([v[0] for v in views])).permute(0, 3, 1, 2).float() - MEAN) / STD
         truth = torch.from_numpy(np.stack([v[1] for v in views])).float() / 255
-        named = [captions.localising(rng) for _ in chosen]
-        silent = [captions.nothing(rng) for _ in range(BATCH // 2)]
-        tokens = tokenizer([text for text, _ in named] + silent + silent)
+        # A quarter of the prompts names nothing: nothing may light up, whatever the crop shows.
+        blank = rng.random(BATCH) < 0.25
+        named = [(captions.nothing(rng), ()) if empty else captions.localising(rng) for empty in blank]
+        tokens = tokenizer([text for text, _ in named])
         tokens = tokens[:, : int(tokens.argmax(1).max()) + 1]
-        if number % 2:
-            tokens = tokens[:BATCH]
-            logits, empty = student(pixels, tokens), None
-        else:
-            both = student(pixels, tokens)
-            logits, empty = both[:BATCH], both[BATCH:]
-        own = torch.tensor([
-            1.0 + float(bool(means) and 0 < label <= len(DEFECTS) and DEFECTS[label - 1] in means)
-            for (_, means), label in zip(named, labels[chosen], strict=True)
-        ])
-        found, missed = _segmentation(logits, truth, own)
-        loss = found
-        if empty is not None:
-            loss = loss + 0.5 * F.softplus(empty).mean() + 0.05 * F.softplus(empty).flatten(1).amax(1).mean()
-        return loss, {"dice": missed}
+        shown = truth * torch.from_numpy(~blank).float()[:, None, None]
+        logits, prompts, places = student(pixels, tokens)
+        own = torch.tensor(
+            [
+                1.0 + float(bool(means) and 0 < label <= len(DEFECTS) and DEFECTS[label - 1] in means)
+                for (_, means), label in zip(named, labels[chosen], strict=True)
+            ]
+        )
+        found, missed = _segmentation(logits, shown, own)
+        # The sign of one feature says whether a prompt names defects: language learns before vision has anything
+        # to be asked about. And each level that is read shows where defects are, whatever the prompt.
+        meaning = F.binary_cross_entropy_with_logits(prompts[:, 0], torch.from_numpy(~blank).float())
+        coarse = F.adaptive_max_pool2d(truth[:, None], side // 16).flatten(1)
+        seen = torch.stack(
+            [F.binary_cross_entropy_with_logits(place, coarse, pos_weight=torch.tensor(3.0)) for place in places]
+        ).sum()
+        loss = found + 0.3 * meaning + seen
+        return loss, {"dice": missed, "meaning": float(meaning.detach()), "seen": float(seen.detach())}
 
-    minutes = train(Plan("clipseg", seed, steps, 1.2e-3, 0.05), student, step, folder)
+    minutes = train(Plan("clipseg", seed, steps, 6e-4, 0.05), student, step, folder)
     return student.finished(), minutes
 
 

@@ -64,7 +64,9 @@ def prepare(folder: Path, seed: int, normal: int, anomalous: int, workers: int) 
     target = folder / f"pictures-{seed}-{normal}-{anomalous}"
     if not (target / "done").exists():
         target.mkdir(parents=True, exist_ok=True)
-        jobs = [(kind, n, seed, bad) for n in range(max(normal, anomalous)) for kind in KINDS_A for bad in (False, True)]
+        jobs = [
+            (kind, n, seed, bad) for n in range(max(normal, anomalous)) for kind in KINDS_A for bad in (False, True)
+        ]
         jobs = [job for job in jobs if job[1] < (anomalous if job[3] else normal)]
         jobs += [("", n, seed, False) for n in range(len(jobs) // 20)]
         context = multiprocessing.get_context("spawn")
@@ -88,7 +90,7 @@ def picture(job: tuple[str, int, int, bool]) -> dict[str, Bytes]:
         mask, foreground = np.zeros(image.shape[:2], np.uint8), np.zeros(image.shape[:2], np.bool_)
     pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float()
     scene = F.interpolate(pixels, (SCENE, SCENE), mode="bilinear", align_corners=False)[0]
-    count, labels, statistics, _ = cv2.connectedComponentsWithStats(foreground.view(np.uint8), connectivity=8)
+    _, labels, statistics, _ = cv2.connectedComponentsWithStats(foreground.view(np.uint8), connectivity=8)
     own = {
         "scenes": scene.to(torch.uint8).permute(1, 2, 0).numpy()[None],
         "coverage": _coverage(foreground, SCENE)[None],
@@ -108,7 +110,9 @@ def bare_table(rng: np.random.Generator) -> Bytes:
     return decode(photograph(rng, scene, int(rng.integers(72, 98))), 10_000_000)
 
 
-def _crops(rng: np.random.Generator, image: Bytes, mask: Bytes, boxes: NDArray[np.int32], kind: str) -> dict[str, Bytes]:
+def _crops(
+    rng: np.random.Generator, image: Bytes, mask: Bytes, boxes: NDArray[np.int32], kind: str
+) -> dict[str, Bytes]:
     height, width = mask.shape
     corners = np.stack([boxes[:, 0], boxes[:, 1], boxes[:, 0] + boxes[:, 2], boxes[:, 1] + boxes[:, 3]], 1)
     # Some long objects are tiled along their axis, as those with many parts are.
@@ -151,19 +155,27 @@ def _single_threaded() -> None:
     torch.set_num_threads(1)
 
 
-def view(
-    rng: np.random.Generator, pictures: Pictures, number: int, side: int
-) -> tuple[Bytes, Bytes]:
+def view(rng: np.random.Generator, pictures: Pictures, number: int, side: int, near: float) -> tuple[Bytes, Bytes]:
     """A cached crop as training sees it: shifted, scaled, turned, in other colours.
+
+    Args:
+        near: probability of a closer look, at a defect where there is one: what is learned large is found small.
 
     Returns:
         (image (side, side, 3) uint8, defect coverage (side, side) uint8).
     """
-    reach = int(CROP / MARGIN * rng.uniform(0.9, 1.1))
+    close = bool(rng.random() < near)
+    reach = int(CROP / MARGIN * (rng.uniform(0.3, 0.9) if close else rng.uniform(0.9, 1.1)))
     left, top = (int(rng.integers(CROP - reach + 1)) for _ in range(2))
+    rows, columns = np.nonzero(pictures.crop_faults[number] > 100) if close else (np.zeros(0), np.zeros(0))
+    if len(rows):
+        chosen = int(rng.integers(len(rows)))
+        left = int(np.clip(columns[chosen] - reach * rng.uniform(0.15, 0.85), 0, CROP - reach))
+        top = int(np.clip(rows[chosen] - reach * rng.uniform(0.15, 0.85), 0, CROP - reach))
     window = np.s_[top : top + reach, left : left + reach]
-    image = cv2.resize(pictures.crops[number][window], (side, side), interpolation=cv2.INTER_AREA)
-    fault = cv2.resize(pictures.crop_faults[number][window], (side, side), interpolation=cv2.INTER_AREA)
+    how = cv2.INTER_AREA if reach > side else cv2.INTER_LINEAR
+    image = cv2.resize(pictures.crops[number][window], (side, side), interpolation=how)
+    fault = cv2.resize(pictures.crop_faults[number][window], (side, side), interpolation=how)
     turns, flip = int(rng.integers(4)), bool(rng.random() < 0.5)
     image, fault = np.rot90(image, turns), np.rot90(fault, turns)
     if flip:
@@ -173,7 +185,7 @@ def view(
 
 def recolour(rng: np.random.Generator, image: Bytes) -> Bytes:
     """Another exposure, contrast, tint, at times other channels, noise or blur: (H, W, 3) uint8."""
-    if rng.random() < 0.4:
+    if rng.random() < 0.2:
         image = image[..., rng.permutation(3)]
     tint = rng.uniform(0.8, 1.2) * (1 + rng.normal(0, 0.06, 3))
     levels = np.clip((np.arange(256)[:, None] / 255) ** rng.uniform(0.8, 1.25) * tint * 255, 0, 255).astype(np.uint8)
@@ -205,3 +217,27 @@ def balanced(rng: np.random.Generator, labels: Bytes, kinds: Bytes, count: int) 
 def labels_of(labels: Bytes, kinds: Bytes, kind: int, anomalous: bool) -> NDArray[np.intp]:
     """Indices of the crops of one kind, with or without a defect."""
     return np.flatnonzero((kinds == kind) & ((labels > 0) == anomalous))
+
+
+def whitening(images: Bytes, side: int, width: int, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    """Patch projection to start from: the ``width`` strongest principal components of patches, made equally strong.
+
+    Random projections see little but a patch's brightness, and a transformer this small is slow to undo that.
+
+    Args:
+        images: (N, H, W, 3); side: of a patch; mean, std: (3, 1, 1) of the model's normalisation, 0 to 255.
+
+    Returns:
+        (width, 3, side, side) float32.
+    """
+    rng = np.random.default_rng(0)
+    patches = []
+    for number in np.sort(rng.integers(len(images), size=1500)):
+        for _ in range(6):
+            top, left = (int(rng.integers(size - side)) for size in images.shape[1:3])
+            patches.append(images[number, top : top + side, left : left + side])
+    pixels = (torch.from_numpy(np.stack(patches)).permute(0, 3, 1, 2).float() - mean) / std
+    flat = pixels.flatten(1)
+    strength, directions = torch.linalg.eigh(flat.T @ flat / len(flat))
+    chosen = directions[:, -width:] / (strength[-width:] + 1e-3).sqrt()
+    return chosen.T.reshape(width, 3, side, side).contiguous()

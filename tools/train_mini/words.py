@@ -156,7 +156,9 @@ class Captions:
         common = self.noun(rng)
         texts = []
         for _ in range(count):
-            shape = shapes[int(rng.integers(len(shapes)))].replace("{}", self.word(rng), 1).replace("{}", self.word(rng))
+            shape = (
+                shapes[int(rng.integers(len(shapes)))].replace("{}", self.word(rng), 1).replace("{}", self.word(rng))
+            )
             texts.append(self._fill(rng, shape, common))
         return texts
 
@@ -212,6 +214,8 @@ class SubwordEmbedding(nn.Module):
 
 def _grams(token: str) -> list[int]:
     word = "<" + token.replace("</w>", ">")
-    pieces = {word, *(word[i : i + n] for n in (4, 5, 6) for i in range(len(word) - n + 1))} if len(word) < 30 else {word}
+    pieces = (
+        {word, *(word[i : i + n] for n in (4, 5, 6) for i in range(len(word) - n + 1))} if len(word) < 30 else {word}
+    )
     # The whole word weighs as much as all its parts: a word's own meaning wins where it was learned.
     return sorted(zlib.crc32(piece.encode()) % _BUCKETS for piece in pieces)

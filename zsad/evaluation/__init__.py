@@ -14,18 +14,18 @@ from zsad.evaluation.histograms import PixelHistogram
 from zsad.evaluation.metrics import Curve, Metric, bootstrap_interval, sample_metrics
 from zsad.evaluation.parts import (
     COLUMNS,
-    MAX_PIXELS,
     RESOLUTIONS,
     PartState,
     check_resolution,
     evaluable_parts,
     evaluate_part,
+    mask_limits,
     merge_states,
 )
-from zsad.evaluation.summary import METRICS_SCHEMA, select_split, summarise
+from zsad.evaluation.summary import METRICS_SCHEMA, check_bootstrap, select_split, summarise
 from zsad.evaluation.table import PUBLISHED, format_table
 from zsad.filesystem import redact
-from zsad.storage import read_predictions
+from zsad.storage import read_predictions, read_run
 
 __all__ = [
     "METRICS_SCHEMA",
@@ -41,6 +41,7 @@ __all__ = [
     "evaluate_part",
     "format_table",
     "load_predictions",
+    "mask_limits",
     "merge_states",
     "sample_metrics",
     "select_split",
@@ -64,32 +65,34 @@ def evaluate(
     output: str,
     resolution: str = "native",
     split: str | None = None,
-    max_pixels: int = MAX_PIXELS,
-    max_file_bytes: int | None = None,
+    bootstrap: int = 0,
 ) -> pd.DataFrame:
     """Per class and mean: F1-max, AUROC and AP at sample and pixel level, and AUPRO at 0.3.
 
     Sample-level metrics sort the raw float32 scores. Pixel-level metrics are over the float16 anomaly
-    maps, normal images included, with the masks that the predictions name.
+    maps, normal images included, with the masks that the predictions name. Masks are decoded under the
+    caps of the run's configuration.
 
     Args:
         output: folder or URI of the run.
         resolution: "native", "518", "400" or "240".
         split: only images of this split; None for all.
-        max_pixels: cap on a mask.
-        max_file_bytes: cap on a mask's file.
+        bootstrap: resamples for 95 % intervals of the sample-level figures of each class, in the columns
+            ``low`` and ``high``; 0 for none. The same number gives the same intervals.
 
     Returns:
         A DataFrame with the columns of ``METRICS_SCHEMA``.
 
     Raises:
-        UsageError: unknown resolution or split, or no predictions.
+        UsageError: unknown resolution or split, negative ``bootstrap``, or no predictions.
         ZsadError: a map is missing or holds NaN.
     """
     check_resolution(resolution)
+    check_bootstrap(bootstrap)
     predictions = load_predictions(output, split)
+    info = read_run(output)
+    limits = mask_limits(info)
     states = (
-        evaluate_part(output, part_name, rows, resolution, max_pixels, max_file_bytes)
-        for part_name, rows in evaluable_parts(predictions)
+        evaluate_part(output, part_name, rows, resolution, limits) for part_name, rows in evaluable_parts(predictions)
     )
-    return summarise(states, predictions, resolution)
+    return summarise(states, predictions, resolution, info.fingerprint if info else None, bootstrap)

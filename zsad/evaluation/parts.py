@@ -10,17 +10,20 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from pydantic import ValidationError
 
+from zsad.config import ImagesConfig
 from zsad.errors import ImageError, UsageError, ZsadError
 from zsad.evaluation.histograms import PixelHistogram
 from zsad.evaluation.masks import read_mask, resize_mask
 from zsad.projection import resize
-from zsad.storage import iter_maps
+from zsad.storage import RunInfo, iter_maps
 
 RESOLUTIONS = ("native", "518", "400", "240")
 """Native is primary; the squares are those of other papers (APRIL-GAN 518, WinCLIP 240)."""
 
-MAX_PIXELS = 100_000_000
+DEFAULT_LIMITS = ImagesConfig()
+"""For runs that do not say."""
 NO_CATEGORY = "(none)"
 
 _PART_COLUMNS = ["image_id", "image_path", "category", "gt_label", "mask_path", "map_row_group"]
@@ -94,6 +97,20 @@ def check_resolution(resolution: str) -> str:
     return resolution
 
 
+def mask_limits(info: RunInfo | None) -> ImagesConfig:
+    """The caps under which a run decoded its images, which also hold for the masks.
+
+    Raises:
+        UsageError: ``run.json`` holds values out of range.
+    """
+    images = {} if info is None else info.config.get("images", {})
+    try:
+        return ImagesConfig(**{name: images[name] for name in ("max_pixels", "max_file_bytes") if name in images})
+    except ValidationError as error:
+        reasons = "; ".join(f"images.{fault['loc'][0]}: {fault['msg']}" for fault in error.errors())
+        raise UsageError(f"The configuration in run.json is not valid: {reasons}.") from None
+
+
 def category_of(predictions: pd.DataFrame) -> pd.Series:
     """The class of every row; ``(none)`` where the manifest named none."""
     return predictions["category"].astype(object).where(predictions["category"].notna(), NO_CATEGORY)
@@ -118,8 +135,7 @@ def evaluate_part(
     part_name: str,
     rows: pd.DataFrame,
     resolution: str = "native",
-    max_pixels: int = MAX_PIXELS,
-    max_file_bytes: int | None = None,
+    limits: ImagesConfig = DEFAULT_LIMITS,
 ) -> PartState:
     """Count the pixels of one part of the anomaly maps. A function of files only.
 
@@ -130,8 +146,7 @@ def evaluate_part(
             without a label are passed over, and maps without a row (superseded ones) are never read.
         resolution: "native", or the side of the square to which map and mask are resized. A resized
             map is rounded to float16 again; a mask is binarised first.
-        max_pixels: cap on a mask.
-        max_file_bytes: cap on a mask's file.
+        limits: caps on a mask (``max_pixels``) and its file (``max_file_bytes``), from ``mask_limits``.
 
     Raises:
         ZsadError: the part is missing or damaged, does not fit ``rows``, or a map holds NaN.
@@ -148,7 +163,7 @@ def evaluate_part(
                 f"{row['image_id']!r}; the files of predictions and anomaly_maps do not belong together."
             )
         counts = state.classes.setdefault(str(row["category"]), ClassState())
-        _count_image(counts, row, scores, resolution, max_pixels, max_file_bytes)
+        _count_image(counts, row, scores, resolution, limits)
     return state
 
 
@@ -157,8 +172,7 @@ def _count_image(
     row: dict[Hashable, Any],
     scores: NDArray[np.float16],
     resolution: str,
-    max_pixels: int,
-    max_file_bytes: int | None,
+    limits: ImagesConfig,
 ) -> None:
     height, width = scores.shape
     is_anomalous = int(row["gt_label"]) == 1
@@ -168,7 +182,8 @@ def _count_image(
             counts.excluded_no_mask += 1
             return
         try:
-            mask = read_mask(row["mask_path"], row["image_path"], height, width, max_pixels, max_file_bytes)
+            caps = limits.max_pixels, limits.max_file_bytes
+            mask = read_mask(row["mask_path"], row["image_path"], height, width, *caps)
         except ImageError as error:
             _LOGGER.warning("image_id=%s stage=evaluate type=%s %s", row["image_id"], error.kind, error)
             if error.kind == "mask_size":

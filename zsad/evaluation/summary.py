@@ -10,7 +10,7 @@ import pandas as pd
 import pyarrow as pa
 
 from zsad.errors import UsageError, ZsadError
-from zsad.evaluation.metrics import Metric, sample_metrics
+from zsad.evaluation.metrics import Metric, bootstrap_interval, sample_metrics
 from zsad.evaluation.parts import ClassState, PartState, category_of, check_resolution, merge_states, scored
 
 MEAN = "mean"
@@ -29,10 +29,13 @@ METRICS_SCHEMA = pa.schema(
         pa.field("level", pa.string(), nullable=False),
         pa.field("metric", pa.string(), nullable=False),
         pa.field("value", pa.float64()),
+        pa.field("low", pa.float64()),
+        pa.field("high", pa.float64()),
         pa.field("threshold", pa.float64()),
         pa.field("reason", pa.string()),
         pa.field("resolution", pa.string(), nullable=False),
         pa.field("split", pa.string()),
+        pa.field("fingerprint", pa.string()),
         pa.field("num_images", pa.int64(), nullable=False),
         pa.field("num_anomalous", pa.int64(), nullable=False),
         *(pa.field(name, pa.int64(), nullable=False) for name in EXCLUSIONS),
@@ -44,7 +47,9 @@ METRICS_SCHEMA = pa.schema(
 unweighted mean over the classes where the metric is defined; their ``reason`` names those left out,
 and their counts are sums. ``num_images`` and ``num_anomalous`` count what the figure is over; the
 ``excluded_`` columns count what was left out of it and why (those about masks are 0 at sample level).
-``split`` joins the evaluated splits by "+".
+``split`` joins the evaluated splits by "+". ``low`` and ``high`` bound the 95 % bootstrap interval of a
+class's sample-level figure where it was asked for, else they are null. ``fingerprint`` is that of
+``run.json``, null without one.
 """
 
 
@@ -63,28 +68,49 @@ def select_split(predictions: pd.DataFrame, split: str | None) -> pd.DataFrame:
     return selected
 
 
-def summarise(states: Iterable[PartState], predictions: pd.DataFrame, resolution: str = "native") -> pd.DataFrame:
+def check_bootstrap(bootstrap: int) -> int:
+    """``bootstrap`` if it is a number of resamples or 0 for none, else UsageError."""
+    if bootstrap < 0:
+        raise UsageError(f"Given {bootstrap} bootstrap resamples. Expected 0 for none, or e.g. 1000.")
+    return bootstrap
+
+
+def summarise(
+    states: Iterable[PartState],
+    predictions: pd.DataFrame,
+    resolution: str = "native",
+    fingerprint: str | None = None,
+    bootstrap: int = 0,
+) -> pd.DataFrame:
     """The table of metrics, columns as ``METRICS_SCHEMA``.
 
     Args:
         states: of all parts of ``predictions``, from ``evaluate_part``, at this resolution.
         predictions: columns image_id, category, split, gt_label, status and pred_score; one row per image.
         resolution: recorded with every figure.
+        fingerprint: of the run, recorded with every figure.
+        bootstrap: resamples for ``low`` and ``high``, see ``zsad.evaluation.bootstrap_interval``; 0 for none.
 
     Raises:
+        UsageError: unknown resolution, or negative ``bootstrap``.
         ZsadError: the states do not cover the predictions, or a score is NaN.
     """
     check_resolution(resolution)
+    check_bootstrap(bootstrap)
     merged = merge_states(states, resolution)
-    protocol = {"resolution": resolution, "split": "+".join(_splits(predictions)) or None}
+    protocol = {
+        "resolution": resolution,
+        "split": "+".join(_splits(predictions)) or None,
+        "fingerprint": fingerprint,
+    }
     rows: list[dict[str, Any]] = []
     for category, group in predictions.groupby(category_of(predictions), sort=True):
-        rows += _class_rows(str(category), group, merged.classes.get(str(category), ClassState()))
+        rows += _class_rows(str(category), group, merged.classes.get(str(category), ClassState()), bootstrap)
     rows += _mean_rows(rows)
     return pa.Table.from_pylist([row | protocol for row in rows], schema=METRICS_SCHEMA).to_pandas()
 
 
-def _class_rows(category: str, group: pd.DataFrame, state: ClassState) -> list[dict[str, Any]]:
+def _class_rows(category: str, group: pd.DataFrame, state: ClassState, bootstrap: int) -> list[dict[str, Any]]:
     valid = scored(group)
     labelled = valid[valid["gt_label"].notna()]
     if state.num_seen != len(labelled):
@@ -93,8 +119,9 @@ def _class_rows(category: str, group: pd.DataFrame, state: ClassState) -> list[d
             "anomaly maps were evaluated. Every part of the run must be evaluated exactly once."
         )
     labels = labelled["gt_label"].to_numpy(np.int64)
+    scores = labelled["pred_score"].to_numpy(np.float32)
     try:
-        sample = sample_metrics(labelled["pred_score"].to_numpy(np.float32), labels)
+        sample = sample_metrics(scores, labels)
     except ZsadError as error:
         raise ZsadError(f"Class {category!r}: {error}.") from None
     common = {
@@ -115,8 +142,12 @@ def _class_rows(category: str, group: pd.DataFrame, state: ClassState) -> list[d
         "excluded_mask_size": state.excluded_mask_size,
         "excluded_mask_unreadable": state.excluded_mask_unreadable,
     }
+    intervals = {name: bootstrap_interval(scores, labels, name, bootstrap) for name in sample} if bootstrap else {}
     return [
-        *(_row(category, "sample", name, metric, sample_counts) for name, metric in sample.items()),
+        *(
+            _row(category, "sample", name, metric, sample_counts, intervals.get(name))
+            for name, metric in sample.items()
+        ),
         *(_row(category, "pixel", name, metric, pixel_counts) for name, metric in state.histogram.compute().items()),
     ]
 
@@ -138,8 +169,16 @@ def _mean_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return result
 
 
-def _row(category: str, level: str, name: str, metric: Metric, counts: dict[str, int]) -> dict[str, Any]:
-    figures = {"value": metric.value, "threshold": metric.threshold, "reason": metric.reason}
+def _row(
+    category: str,
+    level: str,
+    name: str,
+    metric: Metric,
+    counts: dict[str, int],
+    interval: tuple[float, float] | None = None,
+) -> dict[str, Any]:
+    low, high = interval or (None, None)
+    figures = {"value": metric.value, "low": low, "high": high, "threshold": metric.threshold, "reason": metric.reason}
     return {"category": category, "level": level, "metric": name, **figures, **counts}
 
 

@@ -115,25 +115,34 @@ _EXCLUDED = {
 }
 
 
-def format_table(metrics: pd.DataFrame, dataset: str | None = None, weights: str | None = None) -> str:
+_INTERVALS = tuple((metric, title) for level, metric, title in _COLUMNS if level == "sample")
+
+
+def format_table(
+    metrics: pd.DataFrame, dataset: str | None = None, weights: str | None = None, finished: bool = True
+) -> str:
     """The metrics as text: the protocol, one row per class and the mean, in percent; "-" where undefined.
 
     When ``dataset`` is VisA and every class is one of its twelve, the published F1-max figures of
-    WinCLIP, APRIL-GAN and the paper follow beside ours, over the classes that occur.
+    WinCLIP, APRIL-GAN and the paper follow beside ours, over the classes that occur. Bootstrap intervals
+    follow where the metrics hold them.
 
     Args:
         metrics: from ``zsad.evaluation.evaluate``.
         dataset: its name, e.g. "visa"; None if unknown.
         weights: a word on the weights that stands beside every figure of ours, e.g. "untrained".
+        finished: whether the run has its ``_SUCCESS``; the heading says so when it has not.
 
     Returns:
         Lines of at most 80 characters, without a newline at the end.
     """
     categories = _order([str(name) for name in metrics["category"].unique() if name != MEAN])
-    lines = [*_heading(metrics, dataset, weights), "", *_main_table(metrics, categories)]
+    lines = [*_heading(metrics, dataset, weights, finished), "", *_main_table(metrics, categories)]
     notes = _notes(metrics, categories)
     if notes:
         lines += ["", *notes]
+    if metrics["low"].notna().any():
+        lines += ["", *_intervals(metrics, categories)]
     if (dataset or "").lower() == "visa" and categories and set(categories) <= set(VISA_CLASSES):
         for level in ("sample", "pixel"):
             lines += ["", *_comparison(metrics, categories, level, weights)]
@@ -146,7 +155,7 @@ def _order(categories: list[str]) -> list[str]:
     return sorted(categories, key=lambda name: (rank.get(name, len(rank)), name))
 
 
-def _heading(metrics: pd.DataFrame, dataset: str | None, weights: str | None) -> list[str]:
+def _heading(metrics: pd.DataFrame, dataset: str | None, weights: str | None, finished: bool) -> list[str]:
     first = metrics.iloc[0]
     sample, pixel = _mean_row(metrics, "sample"), _mean_row(metrics, "pixel")
     parts = [
@@ -160,6 +169,8 @@ def _heading(metrics: pd.DataFrame, dataset: str | None, weights: str | None) ->
     parts.append("left out: " + (", ".join(left_out) if left_out else "none"))
     if weights:
         parts.append(f"weights: {weights}")
+    if not finished:
+        parts.append("the run is unfinished (no _SUCCESS), so images may be missing")
     return [*_wrap("Evaluation: " + "; ".join(parts) + "."), "Percent; AUPRO up to a false-positive rate of 0.3."]
 
 
@@ -182,6 +193,20 @@ def _main_table(metrics: pd.DataFrame, categories: list[str]) -> list[str]:
         )
         images, anomalous = counts.loc[category, ["num_images", "num_anomalous"]]
         lines.append(f"{_short(category, width):{width}}{images:>7}{anomalous:>6} |{cells}")
+    return lines
+
+
+def _intervals(metrics: pd.DataFrame, categories: list[str]) -> list[str]:
+    by_figure = metrics[metrics["level"] == "sample"].set_index(["category", "metric"])
+    low, high = by_figure["low"].to_dict(), by_figure["high"].to_dict()
+    width = min(14, max(len(_clean(name)) for name in [*categories, "class"]))
+    header = f"{'class':{width}}" + "".join(f"{title:>16}" for _, title in _INTERVALS)
+    lines = [*_wrap("95 % bootstrap intervals, sample level (normal and anomalous images drawn apart)"), header]
+    lines.append("-" * len(header))
+    for category in categories:
+        keys = [(category, metric) for metric, _ in _INTERVALS]
+        texts = ["-" if pd.isna(low[key]) else f"{_percent(low[key])} to {_percent(high[key])}" for key in keys]
+        lines.append(f"{_short(category, width):{width}}" + "".join(f"{text:>16}" for text in texts))
     return lines
 
 

@@ -152,11 +152,11 @@ def build(name: str) -> nn.Module:
 
 
 def model_config(name: str) -> dict[str, Any]:
-    """open_clip's architecture configuration of a ``MODEL/TAG`` name, or that of ``mini-clip``; a copy."""
-    if name == "mini-clip":
+    """open_clip's architecture configuration of a ``MODEL/TAG`` name, or the small one; a copy."""
+    if name in ("mini-clip", "random-clip"):
         return {
             "embed_dim": 64,
-            "vision_cfg": {"image_size": 192, "layers": [1, 1, 1, 1], "width": 32},
+            "vision_cfg": {"image_size": 160, "layers": [1, 1, 1, 1], "width": 24},
             "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 4},
         }
     return open_clip.get_model_config(name.rpartition("/")[0])

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 INPUT_SIZE = 352
 MINI_INPUT_SIZE = 256
+MINI = ("mini-clipseg", "random-clipseg")
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 TEXT_BATCH = 256
@@ -227,7 +228,7 @@ def input_size(name: str) -> int:
         UsageError: not a CLIPSeg model of the registry.
     """
     model_config(name)
-    return MINI_INPUT_SIZE if name == "mini-clipseg" else INPUT_SIZE
+    return MINI_INPUT_SIZE if name in MINI else INPUT_SIZE
 
 
 def model_config(name: str) -> CLIPSegConfig:
@@ -259,7 +260,7 @@ def model_config(name: str) -> CLIPSegConfig:
             conditional_layer=0,
             use_complex_transposed_convolution=True,
         )
-    if name == "mini-clipseg":
+    if name in MINI:
         return CLIPSegConfig(
             text_config=text | _transformer(width=64, layers=2, heads=4),
             vision_config=vision | {"image_size": MINI_INPUT_SIZE} | _transformer(width=128, layers=4, heads=4),

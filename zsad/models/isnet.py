@@ -200,7 +200,7 @@ class ISNetModel:
 
 
 _ARCHITECTURES: Mapping[str, tuple[int, int]] = MappingProxyType(
-    {"isnet-general-use": (64, 1024), "mini-isnet": (8, 320)}
+    {"isnet-general-use": (64, 1024), "mini-isnet": (8, 320), "random-isnet": (8, 320)}
 )
 """Width and input size by name."""
 
@@ -209,8 +209,8 @@ def load(config: ModelConfig, device: str = "cpu", precision: Precision = "fp32"
     """Build IS-Net and load the configured weights.
 
     Args:
-        config: name ``isnet-general-use`` (1024 x 1024) or ``mini-isnet`` (an eighth of the channels,
-            320 x 320), optionally with a weights file.
+        config: name ``isnet-general-use`` (1024 x 1024), ``mini-isnet`` (an eighth of the channels,
+            320 x 320) or ``random-isnet``, optionally with a weights file.
         device: torch device.
         precision: ``fp32``, ``bf16`` or ``fp16``.
 

@@ -24,7 +24,7 @@ class WeightsEntry:
         source: ``https://...``, ``hf://owner/name[@revision]/path``, ``bundled`` (a file of the package)
             or ``random`` (seeded, untrained, no file).
         sha256: hash of the file; None = recorded at the first download and held from then on.
-        size_bytes: exact size, None when it is not known.
+        size_bytes: size of the file, to within a percent where only the architecture is known; None = unknown.
         licence: licence of the weights.
         note: what a user should know.
         tokenizer: hub repository whose tokenizer files the text side needs as well, or None.
@@ -44,6 +44,14 @@ class WeightsEntry:
 _SAM_URL = "https://dl.fbaipublicfiles.com/segment_anything/"
 _UNPINNED = "sha256 not published here: recorded at the first download, held afterwards"
 
+_BUNDLED: tuple[tuple[Family, str | None, int | None], ...] = (
+    ("isnet", None, None),
+    ("sam", None, None),
+    ("clip", None, None),
+    ("clipseg", None, None),
+)
+"""Family, sha256 and size of the package's own weights, as ``tools/train_mini`` prints them."""
+
 _ENTRIES = (
     WeightsEntry(
         "isnet-general-use",
@@ -51,7 +59,7 @@ _ENTRIES = (
         "isnet-general-use.pth",
         "https://huggingface.co/NimaBoscarino/IS-Net_DIS-general-use/resolve/main/isnet-general-use.pth",
         "9e1aafea58f0b55d0c35077e0ceade6ba1ba2bce372fd4f8f77215391f3fac13",
-        None,
+        176_500_000,
         "none stated (code Apache-2.0; trained on DIS5K, non-commercial terms)",
         "IS-Net, general use (Qin et al., ECCV 2022), about 177 MB; a mirror of the authors' file",
     ),
@@ -91,7 +99,7 @@ _ENTRIES = (
         "ViT-B-16-plus-240-laion400m_e31.bin",
         "hf://timm/vit_base_patch16_plus_clip_240.laion400m_e31/open_clip_pytorch_model.bin",
         "fa8eec9aff58e9215b9b44a977038179712694d3fc3a73eba62546bcff13deb3",
-        None,
+        833_600_000,
         "MIT",
         "OpenCLIP on LAION-400M, as in WinCLIP; the hub's laion400m_e32 is this same file",
     ),
@@ -143,7 +151,7 @@ _ENTRIES = (
         "clipseg-rd64-refined.safetensors",
         "hf://CIDAS/clipseg-rd64-refined/model.safetensors",
         None,
-        None,
+        603_000_000,
         "Apache-2.0",
         f"CLIPSeg (Lueddecke and Ecker, CVPR 2022), about 603 MB; {_UNPINNED}",
     ),
@@ -152,13 +160,26 @@ _ENTRIES = (
             f"mini-{family}",
             family,
             f"mini-{family}.safetensors",
+            "bundled",
+            sha256,
+            size_bytes,
+            "Apache-2.0",
+            "small, part of the package; trained on rendered parts only (models/bundled/README.md)",
+        )
+        for family, sha256, size_bytes in _BUNDLED
+    ),
+    *(
+        WeightsEntry(
+            f"random-{family}",
+            family,
+            f"random-{family}.safetensors",
             "random",
             None,
             None,
             "Apache-2.0",
-            "small, seeded random, untrained: exercises the code, its scores mean nothing",
+            f"mini-{family} untrained, seeded: for tests of the code, its scores mean nothing",
         )
-        for family in ("isnet", "sam", "clip", "clipseg")
+        for family, _, _ in _BUNDLED
     ),
 )
 

@@ -240,8 +240,8 @@ def load(config: ModelConfig, device: str = "cpu", precision: Precision = "fp32"
     """Build SAM and load the configured weights.
 
     Args:
-        config: name ``sam-vit-h``, ``sam-vit-l``, ``sam-vit-b`` (1024 x 1024) or ``mini-sam`` (256 x 256),
-            optionally with a weights file.
+        config: name ``sam-vit-h``, ``sam-vit-l``, ``sam-vit-b`` (1024 x 1024), ``mini-sam`` (288 x 288) or
+            ``random-sam``, optionally with a weights file.
         device: torch device.
         precision: ``fp32``, ``bf16`` or ``fp16``.
 
@@ -283,8 +283,11 @@ def concatenate(parts: list[Candidates]) -> Candidates:
 
 
 def build_mini_sam() -> Sam:
-    """SAM of the published classes at small size: input 256, ViT of width 96 and depth 4, decoder width 64."""
-    image_size, patch_size, width = 256, 16, 64
+    """SAM of the published classes at small size: input 288, ViT of width 96 and depth 4, decoder width 64.
+
+    Patches of 12 pixels, so that the masks (96 x 96) still follow objects of a few pixels' width.
+    """
+    image_size, patch_size, width = 288, 12, 64
     grid = image_size // patch_size
     return Sam(
         image_encoder=ImageEncoderViT(
@@ -322,5 +325,6 @@ _BUILDERS: Mapping[str, Callable[[], Sam]] = MappingProxyType(
         "sam-vit-l": build_sam_vit_l,
         "sam-vit-b": build_sam_vit_b,
         "mini-sam": build_mini_sam,
+        "random-sam": build_mini_sam,
     }
 )

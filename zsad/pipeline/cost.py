@@ -17,6 +17,9 @@ _GFLOP = {
     "sam-vit-h": 5961 + 3710,
     "ViT-B-16-plus-240/laion400m_e31": 55 * _TILES,
     "ViT-L-14-336-quickgelu/openai": 382 * _TILES,
+    "ViT-H-14/laion2b_s32b_b79k": 335 * _TILES,
+    "ViT-SO400M-16-SigLIP2-384/webli": 519 * _TILES,
+    "PE-Core-L-14-336/meta": 384 * _TILES,
     "clipseg-rd64-refined": (77 + 1.2 * 18) * _TILES,
 }
 """Billions of floating-point operations per image of 1500 x 1000 pixels with six tiles."""

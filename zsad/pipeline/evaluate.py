@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from itertools import islice
 from typing import Any
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import ray
 
+from zsad.config import ImagesConfig
 from zsad.errors import UsageError, ZsadError
 from zsad.evaluation import (
     METRICS_SCHEMA,
@@ -18,34 +20,43 @@ from zsad.evaluation import (
     evaluable_parts,
     evaluate_part,
     load_predictions,
+    mask_limits,
     summarise,
 )
 from zsad.evaluation.parts import check_resolution
-from zsad.filesystem import absolute, join, redact, resolve
+from zsad.evaluation.summary import check_bootstrap
+from zsad.filesystem import absolute, join, redact
 from zsad.pipeline.cluster import connected
+from zsad.storage import read_run, write_atomically
 
 _IN_FLIGHT_PER_CPU = 2
 
 
 def evaluate_run(
-    output: str, resolution: str = "native", split: str | None = None, address: str | None = None
+    output: str,
+    resolution: str = "native",
+    split: str | None = None,
+    address: str | None = None,
+    bootstrap: int = 0,
 ) -> pd.DataFrame:
-    """The metrics of a run, also written to ``OUT/metrics/<resolution>.parquet``.
+    """The metrics of a run, also written to ``metrics_uri``. Masks are decoded under the caps of the run.
 
     Args:
         output: path or URI of the run.
         resolution: ``native``, ``518``, ``400`` or ``240``.
         split: only this split; None for all.
         address: see ``zsad.pipeline.cluster.connected``.
+        bootstrap: resamples for the intervals in ``low`` and ``high``; 0 for none.
 
     Returns:
         A DataFrame with the columns of ``METRICS_SCHEMA``.
 
     Raises:
-        UsageError: unknown resolution or split, no run there, or a run without labels.
+        UsageError: unknown resolution or split, negative ``bootstrap``, no run there, or a run without labels.
         ZsadError: a map is missing or damaged.
     """
     check_resolution(resolution)
+    check_bootstrap(bootstrap)
     output = absolute(output)
     predictions = load_predictions(output, split)
     if predictions["gt_label"].notna().sum() == 0:
@@ -53,23 +64,40 @@ def evaluate_run(
             f"None of the {len(predictions)} images in {redact(output)!r} has a label, so there is nothing to compare "
             "with. Expected a dataset with labels, or a manifest with gt_label; 'zsad top' ranks without labels."
         )
+    info = read_run(output)
+    limits = mask_limits(info)
     with connected(address):
-        merged = _merge_parts(output, evaluable_parts(predictions), resolution)
-    metrics = summarise([merged], predictions, resolution)
-    _write(metrics, join(output, "metrics", f"{resolution}.parquet"))
+        merged = _merge_parts(output, evaluable_parts(predictions), resolution, limits)
+    metrics = summarise([merged], predictions, resolution, info.fingerprint if info else None, bootstrap)
+    _write(metrics, metrics_uri(output, resolution, split))
     return metrics
 
 
-def _merge_parts(output: str, parts: list[tuple[str, pd.DataFrame]], resolution: str) -> PartState:
+def metrics_uri(output: str, resolution: str = "native", split: str | None = None) -> str:
+    """``OUT/metrics/<resolution>.parquet``, or ``OUT/metrics/<resolution>-<split>.parquet`` for one split.
+
+    Characters of the split other than letters, digits, dot and minus become ``_``.
+    """
+    suffix = "" if split is None else "-" + re.sub(r"[^A-Za-z0-9.-]", "_", split)
+    return join(output, "metrics", f"{resolution}{suffix}.parquet")
+
+
+def _merge_parts(
+    output: str, parts: list[tuple[str, pd.DataFrame]], resolution: str, limits: ImagesConfig
+) -> PartState:
     task: Any = ray.remote(num_cpus=1, max_retries=3)(evaluate_part)
     limit = max(2, int(ray.cluster_resources().get("CPU", 1)) * _IN_FLIGHT_PER_CPU)
     merged, waiting = PartState(resolution), iter(parts)
-    running: deque[Any] = deque(task.remote(output, *part, resolution) for part in islice(waiting, limit))
+
+    def start(part: tuple[str, pd.DataFrame]) -> Any:
+        return task.remote(output, *part, resolution, limits)
+
+    running: deque[Any] = deque(start(part) for part in islice(waiting, limit))
     try:
         # Merged in order of name, so that sums of floats have the same bits every time.
         while running:
             merged.merge(ray.get(running.popleft()))
-            running.extend(task.remote(output, *part, resolution) for part in islice(waiting, 1))
+            running.extend(start(part) for part in islice(waiting, 1))
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, ZsadError):
             raise error.cause from None
@@ -78,7 +106,5 @@ def _merge_parts(output: str, parts: list[tuple[str, pd.DataFrame]], resolution:
 
 
 def _write(metrics: pd.DataFrame, uri: str) -> None:
-    filesystem, path = resolve(uri)
-    filesystem.create_dir(path.rpartition("/")[0], recursive=True)
-    table = pa.Table.from_pandas(metrics, schema=METRICS_SCHEMA, preserve_index=False)
-    pq.write_table(table.replace_schema_metadata(None), path, filesystem=filesystem)
+    table = pa.Table.from_pandas(metrics, schema=METRICS_SCHEMA, preserve_index=False).replace_schema_metadata(None)
+    write_atomically(uri, lambda sink: pq.write_table(table, sink))

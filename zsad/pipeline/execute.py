@@ -18,13 +18,20 @@ from zsad.pipeline.graph import run_graph
 from zsad.pipeline.pools import describe, plan_pools
 from zsad.pipeline.progress import ProgressCounter, ProgressReporter
 from zsad.pipeline.sink import PartSink
-from zsad.storage import RunInfo, clear_success, new_run_id, write_run
+from zsad.storage import RunInfo, clear_success, write_run
 
 _GO_ON = "What is committed stays; run the same command again to go on."
 
 
 def execute(
-    work: pa.Table, config: Config, info: RunInfo, root: str, output: str, address: str | None, stream: TextIO
+    work: pa.Table,
+    config: Config,
+    info: RunInfo,
+    run_id: str,
+    root: str,
+    output: str,
+    address: str | None,
+    stream: TextIO,
 ) -> dict[str, Any]:
     """Score the images of a work list into ``output`` and return the timings of the run.
 
@@ -32,6 +39,7 @@ def execute(
         work: manifest rows, one per image to score.
         config: the configuration.
         info: written to ``run.json`` before the first row.
+        run_id: part of the names of the parts.
         root: of the dataset.
         output: of the run.
         address: see ``zsad.pipeline.cluster.connected``.
@@ -53,7 +61,7 @@ def execute(
         clear_success(output)
         write_run(output, info)
         rows_per_part = config.runtime.rows_per_part or min(max(work.num_rows // 100, 16), 2048)
-        sink = PartSink(output, new_run_id(output), rows_per_part)
+        sink = PartSink(output, run_id, rows_per_part)
         counter = ray.remote(num_cpus=0)(ProgressCounter).remote()
         start = time.monotonic()
         try:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import Counter
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import TextIO
@@ -21,11 +20,14 @@ from zsad.models.weights import all_trained
 from zsad.pipeline.text import duration
 from zsad.pipeline.weights import validate_models, weights_hashes
 from zsad.storage import (
+    Counts,
     RunInfo,
     check_output,
-    committed_rows,
+    count_rows,
     drop_superseded,
     manifest_hash,
+    new_run_id,
+    read_run,
     read_success,
     set_aside_broken,
     work_left,
@@ -86,7 +88,7 @@ class ScoreSummary:
     """How a run ended, counted in the committed table.
 
     Attributes:
-        images: rows of the table; errors: those without a score; scored_now: work of this run.
+        images: rows of the input's images; errors: those without a score; scored_now: work of this run.
         seconds: wall time of this run.
         exit_code: 0, or 3 when more images failed than ``max_error_fraction`` allows.
         trained: False when any model has random weights.
@@ -123,6 +125,9 @@ def score(options: ScoreOptions, stream: TextIO = sys.stderr) -> ScoreSummary:
     for noun in pc.unique(manifest["class_name"]).to_pylist()[:1]:
         # States without a place for the noun are refused before anything is downloaded.
         sample_prompts(noun, config.prompts)
+    present = read_run(output)
+    # As is a folder that is no run; whether it is a run of this configuration shows further down.
+    check_output(output, present.fingerprint if present else "", {})
     weights = weights_hashes(config)
     foreground = _foreground_hash(manifest)
     mark = fingerprint(config, weights, options.object_name, foreground)
@@ -138,17 +143,19 @@ def score(options: ScoreOptions, stream: TextIO = sys.stderr) -> ScoreSummary:
     hashed = manifest_hash(manifest)
     success = read_success(output) if earlier is not None else None
     if work.num_rows == 0 and success is not None and success.manifest_hash == hashed:
-        return _finish(options, output, 0, start, trained, stream)
+        return _finish(options, count_rows(manifest, output, mark), output, 0, start, trained, stream)
 
     info = _run_info(options, config, mark, fields, weights, root)
     if earlier is not None:
         info = replace(info, timings=earlier.timings)
+    run_id = None
     if work.num_rows:
         validate_models(config, pc.unique(work["class_name"]).to_pylist())
         # Ray and torch take seconds to import; a finished run and a wrong option need neither.
         from zsad.pipeline.execute import execute
 
-        timings = execute(work, config, info, root, output, options.address, stream)
+        run_id = new_run_id(output)
+        timings = execute(work, config, info, run_id, root, output, options.address, stream)
         earlier_runs = earlier.timings.get("runs", []) if earlier is not None else []
         info = replace(info, timings={"runs": [*earlier_runs, timings]})
         left = work_left(manifest, output, mark)
@@ -157,8 +164,9 @@ def score(options: ScoreOptions, stream: TextIO = sys.stderr) -> ScoreSummary:
                 f"{left.num_rows} of {manifest.num_rows} images have no row after the run, e.g. "
                 f"{left['image_id'][0].as_py()!r}. What is committed stays; run the same command again."
             )
-    drop_superseded(output, mark)
-    summary = _finish(options, output, work.num_rows, start, trained, stream)
+    drop_superseded(output, mark, run_id)
+    rows = count_rows(manifest, output, mark)
+    summary = _finish(options, rows, output, work.num_rows, start, trained, stream)
     counts = {"images": summary.images, "ok": summary.images - summary.errors, "errors": summary.errors}
     write_run(output, replace(info, counts=counts))
     write_success(output, counts, hashed)
@@ -192,25 +200,23 @@ def _announce(
 
 
 def _finish(
-    options: ScoreOptions, output: str, scored_now: int, start: float, trained: bool, stream: TextIO
+    options: ScoreOptions, rows: Counts, output: str, scored_now: int, start: float, trained: bool, stream: TextIO
 ) -> ScoreSummary:
-    """Count the committed table, print the summary, and derive the exit code from the counts."""
-    images, failures = 0, Counter[str]()
-    for _, rows in committed_rows(output, ["status", "error_stage", "error_type"]):
-        images += rows.num_rows
-        failed = rows.filter(pc.equal(rows["status"], "error"))
-        failures.update(
-            map("/".join, zip(*(failed[c].to_pylist() for c in ("error_stage", "error_type")), strict=True))
-        )
-    errors = failures.total()
+    """Print the summary, and derive the exit code from the rows of the manifest's images."""
+    images, errors = rows.images, rows.errors
     seconds = time.monotonic() - start
     code = 3 if images and errors / images > options.max_error_fraction else 0
     rate = f" ({scored_now / seconds:.2f} images/s with start-up)" if scored_now else ""
-    print(f"Scored {scored_now} images in {duration(seconds)}{rate}.", file=stream)
-    reasons = ", ".join(f"{reason} {count}" for reason, count in failures.most_common(5))
+    plural = "" if scored_now == 1 else "s"
+    print(f"Scored {scored_now} image{plural} in {duration(seconds)}{rate}.", file=stream)
+    reasons = ", ".join(f"{reason} {count}" for reason, count in list(rows.reasons.items())[:5])
     plural = "" if errors == 1 else "s"
-    found = f"{images} rows, {images - errors} ok, {errors} error{plural}"
+    found = f"{images} rows, {rows.ok} ok, {errors} error{plural}"
     print(found + (f": {reasons}" if reasons else ""), file=stream)
+    if rows.others:
+        print(f"The table holds {rows.others} more rows, of images that are not in this input.", file=stream)
+    if errors and scored_now:
+        print("--retry-errors does the failed ones again; a changed file is done again by itself.", file=stream)
     if code:
         print(f"More than {options.max_error_fraction:.1%} of the images failed (--max-error-fraction).", file=stream)
     if not trained:

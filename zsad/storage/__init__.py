@@ -2,8 +2,8 @@
 
 from zsad.storage.cleanup import Cleanup, drop_superseded, set_aside_broken
 from zsad.storage.codec import decode_map, decode_tile_maps, encode_map, encode_tile_maps
-from zsad.storage.committed import committed_rows, work_left
-from zsad.storage.files import list_parts
+from zsad.storage.committed import Counts, committed_rows, count_rows, work_left
+from zsad.storage.files import list_parts, write_atomically
 from zsad.storage.reader import iter_maps, read_anomaly_map, read_foreground, read_predictions
 from zsad.storage.rle import decode_rle, encode_rle
 from zsad.storage.run import (
@@ -26,6 +26,7 @@ __all__ = [
     "PREDICTIONS_SCHEMA",
     "SCORED_SCHEMA",
     "Cleanup",
+    "Counts",
     "RunInfo",
     "Success",
     "WrittenPart",
@@ -33,6 +34,7 @@ __all__ = [
     "clear_success",
     "committed_rows",
     "conform",
+    "count_rows",
     "decode_map",
     "decode_rle",
     "decode_tile_maps",
@@ -53,6 +55,7 @@ __all__ = [
     "read_success",
     "set_aside_broken",
     "work_left",
+    "write_atomically",
     "write_part",
     "write_run",
     "write_success",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 
 import numpy as np
 import pyarrow as pa
@@ -15,10 +15,11 @@ from zsad.filesystem import join, redact, resolve
 from zsad.storage.committed import committed_rows, hash_ids, superseded
 from zsad.storage.files import DamagedPart, delete, list_files, list_parts, open_part, read_part
 from zsad.storage.schemas import ANOMALY_MAPS, PREDICTIONS, PREDICTIONS_SCHEMA, SUPERSEDING_COLUMNS
-from zsad.storage.writer import write_predictions
+from zsad.storage.writer import run_of_file, started_at, write_predictions
 
-_TEMPORARY = re.compile(r"\.part-.*\.tmp")
 _THREADS = 8
+_LONGEST_RUN = timedelta(hours=24)
+"""An older run counts as ended when its leftovers are removed."""
 
 
 @dataclass(frozen=True)
@@ -31,30 +32,40 @@ class Cleanup:
     maps_removed: int
 
 
-def drop_superseded(output: str, fingerprint: str) -> Cleanup:
+def drop_superseded(output: str, fingerprint: str, run_id: str | None = None) -> Cleanup:
     """Make a raw read of ``predictions`` hold every image once, and remove maps nobody points to.
 
-    To be called by the driver after its own run has finished and before ``_SUCCESS``: a maps part
-    without predictions may belong to a task that is still running. Each part is replaced atomically and
-    loses only rows that others replace, so being killed in between loses nothing. Parts of the maps stay
-    as they are, so ``map_part`` and ``map_row_group`` stay valid.
+    To be called by the driver after its own run has finished and before ``_SUCCESS``. Each part is
+    replaced atomically and loses only rows that others replace, so being killed in between loses
+    nothing. Parts of the maps stay as they are, so ``map_part`` and ``map_row_group`` stay valid.
+
+    A maps part without predictions, or a temporary file, may belong to a task of another driver that is
+    running now. Removed are those of ``run_id`` and of runs that began more than 24 hours ago, and maps
+    parts of which this call dropped the last row: their task has committed.
+
+    Args:
+        output: folder or URI of the run.
+        fingerprint: of the run.
+        run_id: of the caller's own run, which has ended; None when it ran nothing.
 
     Raises:
         ZsadError: a part is damaged, or holds rows of another fingerprint.
     """
     dropped = rewritten = removed = 0
+    released: set[str] = set()
     for name, rows in _superseded_rows(output, fingerprint).items():
         table = read_part(output, PREDICTIONS, name, PREDICTIONS_SCHEMA.names)
         keep = np.ones(table.num_rows, np.bool_)
         keep[rows] = False
         dropped += len(rows)
+        released.update(table["map_part"].filter(pa.array(~keep)).drop_null().to_pylist())
         if keep.any():
             write_predictions(output, name, table.filter(pa.array(keep)))
             rewritten += 1
         else:
             delete(output, PREDICTIONS, name)
             removed += 1
-    return Cleanup(dropped, rewritten, removed, _remove_orphans(output))
+    return Cleanup(dropped, rewritten, removed, _remove_orphans(output, run_id, released))
 
 
 def set_aside_broken(output: str) -> list[str]:
@@ -106,18 +117,28 @@ def _superseded_rows(output: str, fingerprint: str) -> dict[str, list[int]]:
     return result
 
 
-def _remove_orphans(output: str) -> int:
+def _remove_orphans(output: str, run_id: str | None, released: set[str]) -> int:
     used = set()
     for _, rows in committed_rows(output, ["map_part"]):
         used.update(pc.unique(rows["map_part"]).to_pylist())
-    orphans = [name for name in list_parts(output, ANOMALY_MAPS) if name not in used]
+    unused = [name for name in list_parts(output, ANOMALY_MAPS) if name not in used]
+    orphans = [name for name in unused if name in released or _has_ended(name, run_id)]
     for name in orphans:
         delete(output, ANOMALY_MAPS, name)
     for folder in (PREDICTIONS, ANOMALY_MAPS):
         for info in list_files(join(output, folder)):
-            if _TEMPORARY.fullmatch(info.base_name):
+            if info.base_name.endswith(".tmp") and _has_ended(info.base_name, run_id):
                 delete(output, folder, info.base_name)
     return len(orphans)
+
+
+def _has_ended(name: str, run_id: str | None) -> bool:
+    """Whether the run that wrote the file is ``run_id`` or began long ago; False where the name does not say."""
+    run = run_of_file(name)
+    if run is None or run == run_id:
+        return run is not None
+    start = started_at(run)
+    return start is not None and datetime.now(timezone.utc) - start > _LONGEST_RUN
 
 
 def _ends_whole(output: str, name: str) -> bool:

@@ -17,7 +17,8 @@ from pyarrow import fs
 from zsad.config import differences
 from zsad.errors import UsageError, ZsadError
 from zsad.filesystem import join, redact, resolve
-from zsad.storage.files import list_files, write_atomically
+from zsad.storage.files import list_files, list_parts, write_atomically
+from zsad.storage.schemas import PREDICTIONS
 
 RUN = "run.json"
 SUCCESS = "_SUCCESS"
@@ -56,8 +57,8 @@ class Success:
     """Content of ``_SUCCESS``.
 
     Attributes:
-        counts: images, ok, errors of the whole committed table.
-        manifest_hash: of the manifest that is accounted for.
+        counts: images, ok, errors of the manifest that is accounted for.
+        manifest_hash: of that manifest.
     """
 
     counts: Mapping[str, int]
@@ -79,18 +80,24 @@ def read_run(output: str) -> RunInfo | None:
 
 
 def describe_run(output: str) -> tuple[str | None, str | None]:
-    """(dataset layout, ``untrained`` or None) of a run, for the heading of a table of its scores."""
+    """(dataset layout, a word on the weights) of a run, for the heading of a table of its scores.
+
+    The word is None for trained weights, ``untrained``, or ``unknown weights`` where nothing says.
+    """
     info = read_run(output)
-    if info is None:
-        return None, None
-    return info.dataset.get("layout"), None if info.dataset.get("trained", True) else "untrained"
+    dataset = {} if info is None else info.dataset
+    trained = dataset.get("trained")
+    if trained is None:
+        return dataset.get("layout"), "unknown"
+    return dataset.get("layout"), None if trained else "untrained"
 
 
 def check_output(output: str, fingerprint: str, scored_fields: Mapping[str, Any]) -> RunInfo | None:
     """That ``output`` may be written to by a run of this fingerprint. Writes nothing.
 
     Returns:
-        What ``run.json`` says when the folder holds an earlier run of this fingerprint, else None.
+        What ``run.json`` says when the folder holds an earlier run of this fingerprint. None when there is
+        none, or one of another fingerprint that ended before it committed a row: nothing can be mixed then.
 
     Raises:
         UsageError: it is a file, holds something that is not a run, or a run of another configuration.
@@ -113,6 +120,8 @@ def check_output(output: str, fingerprint: str, scored_fields: Mapping[str, Any]
             )
         return None
     if info.fingerprint != fingerprint:
+        if not list_parts(output, PREDICTIONS):
+            return None
         lines = differences(info.scored_fields, json.loads(json.dumps(scored_fields)))
         what = "\n  ".join(lines) or f"fingerprint: {info.fingerprint} -> {fingerprint}"
         raise UsageError(

@@ -96,7 +96,7 @@ SCORED_SCHEMA = pa.schema(
 """What scoring hands to ``write_part``: a prediction and its encoded map in one row. The ``map_*``
 columns are all null on rows with ``status=error`` and all set on the others."""
 
-SUPERSEDING_COLUMNS = ("image_id", "fingerprint", "status", "file_size", "file_mtime")
+SUPERSEDING_COLUMNS = ("image_id", "fingerprint", "status", "class_name", "file_size", "file_mtime")
 """What decides which of several rows of one image is the valid one."""
 
 

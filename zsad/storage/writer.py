@@ -33,6 +33,7 @@ from zsad.storage.schemas import (
 )
 
 _PART_NAME = re.compile(r"part-(?P<run>[^/]+)-\d{6,}\.parquet")
+_FILE_NAME = re.compile(r"\.?part-(?P<run>[^/]+?)-\d{6,}(-[0-9a-f]{8})?\.parquet(\.[0-9a-f]{8}\.tmp)?")
 _RUN_ID = re.compile(r"(?P<date>\d{8})T(?P<time>\d{12})Z[0-9a-f]{6}")
 _TIME = "%Y%m%dT%H%M%S%f"
 
@@ -73,6 +74,23 @@ def new_run_id(output: str) -> str:
 def part_name(run_id: str, task_index: int) -> str:
     """Name of the part of one task of a run, the same for every attempt of the task."""
     return f"part-{run_id}-{task_index:06d}.parquet"
+
+
+def run_of_file(name: str) -> str | None:
+    """The run that wrote a part of either table or a temporary file of one; None for other names."""
+    match = _FILE_NAME.fullmatch(name)
+    return match["run"] if match else None
+
+
+def started_at(run_id: str) -> datetime | None:
+    """The time in an identifier from ``new_run_id``, None for others."""
+    match = _RUN_ID.fullmatch(run_id)
+    if match is None:
+        return None
+    try:
+        return datetime.strptime(f"{match['date']}T{match['time']}", _TIME).replace(tzinfo=timezone.utc)
+    except ValueError:
+        return None
 
 
 def write_part(output: str, name: str, rows: pa.Table) -> WrittenPart:

@@ -1,0 +1,111 @@
+"""The step around SAM, with a stand-in that gives chosen annotations."""
+
+from dataclasses import dataclass, field
+
+import cv2
+import numpy as np
+import pytest
+
+from zsad.config import load_config
+from zsad.models.sam import Annotation
+from zsad.steps.instances import Instances
+from zsad.steps.item import ImageItem
+
+HEIGHT, WIDTH = 200, 900
+
+
+@dataclass
+class FakeSAM:
+    boxes: list
+    asked: list = field(default_factory=list)
+
+    def annotate(self, image, config, points=None):
+        self.asked.append(points)
+        return [
+            Annotation(
+                box=(x0, y0, x1, y1),
+                mask=np.ones((y1 - y0, x1 - x0), bool),
+                area=(y1 - y0) * (x1 - x0),
+                predicted_iou=1.0,
+                stability_score=1.0,
+                point=(x0, y0),
+            )
+            for x0, y0, x1, y1 in self.boxes
+        ]
+
+
+def strip_item():
+    dis = np.zeros((HEIGHT, WIDTH), bool)
+    dis[80:120, 50:850] = True
+    return ImageItem("x", "strip", image=np.zeros((HEIGHT, WIDTH, 3), np.uint8), dis_mask=dis)
+
+
+def run(item, *overrides, boxes=(), tile_side=64):
+    model = FakeSAM(list(boxes))
+    Instances(model, load_config("vand2023", None, list(overrides)), tile_side)([item])
+    assert item.failure is None, item.failure
+    return model
+
+
+PARTS = [(50, 80, 850, 120)] + [(50 + 36 * i, 85, 60 + 36 * i, 115) for i in range(22)]
+
+
+def test_many_part_strip_is_tiled_along_its_axis():
+    item = strip_item()
+    run(item, boxes=PARTS)
+    assert item.foreground_source == "sam+dis" and item.num_components == 1
+    assert 30 < len(item.tiles) <= 64 and item.tiles[0].x1 - item.tiles[0].x0 == 64
+    assert item.note is None
+
+
+def test_row_says_when_max_tiles_widened_the_step():
+    item = strip_item()
+    run(item, "tiling.max_tiles=20", boxes=PARTS)
+    assert len(item.tiles) == 20
+    assert "20 tiles" in item.note
+
+
+def test_without_annotations_the_dis_mask_is_the_foreground():
+    item = strip_item()
+    model = run(item)
+    assert item.foreground_source == "dis" and len(model.asked) == 1
+    np.testing.assert_array_equal(item.foreground, item.dis_mask)
+
+
+def test_an_empty_dis_mask_means_the_whole_image_without_asking_sam():
+    item = strip_item()
+    item.dis_mask[:] = False
+    model = run(item, boxes=PARTS)
+    assert item.foreground_source == "full_image" and model.asked == []
+    assert item.foreground.all() and len(item.tiles) == 1
+
+
+def test_precomputed_foreground_replaces_both_models(tmp_path):
+    mask = np.zeros((HEIGHT, WIDTH), np.uint8)
+    mask[20:80, 100:200] = 1
+    cv2.imwrite(str(tmp_path / "mask.png"), mask)
+    item = strip_item()
+    item.foreground_path = str(tmp_path / "mask.png")
+    model = run(item, boxes=PARTS)
+    assert item.foreground_source == "precomputed" and model.asked == []
+    np.testing.assert_array_equal(item.foreground, mask > 0)
+
+
+def test_precomputed_foreground_of_another_size_is_an_error_row(tmp_path):
+    cv2.imwrite(str(tmp_path / "mask.png"), np.ones((10, 10), np.uint8))
+    item = strip_item()
+    item.foreground_path = str(tmp_path / "mask.png")
+    Instances(FakeSAM([]), load_config("vand2023"), 64)([item])
+    assert item.failure.kind == "foreground_size" and "10 x 10" in item.failure.message
+
+
+@pytest.mark.parametrize("pruned", [False, True])
+def test_point_pruning_asks_only_near_the_dis_mask(pruned):
+    item = strip_item()
+    model = run(item, f"foreground.point_pruning={'dis' if pruned else 'none'}", boxes=PARTS)
+    (points,) = model.asked
+    if not pruned:
+        assert points is None
+    else:
+        assert 0 < len(points) < 1024
+        assert (np.abs(points[:, 1] * HEIGHT - 100) <= 20 + 0.05 * WIDTH + 1).all()

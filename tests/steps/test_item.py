@@ -1,0 +1,89 @@
+import numpy as np
+import pytest
+import torch
+
+from zsad.config import ImagesConfig
+from zsad.errors import ImageError, UsageError
+from zsad.steps.item import ImageItem, attempt, condemns_process, in_device_batches, isolate, load
+
+
+def item(name="x"):
+    return ImageItem(path=name, class_name="thing")
+
+
+def test_isolate_finds_the_one_image_that_fails():
+    items = [item(str(index)) for index in range(7)]
+
+    def work(some):
+        if any(one.path == "3" for one in some):
+            raise RuntimeError("cannot do 3")
+        for one in some:
+            one.score = 1.0
+
+    isolate("tile_scores", items, work)
+    assert [one.score for one in items] == [1.0, 1.0, 1.0, None, 1.0, 1.0, 1.0]
+    failure = items[3].failure
+    assert (failure.stage, failure.kind, failure.message) == ("tile_scores", "RuntimeError", "cannot do 3")
+
+
+@pytest.mark.parametrize(
+    ("error", "condemned"),
+    [
+        (RuntimeError("CUDA error: an illegal memory access was encountered"), True),
+        (torch.OutOfMemoryError("CUDA out of memory"), False),
+        (UsageError("no such prompt"), True),
+        (ValueError("one odd image"), False),
+    ],
+)
+def test_only_what_dooms_every_image_stops_the_process(error, condemned):
+    assert condemns_process(error) == condemned
+
+    def fail(_):
+        raise error
+
+    one = item()
+    if condemned:
+        with pytest.raises(type(error)):
+            attempt("saliency", one, fail)
+        with pytest.raises(type(error)):
+            isolate("saliency", [one, item()], fail)
+    else:
+        attempt("saliency", one, fail)
+        assert one.failure.kind == type(error).__name__
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("out of memory"), MemoryError()])
+def test_device_batches_halve_until_they_fit(error):
+    seen = []
+
+    def forward(window):
+        size = window.stop - window.start
+        if size > 3:
+            raise error
+        seen.append((window.start, window.stop))
+        return size
+
+    assert sum(in_device_batches(10, 8, forward)) == 10
+    assert [start for start, _ in seen] == [0, 2, 4, 6, 8]
+    with pytest.raises(type(error)):
+        in_device_batches(1, 8, lambda _: (_ for _ in ()).throw(error))
+
+
+def test_messages_are_short_one_line_and_without_secrets():
+    one = item()
+    one.fail("load", ImageError("unreadable", "s3://key:hunter2@bucket/x\nsecond line" + "y" * 1000))
+    assert one.failure.message == "s3://***@bucket/x"
+    one.fail("load", ValueError("z" * 1000))
+    assert len(one.failure.message) == 300
+    one.fail("load", ValueError())
+    assert one.failure.message == "ValueError"
+
+
+def test_load_checks_aspect_and_times_the_stage():
+    wide, square = item(), item()
+    wide.image = np.zeros((10, 201, 3), np.uint8)
+    square.image = np.zeros((10, 200, 3), np.uint8)
+    load([wide, square], ImagesConfig())
+    assert wide.failure.kind == "extreme_aspect" and "20.1" in wide.failure.message
+    assert square.failure is None and (square.height, square.width) == (10, 200)
+    assert square.stage_ms["load"] > 0

@@ -1,0 +1,70 @@
+"""Train the bundled mini models on the CPU: ``python -m tools.train_mini --work /tmp/mini``.
+
+Renders the training pictures (kinds A) into the work folder, trains the four models one after the other (or those
+given, so that two processes can share the work), and writes float16 safetensors. Stopped and started again, it
+goes on from the last checkpoint. The figures of the card: ``python -m tools.train_mini.figures``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+import cv2
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tools.train_mini.clip import train_clip
+from tools.train_mini.clipseg import train_clipseg
+from tools.train_mini.data import prepare
+from tools.train_mini.isnet import train_isnet
+from tools.train_mini.sam import train_sam
+from zsad.models.weights import sha256_of
+
+TRAIN = {
+    "clip": (train_clip, 1350),
+    "clipseg": (train_clipseg, 1700),
+    "isnet": (train_isnet, 1600),
+    "sam": (train_sam, 1500),
+}
+"""Function and steps of each model."""
+BUNDLED = Path(__file__).parents[2] / "zsad" / "models" / "bundled"
+
+
+def main() -> None:
+    """Prepare, train, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", required=True, type=Path, help="folder for pictures (7 GB) and checkpoints")
+    parser.add_argument("--output", type=Path, default=BUNDLED, help="folder for the safetensors")
+    parser.add_argument("--models", nargs="*", choices=tuple(TRAIN), default=list(TRAIN))
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--picture-seed", type=int, default=1000)
+    parser.add_argument("--normal", type=int, default=110, help="normal pictures per kind")
+    parser.add_argument("--anomalous", type=int, default=260, help="anomalous pictures per kind")
+    parser.add_argument("--steps", type=float, default=1.0, help="factor on the steps of every model")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that render")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
+    pictures = prepare(given.work, given.picture_seed, given.normal, given.anomalous, given.workers)
+    for name in given.models:
+        function, steps = TRAIN[name]
+        state, minutes = function(pictures, given.work, given.seed, max(1, round(steps * given.steps)))
+        path = given.output / f"mini-{name}.safetensors"
+        write(state, path)
+        print(f"{path.name}: {minutes:.1f} CPU minutes, {path.stat().st_size} bytes, sha256 {sha256_of(path)}")
+
+
+def write(state: dict[str, Tensor], path: Path) -> None:
+    """Floating-point entries as float16, into a safetensors file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = {
+        key: (value.half() if value.is_floating_point() else value).contiguous().clone() for key, value in state.items()
+    }
+    save_file(half, path)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""Mini SAM: a point on an object gives the object, a point on the table the table; three guesses, the best learns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tools.train_mini.data import Pictures, recolour, whitening
+from tools.train_mini.loop import Plan, train
+from zsad.models.sam import build_mini_sam
+from zsad.models.weights import seeded
+
+BATCH = 8
+POINTS = 6
+
+
+def train_sam(pictures: Pictures, folder: Path, seed: int, steps: int) -> tuple[dict[str, Tensor], float]:
+    """Returns (state dict, CPU minutes)."""
+    network = seeded(build_mini_sam, seed)
+    encoder = network.image_encoder
+    side = encoder.img_size
+    projection = encoder.patch_embed.proj
+    with torch.no_grad():
+        width, _, patch, _ = projection.weight.shape
+        projection.weight.copy_(whitening(pictures.scenes, patch, width, network.pixel_mean, network.pixel_std))
+    low_side = 4 * network.prompt_encoder.image_embedding_size[0]
+    prompts = network.prompt_encoder
+
+    def step(rng: np.random.Generator, number: int) -> tuple[Tensor, dict[str, float]]:
+        drawn = [_scene(rng, pictures, int(i), side) for i in rng.integers(len(pictures.scenes), size=BATCH)]
+        pixels = torch.stack([network.preprocess(torch.from_numpy(image).permute(2, 0, 1)) for image, _ in drawn])
+        with torch.autocast("cpu", torch.bfloat16):
+            features = encoder(pixels)
+        losses, best_iou, gaps = [], [], []
+        for feature, (image, instances) in zip(features.float(), drawn, strict=True):
+            points, targets = _prompts(rng, instances, side, low_side)
+            sparse, dense = prompts(points=(points[:, None], torch.ones(len(points), 1)), boxes=None, masks=None)
+            with torch.autocast("cpu", torch.bfloat16):
+                low, estimate = network.mask_decoder(
+                    image_embeddings=feature[None],
+                    image_pe=prompts.get_dense_pe(),
+                    sparse_prompt_embeddings=sparse,
+                    dense_prompt_embeddings=dense,
+                    multimask_output=True,
+                )
+            inside = torch.zeros(low_side, low_side)
+            inside[: -(-image.shape[0] * low_side // side), : -(-image.shape[1] * low_side // side)] = 1
+            each, iou = _losses(low.float(), targets[:, None], inside)
+            losses.append(each.min(1).values.mean() + (estimate.float() - iou).square().mean())
+            best_iou.append(float(iou.max(1).values.mean()))
+            gaps.append(float((estimate.float() - iou).abs().mean()))
+        return torch.stack(losses).mean(), {"iou": float(np.mean(best_iou)), "estimate off by": float(np.mean(gaps))}
+
+    minutes = train(Plan("sam", seed, steps, 1.5e-3, 0.03), network, step, folder)
+    return network.state_dict(), minutes
+
+
+def _scene(rng: np.random.Generator, pictures: Pictures, number: int, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """A scene of some aspect, its longer side ``side``: image, instances."""
+    turns, flip = int(rng.integers(4)), bool(rng.random() < 0.5)
+    short = (
+        int(side * np.exp(rng.uniform(np.log(0.35), 0))) if rng.random() < 0.35 else int(side * rng.uniform(0.65, 1))
+    )
+    size = (side, short) if rng.random() < 0.75 else (short, side)
+    arrays = []
+    for source in (pictures.scenes, pictures.instances):
+        array = np.rot90(source[number], turns)
+        array = np.ascontiguousarray(array[:, ::-1] if flip else array)
+        nearest = source is pictures.instances
+        arrays.append(cv2.resize(array, size, interpolation=cv2.INTER_NEAREST if nearest else cv2.INTER_AREA))
+    return recolour(rng, arrays[0]), arrays[1]
+
+
+def _prompts(rng: np.random.Generator, instances: np.ndarray, side: int, low_side: int) -> tuple[Tensor, Tensor]:
+    """(P, 2) points in pixels of the input and (P, h, w) target coverages at low resolution.
+
+    Most points lie on objects, each object as likely as any; the others on the table.
+    """
+    masks: dict[int, Tensor] = {}
+    points, targets = [], []
+    numbers = [int(n) for n in np.unique(instances) if n]
+    for _ in range(POINTS):
+        number = numbers[int(rng.integers(len(numbers)))] if numbers and rng.random() < 0.75 else 0
+        region = instances == number
+        if not region.any():
+            number, region = int(instances[0, 0]), instances == instances[0, 0]
+        rows, columns = np.nonzero(region)
+        chosen = int(rng.integers(len(rows)))
+        if number not in masks:
+            whole = np.zeros((side, side), np.float32)
+            whole[: region.shape[0], : region.shape[1]] = region
+            masks[number] = torch.from_numpy(cv2.resize(whole, (low_side, low_side), interpolation=cv2.INTER_AREA))
+        points.append((float(columns[chosen]) + float(rng.random()), float(rows[chosen]) + float(rng.random())))
+        targets.append(masks[number])
+    return torch.tensor(points), torch.stack(targets)
+
+
+def _losses(low: Tensor, truth: Tensor, inside: Tensor) -> tuple[Tensor, Tensor]:
+    """Focal and Dice loss (P, 3), and the true IoU (P, 3) of every guess, inside the picture without its padding."""
+    truth = truth.expand_as(low)
+    shown = torch.sigmoid(low)
+    entropy = F.binary_cross_entropy_with_logits(low, truth, reduction="none")
+    focal = (entropy * (shown - truth).abs().square() * inside).sum((2, 3)) / inside.sum()
+    plain = (entropy * inside).sum((2, 3)) / inside.sum()
+    overlap = (shown * truth * inside).sum((2, 3))
+    dice = 1 - (2 * overlap + 1) / ((shown * inside).sum((2, 3)) + truth.sum((2, 3)) + 1)
+    with torch.no_grad():
+        guess, real = (low > 0) & (inside > 0), truth > 0.5
+        iou = (guess & real).sum((2, 3)) / (guess | real).sum((2, 3)).clamp(min=1)
+    return 10 * focal + plain + dice, iou
