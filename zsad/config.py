@@ -161,6 +161,8 @@ class RuntimeConfig(Section):
     """Images per Parquet part (target); null = about 100 parts a run, within 16 to 2048 images."""
     threads: int = Field(2, ge=1)
     """Files read at once in the first step of a pool."""
+    no_progress_seconds: float = Field(3600.0, gt=0)
+    """A run in which no batch finishes for so long is ended with an error instead of waiting for ever."""
     memory_gib: float | None = Field(None, gt=0)
     """Memory declared per actor; null = none."""
     shared_filesystem: bool = False

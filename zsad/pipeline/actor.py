@@ -29,7 +29,10 @@ class StepActor:
     def __init__(self, pool: Pool, config: Config, fingerprint: str, progress: Any = None) -> None:
         torch.set_num_threads(pool.torch_threads)
         cv2.setNumThreads(1)
-        self.steps = build_steps(config, pool.steps)
+        # Ray does not hide the GPUs from an actor that asked for none.
+        device = config.runtime.device if pool.num_gpus else "cpu"
+        on_device = config.model_copy(update={"runtime": config.runtime.model_copy(update={"device": device})})
+        self.steps = build_steps(on_device, pool.steps)
         self.is_last = pool.steps[-1] == METHOD[-1].name
         self.config = config
         self.fingerprint = fingerprint

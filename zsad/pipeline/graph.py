@@ -33,7 +33,7 @@ def run_graph(
         sink: writes the parts.
         progress: handle of the ``Progress`` actor.
     """
-    configure(DataContext.get_current())
+    configure(DataContext.get_current(), config)
     # A small collection is cut so that every actor gets some of it.
     actors = max(pool.size for pool in pools)
     rows = min(config.runtime.batch_size, max(1, math.ceil(work.num_rows / (2 * actors))))
@@ -68,11 +68,11 @@ def run_graph(
     graph.write_datasink(sink)
 
 
-def configure(context: DataContext) -> None:
+def configure(context: DataContext, config: Config) -> None:
     """Settings of Ray Data for this job: our own progress line, and no waiting for ever."""
     context.enable_progress_bars = False
     context.print_on_execution_start = False
-    context.execution_no_progress_timeout_s = 600
+    context.execution_no_progress_timeout_s = config.runtime.no_progress_seconds
     context.enable_stats_summary_collection = True
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     # Until Ray 2.64 this is the only way to say max_task_retries.
