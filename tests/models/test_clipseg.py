@@ -232,17 +232,17 @@ def test_old_files_with_position_indices_load(tmp_path: Path) -> None:
     stored["clip.vision_model.embeddings.position_ids"] = torch.arange(257)[None].clone()
     path = tmp_path / "w.safetensors"
     save_file(stored, path)
-    model = clipseg.load(ModelConfig(name="mini-clipseg", weights=str(path)))
+    model = clipseg.load(ModelConfig(name="random-clipseg", weights=str(path)))
     assert model.sha256 == weights.sha256_of(path)
     loaded = model.module.state_dict()
     assert all(torch.equal(loaded[key], value) for key, value in state.items())
     del stored["decoder.film_add.bias"]
     save_file(stored, path)
     with pytest.raises(UsageError, match=r"decoder.film_add.bias"):
-        clipseg.load(ModelConfig(name="mini-clipseg", weights=str(path)))
+        clipseg.load(ModelConfig(name="random-clipseg", weights=str(path)))
 
 
 def test_other_names_are_refused() -> None:
     with pytest.raises(UsageError, match="not a CLIPSeg model"):
-        clipseg.load(ModelConfig(name="mini-clip"))
+        clipseg.load(ModelConfig(name="random-clip"))
     assert (clipseg.input_size("mini-clipseg"), clipseg.input_size("clipseg-rd64-refined")) == (256, 352)

@@ -96,7 +96,7 @@ def test_weights_of_another_shape_are_refused(mini, tmp_path, change, named):
     change(state)
     torch.save(state, tmp_path / "weights.pth")
     with pytest.raises(UsageError, match=named):
-        isnet.load(ModelConfig(name="mini-isnet", weights=str(tmp_path / "weights.pth")), "cpu", "fp32")
+        isnet.load(ModelConfig(name="random-isnet", weights=str(tmp_path / "weights.pth")), "cpu", "fp32")
 
 
 def test_unknown_name_is_refused():

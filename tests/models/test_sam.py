@@ -194,16 +194,16 @@ def test_random_is_a_small_sam_seeded_and_silent():
 def test_weights_load_strictly(tmp_path, model):
     state = sam.build_mini_sam().state_dict()
     torch.save(state, tmp_path / "sam.pth")
-    loaded = sam.load(ModelConfig(name="mini-sam", weights=str(tmp_path / "sam.pth")), "cpu", "fp32")
+    loaded = sam.load(ModelConfig(name="random-sam", weights=str(tmp_path / "sam.pth")), "cpu", "fp32")
     assert all(torch.equal(value, state[key]) for key, value in loaded.network.state_dict().items())
     torch.save(state | {"mask_decoder.iou_token.weight": torch.zeros(1, 32)}, tmp_path / "wrong.pth")
     with pytest.raises(UsageError, match=r"mask_decoder\.iou_token\.weight"):
-        sam.load(ModelConfig(name="mini-sam", weights=str(tmp_path / "wrong.pth")), "cpu", "fp32")
+        sam.load(ModelConfig(name="random-sam", weights=str(tmp_path / "wrong.pth")), "cpu", "fp32")
 
 
 def test_unknown_name_is_refused():
     with pytest.raises(UsageError, match="expected one of: sam-vit-h, sam-vit-l, sam-vit-b, mini-sam, random-sam"):
-        sam.load(ModelConfig(name="mini-isnet"), "cpu", "fp32")
+        sam.load(ModelConfig(name="random-isnet"), "cpu", "fp32")
 
 
 def test_half_precision_gives_float32_logits_close_to_single(photographs):

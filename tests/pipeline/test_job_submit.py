@@ -42,7 +42,13 @@ def head():
     address = f"http://127.0.0.1:{dashboard}"
     try:
         for _ in range(60):
-            if subprocess.run([RAY, "job", "list", "--address", address], capture_output=True).returncode == 0:
+            # Listing jobs answers before the agent that starts them does.
+            if (
+                subprocess.run(
+                    [RAY, "job", "submit", "--address", address, "--", "true"], capture_output=True
+                ).returncode
+                == 0
+            ):
                 break
             assert process.poll() is None, "the head did not start"
         else:

@@ -2,7 +2,9 @@
 
 Renders the training pictures (kinds A) into the work folder, trains the four models one after the other (or those
 given, so that two processes can share the work), and writes float16 safetensors. Stopped and started again, it
-goes on from the last checkpoint. The figures of the card: ``python -m tools.train_mini.figures``.
+goes on from the last checkpoint; with a larger ``--steps`` a finished run is carried on. The figures of the card:
+``python -m tools.train_mini.figures``. The package uses the files once ``zsad/models/registry.py`` (source
+``bundled``) and ``zsad/presets/mini.yaml`` name them.
 """
 
 from __future__ import annotations
@@ -24,10 +26,10 @@ from tools.train_mini.sam import train_sam
 from zsad.models.weights import sha256_of
 
 TRAIN = {
-    "clip": (train_clip, 1350),
-    "clipseg": (train_clipseg, 1700),
-    "isnet": (train_isnet, 1600),
-    "sam": (train_sam, 1500),
+    "clip": (train_clip, 1400),
+    "clipseg": (train_clipseg, 700),
+    "isnet": (train_isnet, 1000),
+    "sam": (train_sam, 340),
 }
 """Function and steps of each model."""
 BUNDLED = Path(__file__).parents[2] / "zsad" / "models" / "bundled"

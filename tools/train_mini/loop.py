@@ -35,7 +35,7 @@ class Plan:
 def train(plan: Plan, module: nn.Module, step: Step, folder: Path) -> float:
     """Train ``module`` in place; a checkpoint in ``folder`` is resumed. Returns CPU minutes spent, all sessions.
 
-    Every step draws from a generator of its own number, so a resumed run sees what an unbroken one would have.
+    Every step draws from a generator of its own number, so a resumed run sees the data of an unbroken one.
     """
     checkpoint = folder / f"{plan.name}.ckpt"
     optimiser = torch.optim.AdamW(_groups(module.named_parameters(), plan.decay), lr=plan.rate, betas=(0.9, 0.98))

@@ -53,7 +53,7 @@ def train_sam(pictures: Pictures, folder: Path, seed: int, steps: int) -> tuple[
             each, iou = _losses(low.float(), targets[:, None], inside)
             losses.append(each.min(1).values.mean() + (estimate.float() - iou).square().mean())
             best_iou.append(float(iou.max(1).values.mean()))
-            gaps.append(float((estimate.float() - iou).abs().mean()))
+            gaps.append(float((estimate.detach().float() - iou).abs().mean()))
         return torch.stack(losses).mean(), {"iou": float(np.mean(best_iou)), "estimate off by": float(np.mean(gaps))}
 
     minutes = train(Plan("sam", seed, steps, 1.5e-3, 0.03), network, step, folder)

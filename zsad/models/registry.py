@@ -44,14 +44,6 @@ class WeightsEntry:
 _SAM_URL = "https://dl.fbaipublicfiles.com/segment_anything/"
 _UNPINNED = "sha256 not published here: recorded at the first download, held afterwards"
 
-_BUNDLED: tuple[tuple[Family, str | None, int | None], ...] = (
-    ("isnet", None, None),
-    ("sam", None, None),
-    ("clip", None, None),
-    ("clipseg", None, None),
-)
-"""Family, sha256 and size of the package's own weights, as ``tools/train_mini`` prints them."""
-
 _ENTRIES = (
     WeightsEntry(
         "isnet-general-use",
@@ -157,19 +149,6 @@ _ENTRIES = (
     ),
     *(
         WeightsEntry(
-            f"mini-{family}",
-            family,
-            f"mini-{family}.safetensors",
-            "bundled",
-            sha256,
-            size_bytes,
-            "Apache-2.0",
-            "small, part of the package; trained on rendered parts only (models/bundled/README.md)",
-        )
-        for family, sha256, size_bytes in _BUNDLED
-    ),
-    *(
-        WeightsEntry(
             f"random-{family}",
             family,
             f"random-{family}.safetensors",
@@ -177,9 +156,9 @@ _ENTRIES = (
             None,
             None,
             "Apache-2.0",
-            f"mini-{family} untrained, seeded: for tests of the code, its scores mean nothing",
+            "small, seeded, untrained: exercises the code, its scores mean nothing",
         )
-        for family, _, _ in _BUNDLED
+        for family in ("isnet", "sam", "clip", "clipseg")
     ),
 )
 
