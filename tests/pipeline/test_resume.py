@@ -2,16 +2,18 @@
 
 import io
 import shutil
+from importlib.metadata import PackageNotFoundError
 
 import cv2
 import numpy as np
 import pandas as pd
 import pytest
 
+import zsad
 from tests.pipeline.conftest import draw
 from zsad import UsageError, read_predictions
 from zsad.pipeline.score import ScoreOptions, score
-from zsad.storage import read_success
+from zsad.storage import read_run, read_success
 
 
 @pytest.fixture
@@ -81,3 +83,16 @@ def test_another_configuration_is_refused_and_nothing_changes(ray_local, collect
     with pytest.raises(UsageError, match=r"tiling.max_tiles: 64 -> 3"):
         run(collection, output, limit=1, overrides=("tiling.max_tiles=3",))
     assert sorted((path, path.stat().st_mtime_ns) for path in output.rglob("*")) == before
+
+
+def test_run_does_not_need_zsad_to_be_installed(ray_local, collection, tmp_path, monkeypatch):
+    """A submitted job imports it from its working directory."""
+
+    def version(package):
+        if package == "zsad":
+            raise PackageNotFoundError(package)
+        return "1"
+
+    monkeypatch.setattr("zsad.pipeline.score.version", version)
+    run(collection, tmp_path / "out", limit=1)
+    assert read_run(str(tmp_path / "out")).versions["zsad"] == zsad.__version__

@@ -11,6 +11,7 @@ from typing import TextIO
 import pyarrow as pa
 import pyarrow.compute as pc
 
+import zsad
 from zsad.config import Config, fingerprint, load_config, scored_fields
 from zsad.datasets import load_manifest
 from zsad.errors import ZsadError
@@ -36,7 +37,6 @@ from zsad.storage import (
 )
 
 _PACKAGES = (
-    "zsad",
     "torch",
     "ray",
     "pyarrow",
@@ -233,7 +233,8 @@ def _run_info(
         config=config.model_dump(mode="json"),
         scored_fields=fields,
         weights=weights,
-        versions={package: version(package) for package in _PACKAGES},
+        # A submitted job runs from its working directory, where zsad itself need not be installed.
+        versions={"zsad": zsad.__version__} | {package: version(package) for package in _PACKAGES},
         dataset={
             "layout": options.dataset,
             "root": root,
