@@ -175,7 +175,7 @@ def test_a_finished_run_gives_the_code_of_its_table_without_starting_ray(folder,
     finished_run(folder, tmp_path / "out", errors)
     done = score(folder, tmp_path, "--object", "nut", "--max-error-fraction", fraction, "--address", "ray://0.0.0.0:1")
     assert done.returncode == code, done.stderr
-    assert "2 already scored, 0 to do" in done.stderr
+    assert "2 already done, 0 to do" in done.stderr
     assert f"2 rows, {2 - errors} ok, {errors} error" in done.stderr
     assert ("load/truncated 1" in done.stderr) == bool(errors)
 

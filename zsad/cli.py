@@ -6,6 +6,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from enum import Enum
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -200,9 +201,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(1)
 
 
-def _show_warning(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+def _show_warning(message: Warning | str, category: type[Warning], filename: str, *_: object, **__: object) -> None:
     """Our own warnings in one line; those of libraries are for their developers."""
-    if category is UserWarning:
+    if category is UserWarning and Path(__file__).parent in Path(filename).parents:
         print(f"Warning: {message}", file=sys.stderr)
 
 

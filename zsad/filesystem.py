@@ -14,7 +14,7 @@ from zsad.errors import ImageError, UsageError
 
 _SCHEME = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]+)://")
 # A secret may hold slashes, so everything up to an @ counts once there is a colon before it.
-_CREDENTIALS = re.compile(r"(?<=://)(?:[^/@\s]+|[^/@\s]*:[^@\s]*)@")
+_CREDENTIALS = re.compile(r"(?<=://)(?!anonymous@)(?:[^/\s]+|[^/@\s]*:[^@\s]*)@")
 _SECRET_PARAMETER = re.compile(r"(?i)\b(access_key|secret_key|session_token|token|signature|sig)=[^&\s]+")
 
 
@@ -104,6 +104,9 @@ def read_bytes(uri: str, max_bytes: int | None = None) -> bytes:
         with filesystem.open_input_file(path) as stream:
             _check_size(stream.size(), max_bytes)
             return stream.read()
+    except UsageError as error:
+        # Of this file only: another bucket, or a look-up that failed just now.
+        raise ImageError("unreadable", str(error)[:300]) from None
     except (FileNotFoundError, NotADirectoryError):
         raise ImageError("missing", "no file at this path") from None
     except PermissionError:

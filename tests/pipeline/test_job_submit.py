@@ -31,7 +31,9 @@ def head():
     gcs, dashboard = free_port(), free_port()
     command = [RAY, "start", "--head", "--block", "--num-cpus=2", "--num-gpus=0", "--node-ip-address=127.0.0.1"]
     command += [f"--port={gcs}", "--include-dashboard=true", "--dashboard-host=127.0.0.1"]
-    command += [f"--dashboard-port={dashboard}", "--object-store-memory=200000000", "--disable-usage-stats"]
+    # Its agent has a fixed port by default, which another Ray of this test session may hold.
+    command += [f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={free_port()}"]
+    command += ["--object-store-memory=200000000", "--disable-usage-stats"]
     # A short path: the sockets below it must fit into 107 characters.
     folder = tempfile.mkdtemp(prefix="zs", dir="/tmp")
     command += [f"--temp-dir={folder}"]
@@ -41,7 +43,7 @@ def head():
     process = subprocess.Popen(command, env=environment, start_new_session=True, **quiet)
     address = f"http://127.0.0.1:{dashboard}"
     try:
-        for _ in range(60):
+        for _ in range(20):
             # Listing jobs answers before the agent that starts them does.
             if (
                 subprocess.run(

@@ -1,7 +1,7 @@
 import pytest
 
 from zsad.config import load_config
-from zsad.errors import UsageError
+from zsad.errors import UsageError, ZsadError
 from zsad.pipeline.execute import _explain
 from zsad.pipeline.pools import describe, plan_pools
 from zsad.pipeline.text import duration, progress_line
@@ -65,9 +65,10 @@ def wrap(error):
     return outer
 
 
-def test_an_error_of_ours_inside_a_worker_keeps_its_message_and_kind():
-    inner = UsageError("no such thing; expected another")
-    assert _explain(wrap(inner)) is inner
+def test_an_error_of_ours_inside_a_worker_keeps_its_message_but_not_the_promise_that_nothing_was_written():
+    shown = _explain(wrap(UsageError("no such thing; expected another")))
+    assert type(shown) is ZsadError
+    assert str(shown).startswith("The run stopped: no such thing; expected another\n")
 
 
 def test_any_other_error_is_named_in_one_line():

@@ -134,5 +134,5 @@ def test_running_again_does_nothing(job, photographs):
     stream = io.StringIO()
     again = score(options, stream)
     assert (again.scored_now, again.exit_code) == (0, first.exit_code)
-    assert "10 already scored, 0 to do" in stream.getvalue()
+    assert "10 already done, 0 to do" in stream.getvalue()
     pd.testing.assert_frame_equal(before, pd.read_parquet(f"{output}/predictions"))

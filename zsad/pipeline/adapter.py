@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from zsad.datasets import MANIFEST_SCHEMA
 from zsad.method.tiling import Tile
-from zsad.steps.item import Failure, ImageItem, anomaly_map
+from zsad.steps.item import Failure, ImageItem, anomaly_map, condemns_process
 from zsad.storage import SCORED_SCHEMA, encode_map, encode_rle
 from zsad.storage.schemas import STAGE_MS
 
@@ -88,7 +88,7 @@ def scored_table(items: Sequence[ImageItem], manifest: pa.Table, fingerprint: st
     """
     columns: dict[str, Any] = {name: manifest[name] for name in _FROM_MANIFEST}
     columns |= {name: manifest[name] for name in ("file_size", "file_mtime")}
-    rows = [_scored_row(item, fingerprint, mask_background) for item in items]
+    rows = [_row_or_failure(item, fingerprint, mask_background) for item in items]
     columns |= {name: [row.get(name) for row in rows] for name in SCORED_SCHEMA.names if name not in columns}
     return _table(columns, SCORED_SCHEMA)
 
@@ -115,6 +115,16 @@ def _item(row: dict[str, Any]) -> ImageItem:
         item.failure = Failure(row["error_stage"], row["error_type"], row["error_message"])
     item.stage_ms = {stage: ms for stage, ms in (row.get("stage_ms") or {}).items() if ms is not None}
     return item
+
+
+def _row_or_failure(item: ImageItem, fingerprint: str, mask_background: bool) -> dict[str, Any]:
+    try:
+        return _scored_row(item, fingerprint, mask_background)
+    except Exception as error:
+        if condemns_process(error):
+            raise
+        item.fail("tile_maps", error)
+        return _scored_row(item, fingerprint, mask_background)
 
 
 def _scored_row(item: ImageItem, fingerprint: str, mask_background: bool) -> dict[str, Any]:

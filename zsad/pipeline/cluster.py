@@ -6,7 +6,7 @@ import logging
 import os
 import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import ray
@@ -71,14 +71,18 @@ def check_nodes(root: str, output: str, config: Config) -> None:
     task: Any = ray.remote(num_cpus=0, max_retries=0)(probe)
     on_node = [task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)) for node in nodes]
     try:
-        ray.get([pinned.remote(output) for pinned in on_node], timeout=_PROBE_SECONDS)
+        # One node after the other, since on a shared file system the last one tidies up.
+        for pinned in on_node:
+            ray.get(pinned.remote(output), timeout=_PROBE_SECONDS)
     except ray.exceptions.RayTaskError as error:
         raise UsageError(f"Not every node can use the output: {error.cause}") from None
     except ray.exceptions.GetTimeoutError:
         raise UsageError(
-            f"Not every node could write to {redact(output)!r} within {_PROBE_SECONDS} s. Check the nodes' network "
+            f"A node could not write to {redact(output)!r} within {_PROBE_SECONDS} s. Check the nodes' network "
             "and credentials."
         ) from None
+    except ray.exceptions.RayError as error:
+        raise ZsadError(f"A node could not try the output: {redact(str(error))[:300]}") from None
 
 
 def probe(output: str) -> None:
@@ -98,7 +102,9 @@ def probe(output: str) -> None:
             same = source.read() == b"probe"
         filesystem.delete_file(path)
         if is_new and is_local(output):
-            filesystem.delete_dir(folder)
+            # Only when still empty: another run may have begun to write here.
+            with suppress(OSError):
+                os.rmdir(folder)
     except OSError as error:
         raise UsageError(
             f"Cannot write to the output {redact(output)!r}: {redact(str(error))}. Expected a folder or bucket that "

@@ -36,8 +36,8 @@ def slow_warning(config: Config, device: str) -> str | None:
     if seconds < _SLOW_SECONDS:
         return None
     return (
-        f"Preset {config.preset} on this CPU: roughly {seconds / 60:.0f} minutes per image "
-        f"(about {gflop / 1000:.1f} TFLOP each). Expected a GPU; --preset mini is made for CPUs."
+        f"Preset {config.preset} on this CPU: roughly {seconds / 60:.1f} minutes per image "
+        f"(about {gflop / 1000:.1f} TFLOP each). Use a GPU, or try a few images first with --limit 3."
     )
 
 

@@ -87,7 +87,8 @@ def _explain(error: BaseException) -> ZsadError:
     chain = _causes(error)
     for cause in chain:
         if isinstance(cause, ZsadError):
-            return cause
+            # Not a UsageError, which promises that nothing was written.
+            return ZsadError(f"The run stopped: {cause}\n{_GO_ON}")
     innermost = chain[-1]
     text = " ".join(redact(str(innermost)).split())
     return ZsadError(f"The run stopped: {type(innermost).__name__}: {text[:500]}\n{_GO_ON}")

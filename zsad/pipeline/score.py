@@ -18,7 +18,7 @@ from zsad.errors import ZsadError
 from zsad.filesystem import absolute, redact
 from zsad.method.prompts import sample_prompts
 from zsad.models.weights import all_trained
-from zsad.pipeline.text import duration
+from zsad.pipeline.text import count, duration
 from zsad.pipeline.weights import validate_models, weights_hashes
 from zsad.storage import (
     Counts,
@@ -189,10 +189,10 @@ def _announce(
     stream: TextIO,
 ) -> None:
     categories = [name for name in pc.unique(manifest["category"]).to_pylist() if name is not None]
-    where = f" in {len(categories)} categories" if categories else ""
+    where = f" in {count(len(categories), 'category')}" if categories else ""
     print(
-        f"{manifest.num_rows} images{where} ({options.dataset}, {redact(options.root)}); "
-        f"{manifest.num_rows - work.num_rows} already scored, {work.num_rows} to do.\n"
+        f"{count(manifest.num_rows, 'image')}{where} ({options.dataset}, {redact(options.root)}); "
+        f"{manifest.num_rows - work.num_rows} already done, {work.num_rows} to do.\n"
         f"Preset {config.preset}, fingerprint {mark[:12]}" + ("" if trained else "; weights: untrained"),
         file=stream,
         flush=True,
@@ -207,18 +207,17 @@ def _finish(
     seconds = time.monotonic() - start
     code = 3 if images and errors / images > options.max_error_fraction else 0
     rate = f" ({scored_now / seconds:.2f} images/s with start-up)" if scored_now else ""
-    plural = "" if scored_now == 1 else "s"
-    print(f"Scored {scored_now} image{plural} in {duration(seconds)}{rate}.", file=stream)
-    reasons = ", ".join(f"{reason} {count}" for reason, count in list(rows.reasons.items())[:5])
-    plural = "" if errors == 1 else "s"
-    found = f"{images} rows, {rows.ok} ok, {errors} error{plural}"
+    print(f"Scored {count(scored_now, 'image')} in {duration(seconds)}{rate}.", file=stream)
+    reasons = ", ".join(f"{reason} {number}" for reason, number in list(rows.reasons.items())[:5])
+    found = f"{count(images, 'row')}, {rows.ok} ok, {count(errors, 'error')}"
     print(found + (f": {reasons}" if reasons else ""), file=stream)
     if rows.others:
-        print(f"The table holds {rows.others} more rows, of images that are not in this input.", file=stream)
+        print(f"The table holds {count(rows.others, 'more row')}, of images that are not in this input.", file=stream)
     if errors and scored_now:
         print("--retry-errors does the failed ones again; a changed file is done again by itself.", file=stream)
     if code:
-        print(f"More than {options.max_error_fraction:.1%} of the images failed (--max-error-fraction).", file=stream)
+        limit = f"--max-error-fraction {options.max_error_fraction:g}"
+        print(f"{errors} of {count(images, 'image')} failed, over {limit}: exit code 3.", file=stream)
     if not trained:
         print("The models are untrained (random weights): the scores mean nothing.", file=stream)
     print(f"Output: {redact(output)}", file=stream, flush=True)

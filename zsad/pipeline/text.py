@@ -10,8 +10,14 @@ def progress_line(done: int, total: int, failed: int, seconds: float) -> str:
     share = 100 * done / total if total else 100.0
     rate = done / seconds if seconds > 0 else 0.0
     left = f", {duration((total - done) / rate)} left" if rate > 0 and done < total else ""
-    plural = "" if failed == 1 else "s"
-    return f"{done}/{total} images ({share:.1f}%), {rate:.2f} images/s, {failed} error{plural}{left}"
+    return f"{done}/{total} images ({share:.1f}%), {rate:.2f} images/s, {count(failed, 'error')}{left}"
+
+
+def count(number: int, noun: str) -> str:
+    """``1 image``, ``2 images``, ``3 categories``."""
+    if number == 1:
+        return f"{number} {noun}"
+    return f"{number} {noun[:-1]}ies" if noun.endswith("y") else f"{number} {noun}s"
 
 
 def duration(seconds: float) -> str:

@@ -143,9 +143,14 @@ def _has_ended(name: str, run_id: str | None) -> bool:
 
 def _ends_whole(output: str, name: str) -> bool:
     filesystem, path = resolve(join(output, ANOMALY_MAPS, name))
-    with filesystem.open_input_file(path) as file:
-        size = file.size()
-        return bool(size > 8 and file.read_at(4, size - 4) == b"PAR1")
+    try:
+        with filesystem.open_input_file(path) as file:
+            size = file.size()
+            return bool(size > 8 and file.read_at(4, size - 4) == b"PAR1")
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise ZsadError(f"Cannot read the maps part {name!r}: {redact(str(error))}") from error
 
 
 def _is_usable(output: str, name: str, whole_maps: set[str]) -> bool:

@@ -82,7 +82,7 @@ def read_run(output: str) -> RunInfo | None:
 def describe_run(output: str) -> tuple[str | None, str | None]:
     """(dataset layout, a word on the weights) of a run, for the heading of a table of its scores.
 
-    The word is None for trained weights, ``untrained``, or ``unknown weights`` where nothing says.
+    The word is None for trained weights, ``untrained``, or ``unknown`` where nothing says.
     """
     info = read_run(output)
     dataset = {} if info is None else info.dataset
