@@ -70,6 +70,7 @@ def test_equals_the_published_generator_at_its_default_thresholds(model, photogr
     assert_same(ours, published(model, photographs[name], config))
 
 
+@pytest.mark.parametrize("name", ["chelsea.png", "flower", "coffee.png"])
 @pytest.mark.parametrize(
     "change",
     [
@@ -84,9 +85,9 @@ def test_equals_the_published_generator_at_its_default_thresholds(model, photogr
         {"points_per_batch": 1, "points_per_side": 2},
     ],
 )
-def test_edge_thresholds(model, photographs, change):
+def test_edge_thresholds(model, photographs, change, name):
     config = EVERYTHING.model_copy(update=change)
-    image = photographs["chelsea.png"]
+    image = photographs[name]
     assert_same(model.annotate(image, config), published(model, image, config))
 
 
