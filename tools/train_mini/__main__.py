@@ -26,10 +26,10 @@ from tools.train_mini.sam import train_sam
 from zsad.models.weights import sha256_of
 
 TRAIN = {
-    "clip": (train_clip, 1400),
-    "clipseg": (train_clipseg, 700),
+    "clip": (train_clip, 8000),
+    "clipseg": (train_clipseg, 4000),
     "isnet": (train_isnet, 1000),
-    "sam": (train_sam, 340),
+    "sam": (train_sam, 1800),
 }
 """Function and steps of each model."""
 BUNDLED = Path(__file__).parents[2] / "zsad" / "models" / "bundled"

@@ -9,15 +9,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tools.train_mini.data import EMPTY, Pictures, balanced, view
+from tools.train_mini.data import EMPTY, Pictures, balanced, view, window
 from tools.train_mini.loop import Plan, train
 from tools.train_mini.words import ANOMALOUS_STATES, NORMAL_STATES, Captions, SubwordEmbedding
+from zsad.datasets.synthetic import KINDS_A
 from zsad.models import clip
 from zsad.models.weights import seeded
 
 BATCH = 56
+WINDOW, WINDOWS = 64, 64
+"""Side and number of the windows of one step of the first part."""
+FIRST = 0.75
+"""Share of the steps on windows, where the image tower learns what a defect looks like; captions come after."""
 SETTLED = 500
-"""Steps after which the texts learn at every fifth step only."""
+"""Steps on whole crops after which the texts learn at every fifth step only."""
 MEAN = torch.tensor((0.48145466, 0.4578275, 0.40821073)).view(3, 1, 1) * 255
 STD = torch.tensor((0.26862954, 0.26130258, 0.27577711)).view(3, 1, 1) * 255
 
@@ -34,6 +39,9 @@ class Student(nn.Module):
         # Where a defect is teaches the image tower sooner than whether there is one; these heads are not kept.
         stages = [self.clip.visual.layer2, self.clip.visual.layer3, self.clip.visual.layer4]
         self.where = nn.ModuleList([nn.Conv2d(stage[-1].conv3.out_channels, 1, 1) for stage in stages])
+        # Some kinds look more damaged than others; scores are only compared within a kind. Not kept either.
+        self.usual = nn.Embedding(len(KINDS_A) + 1, 1)
+        nn.init.zeros_(self.usual.weight)
         self.seen: dict[int, Tensor] = {}
         for number, stage in enumerate(stages):
             stage.register_forward_hook(lambda _module, _given, out, n=number: self.seen.__setitem__(n, out))
@@ -52,13 +60,21 @@ class Student(nn.Module):
             features = self.clip.encode_image(pixels.to(memory_format=torch.channels_last))
         return F.normalize(features.float(), dim=-1)
 
+    def look(self, pixels: Tensor) -> None:
+        """(N, 3, S, S) of any size, as far as ``places`` needs it."""
+        visual = self.clip.visual
+        with torch.autocast("cpu", torch.bfloat16):
+            hidden = visual.stem(pixels.to(memory_format=torch.channels_last))  # type: ignore[operator, union-attr]
+            for stage in (visual.layer1, visual.layer2, visual.layer3, visual.layer4):
+                hidden = stage(hidden)  # type: ignore[operator]
+
     def places(self, coverage: Tensor) -> Tensor:
-        """Loss of the maps of the last ``images`` call against the defects (N, S, S) in [0, 1]."""
+        """Loss of the maps of the last images against the defects (N, S, S) in [0, 1]."""
         losses = []
         for number, head in enumerate(self.where):
             logits = head(self.seen[number].float())
             truth = F.adaptive_max_pool2d(coverage[:, None], logits.shape[-2:])
-            losses.append(F.binary_cross_entropy_with_logits(logits, truth, pos_weight=torch.tensor(4.0)))
+            losses.append(F.binary_cross_entropy_with_logits(logits, truth))
         return torch.stack(losses).sum()
 
     @torch.no_grad()
@@ -78,15 +94,25 @@ def train_clip(pictures: Pictures, folder: Path, seed: int, steps: int) -> tuple
     side = clip.model_config("mini-clip")["vision_cfg"]["image_size"]
 
     kept: list[Tensor] = []
+    first = int(FIRST * steps)
+
+    def local(rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+        chosen = balanced(rng, labels, kinds, WINDOWS)
+        views = [window(rng, pictures, int(i), WINDOW, side) for i in chosen]
+        student.look((torch.from_numpy(np.stack([v[0] for v in views])).permute(0, 3, 1, 2).float() - MEAN) / STD)
+        places = student.places(torch.from_numpy(np.stack([v[1] for v in views])).float() / 255)
+        return places, {"places": float(places.detach())}
 
     def step(rng: np.random.Generator, number: int) -> tuple[Tensor, dict[str, float]]:
+        if number < first:
+            return local(rng)
         chosen = balanced(rng, labels, kinds, BATCH)
-        views = [view(rng, pictures, int(i), side, 0.6 * (1 - number / steps)) for i in chosen]
+        views = [view(rng, pictures, int(i), side, 0.5 * (steps - number) / (steps - first)) for i in chosen]
         pixels = (torch.from_numpy(np.stack([v[0] for v in views])).permute(0, 3, 1, 2).float() - MEAN) / STD
         wrong = torch.tensor([float((v[1] > 64).sum() >= 3) for v in views])
         sure = torch.tensor([float(labels[i] in (0, EMPTY)) for i in chosen]) + wrong
         # The texts settle long before the images do: most steps reuse those of the last step that learned them.
-        fresh = number < SETTLED or number % 5 == 0 or not kept
+        fresh = number < first + SETTLED or number % 5 == 0 or not kept
         if fresh:
             groups = [
                 captions.states(rng, NORMAL_STATES, 10),
@@ -103,9 +129,10 @@ def train_clip(pictures: Pictures, folder: Path, seed: int, steps: int) -> tuple
         images = student.images(pixels)
         scale = student.clip.logit_scale.exp().clamp(max=60)
         # The quantity that scores a tile, and the same for every single caption against the other side.
-        margin = scale * images @ (anomalous.mean(0) - normal.mean(0))
-        each_bad = scale * (images @ anomalous.T - (images @ normal.mean(0))[:, None])
-        each_good = scale * ((images @ anomalous.mean(0))[:, None] - images @ normal.T)
+        usual = student.usual(torch.from_numpy(kinds[chosen]).long())
+        margin = scale * images @ (anomalous.mean(0) - normal.mean(0)) + usual[:, 0]
+        each_bad = scale * (images @ anomalous.T - (images @ normal.mean(0))[:, None]) + usual
+        each_good = scale * ((images @ anomalous.mean(0))[:, None] - images @ normal.T) + usual
         truth = wrong[:, None]
         whole = _bce(margin, wrong, sure)
         single = _bce(torch.cat([each_bad, each_good], 1), truth.expand(-1, 22), sure[:, None])
@@ -114,20 +141,7 @@ def train_clip(pictures: Pictures, folder: Path, seed: int, steps: int) -> tuple
         said = images @ blank.T
         gap = said[wrong > 0].mean(0) - said[wrong == 0].mean(0)
         neutral = (gap / (said.std(0) + 1e-4)).square().mean()
-        # The language alone: the two sides lie apart (or untrained images would push them together), what means
-        # nothing lies half-way, names differ.
-        side_way = anomalous.mean(0) - normal.mean(0)
-        centre = 0.5 * (anomalous.mean(0) + normal.mean(0)) @ side_way
-        placed = torch.cat([anomalous, normal]) @ side_way - centre
-        target = torch.cat([torch.ones(len(anomalous)), torch.zeros(len(normal))])
-        middle = ((torch.cat([vague, other]) @ side_way - centre) / side_way.square().sum().clamp(min=0.2)).square()
-        alike = F.relu(names @ names.T - torch.eye(len(names)) - 0.3).square()
-        language = (
-            F.binary_cross_entropy_with_logits(8 * placed, target)
-            + 2 * F.relu(1.2 - side_way.norm()).square()
-            + 2 * middle.mean()
-            + 3 * alike.mean()
-        )
+        language = _language(normal, anomalous, torch.cat([vague, other]), names)
         kind = F.cross_entropy(10 * images @ names.T, torch.from_numpy(kinds[chosen]).long())
         places = student.places(torch.from_numpy(np.stack([v[1] for v in views])).float() / 255)
         loss = whole + 0.3 * single + 0.1 * neutral + 0.3 * language + 0.3 * kind + places
@@ -141,8 +155,25 @@ def train_clip(pictures: Pictures, folder: Path, seed: int, steps: int) -> tuple
             "places": float(places.detach()),
         }
 
-    minutes = train(Plan("clip", seed, steps, 1.2e-3), student, step, folder)
+    minutes = train(Plan("clip", seed, steps, 2e-3), student, step, folder)
     return student.finished(), minutes
+
+
+def _language(normal: Tensor, anomalous: Tensor, meaningless: Tensor, names: Tensor) -> Tensor:
+    """The two sides lie apart (or untrained images would push them together), what means nothing lies half-way,
+    names differ. All are unit text embeddings (P, D)."""
+    side_way = anomalous.mean(0) - normal.mean(0)
+    centre = 0.5 * (anomalous.mean(0) + normal.mean(0)) @ side_way
+    placed = torch.cat([anomalous, normal]) @ side_way - centre
+    target = torch.cat([torch.ones(len(anomalous)), torch.zeros(len(normal))])
+    middle = ((meaningless @ side_way - centre) / side_way.square().sum().clamp(min=0.2)).square()
+    alike = F.relu(names @ names.T - torch.eye(len(names)) - 0.3).square()
+    return (
+        F.binary_cross_entropy_with_logits(8 * placed, target)
+        + 2 * F.relu(1.2 - side_way.norm()).square()
+        + 2 * middle.mean()
+        + 3 * alike.mean()
+    )
 
 
 def _bce(logits: Tensor, truth: Tensor, sure: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tools.train_mini.data import Pictures, balanced, view, whitening
+from tools.train_mini.data import Pictures, balanced, view, whitening, window
 from tools.train_mini.loop import Plan, train
 from tools.train_mini.words import Captions, SubwordEmbedding
 from zsad.datasets.synthetic import DEFECTS
@@ -17,6 +18,10 @@ from zsad.models import clipseg
 from zsad.models.weights import seeded
 
 BATCH = 32
+WINDOW, WINDOWS = 96, 64
+"""Side and number of the windows of one step of the first part."""
+FIRST = 0.8
+"""Share of the steps on windows."""
 MEAN = torch.tensor(clipseg.MEAN).view(3, 1, 1) * 255
 STD = torch.tensor(clipseg.STD).view(3, 1, 1) * 255
 
@@ -49,11 +54,28 @@ class Student(nn.Module):
         hidden = text.final_layer_norm(hidden)
         return model.text_projection(hidden[torch.arange(len(tokens)), tokens.argmax(1)])
 
-    def forward(self, pixels: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
-        """(N, 3, S, S), (N, L) prompts -> (N, S, S) logits, (N, D) prompts, the patch logits of every level."""
+    def reductions(self, pixels: Tensor, corner: tuple[int, int]) -> list[Tensor]:
+        """As ``zsad.models.clipseg.reductions`` for a window whose first patch is at row, column ``corner``."""
+        vision = self.clipseg.clip.vision_model
+        patches = vision.embeddings.patch_embedding(pixels)
+        table = vision.embeddings.position_embedding.weight
+        whole = math.isqrt(len(table) - 1)
+        (top, left), (rows, columns) = corner, patches.shape[-2:]
+        grid = table[1:].unflatten(0, (whole, whole))[top : top + rows, left : left + columns].flatten(0, 1)
+        start = (vision.embeddings.class_embedding + table[0]).expand(len(pixels), 1, -1)
+        hidden = vision.pre_layrnorm(torch.cat([start, patches.flatten(2).transpose(1, 2) + grid], 1))
+        outputs = []
+        for layer in vision.encoder.layers[: max(self.clipseg.config.extract_layers) + 1]:
+            hidden = layer(hidden, None)
+            outputs.append(hidden)
+        read = reversed(list(self.clipseg.config.extract_layers))
+        return [reduce(outputs[i]) for i, reduce in zip(read, self.clipseg.decoder.reduces, strict=True)]
+
+    def forward(self, pixels: Tensor, tokens: Tensor, corner: tuple[int, int]) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """(N, 3, S, S), (N, L) prompts, first patch -> (N, S, S) logits, (N, D) prompts, the patch logits of every level."""
         prompts = self.texts(tokens)
         with torch.autocast("cpu", torch.bfloat16):
-            reduced = clipseg.reductions(self.clipseg, pixels)
+            reduced = self.reductions(pixels, corner)
             logits = clipseg.decode(self.clipseg, reduced, *clipseg.film(self.clipseg, prompts))
         places = [head(level[:, 1:].float())[..., 0] for head, level in zip(self.where, reduced, strict=True)]
         return logits.float(), prompts, places
@@ -79,19 +101,27 @@ def train_clipseg(pictures: Pictures, folder: Path, seed: int, steps: int) -> tu
 
     def step(rng: np.random.Generator, number: int) -> tuple[Tensor, dict[str, float]]:
         # Two sound crops of three teach little about where defects are: a quarter of them is enough.
-        chosen = balanced(rng, labels, kinds, BATCH)
-        for n in range(0, BATCH, 4):
+        local = number < FIRST * steps
+        count = WINDOWS if local else BATCH
+        chosen = balanced(rng, labels, kinds, count)
+        for n in range(0, count, 4):
             chosen[n] = chosen[n + 1] if n % 32 else chosen[n]
-        views = [view(rng, pictures, int(i), side, 0.6 * (1 - number / steps)) for i in chosen]
+        corner = (0, 0)
+        if local:
+            corner = tuple(int(n) for n in rng.integers((side - WINDOW) // 16 + 1, size=2))
+            views = [window(rng, pictures, int(i), WINDOW, side) for i in chosen]
+        else:
+            near = 0.5 * (1 - number / steps) / (1 - FIRST)
+            views = [view(rng, pictures, int(i), side, near) for i in chosen]
         pixels = (torch.from_numpy(np.stack([v[0] for v in views])).permute(0, 3, 1, 2).float() - MEAN) / STD
         truth = torch.from_numpy(np.stack([v[1] for v in views])).float() / 255
         # A quarter of the prompts names nothing: nothing may light up, whatever the crop shows.
-        blank = rng.random(BATCH) < 0.25
+        blank = rng.random(count) < 0.25
         named = [(captions.nothing(rng), ()) if empty else captions.localising(rng) for empty in blank]
         tokens = tokenizer([text for text, _ in named])
         tokens = tokens[:, : int(tokens.argmax(1).max()) + 1]
         shown = truth * torch.from_numpy(~blank).float()[:, None, None]
-        logits, prompts, places = student(pixels, tokens)
+        logits, prompts, places = student(pixels, tokens, corner)
         own = torch.tensor(
             [
                 1.0 + float(bool(means) and 0 < label <= len(DEFECTS) and DEFECTS[label - 1] in means)
@@ -102,14 +132,14 @@ def train_clipseg(pictures: Pictures, folder: Path, seed: int, steps: int) -> tu
         # The sign of one feature says whether a prompt names defects: language learns before vision has anything
         # to be asked about. And each level that is read shows where defects are, whatever the prompt.
         meaning = F.binary_cross_entropy_with_logits(prompts[:, 0], torch.from_numpy(~blank).float())
-        coarse = F.adaptive_max_pool2d(truth[:, None], side // 16).flatten(1)
+        coarse = F.adaptive_max_pool2d(truth[:, None], truth.shape[-1] // 16).flatten(1)
         seen = torch.stack(
             [F.binary_cross_entropy_with_logits(place, coarse, pos_weight=torch.tensor(3.0)) for place in places]
         ).sum()
         loss = found + 0.3 * meaning + seen
         return loss, {"dice": missed, "meaning": float(meaning.detach()), "seen": float(seen.detach())}
 
-    minutes = train(Plan("clipseg", seed, steps, 6e-4, 0.05), student, step, folder)
+    minutes = train(Plan("clipseg", seed, steps, 1e-3, 0.05), student, step, folder)
     return student.finished(), minutes
 
 

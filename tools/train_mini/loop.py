@@ -38,7 +38,9 @@ def train(plan: Plan, module: nn.Module, step: Step, folder: Path) -> float:
     Every step draws from a generator of its own number, so a resumed run sees the data of an unbroken one.
     """
     checkpoint = folder / f"{plan.name}.ckpt"
-    optimiser = torch.optim.AdamW(_groups(module.named_parameters(), plan.decay), lr=plan.rate, betas=(0.9, 0.98))
+    optimiser = torch.optim.AdamW(
+        _groups(module.named_parameters(), plan.decay), lr=plan.rate, betas=(0.9, 0.98), fused=True
+    )
     first, spent = 0, 0.0
     if checkpoint.exists():
         state = torch.load(checkpoint, weights_only=True)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tools.train_mini.data import Pictures, recolour, whitening
@@ -17,11 +18,52 @@ from zsad.models.weights import seeded
 
 BATCH = 8
 POINTS = 6
+FIRST = 0.5
+"""Share of the steps that teach the encoder alone, without points."""
+
+
+class Student(nn.Module):
+    """The SAM model with a head that asks its encoder what lies where; the head is not kept.
+
+    From nothing, points and masks alone teach the encoder too slowly: mask decoder and encoder wait for each other.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sam = build_mini_sam()
+        channels = self.sam.image_encoder.neck[-1].weight.numel()
+        self.layout = nn.Conv2d(channels, 3, 1)
+
+    def laid_out(self, features: Tensor, instances: Sequence[np.ndarray]) -> Tensor:
+        """Loss of foreground and of the way to the middle of its object, cell by cell.
+
+        Args:
+            features: (N, C, h, w); instances: (H, W) of each, objects counted from 1.
+        """
+        said = self.layout(features)
+        cells = features.shape[-1]
+        step = self.sam.image_encoder.img_size / cells
+        covered, way = (
+            np.zeros((len(said), cells, cells), np.float32),
+            np.zeros((len(said), 2, cells, cells), np.float32),
+        )
+        for number, objects in enumerate(instances):
+            rows, columns = (-(-size // int(step)) for size in objects.shape)
+            cover = cv2.resize((objects > 0).astype(np.float32), (columns, rows), interpolation=cv2.INTER_AREA)
+            covered[number, :rows, :columns] = cover
+            small = cv2.resize(objects, (columns, rows), interpolation=cv2.INTER_NEAREST)
+            for one in np.unique(small[small > 0]):
+                y, x = np.nonzero(small == one)
+                way[number, 0, y, x], way[number, 1, y, x] = (y.mean() - y) / 4, (x.mean() - x) / 4
+        truth, target = torch.from_numpy(covered), torch.from_numpy(way)
+        apart = ((said[:, 1:] - target).abs().mean(1) * (truth > 0.5)).sum() / (truth > 0.5).sum().clamp(min=1)
+        return F.binary_cross_entropy_with_logits(said[:, 0], truth) + 0.5 * apart
 
 
 def train_sam(pictures: Pictures, folder: Path, seed: int, steps: int) -> tuple[dict[str, Tensor], float]:
     """Returns (state dict, CPU minutes)."""
-    network = seeded(build_mini_sam, seed)
+    student = seeded(Student, seed)
+    network = student.sam
     encoder = network.image_encoder
     side = encoder.img_size
     projection = encoder.patch_embed.proj
@@ -35,9 +77,12 @@ def train_sam(pictures: Pictures, folder: Path, seed: int, steps: int) -> tuple[
         drawn = [_scene(rng, pictures, int(i), side) for i in rng.integers(len(pictures.scenes), size=BATCH)]
         pixels = torch.stack([network.preprocess(torch.from_numpy(image).permute(2, 0, 1)) for image, _ in drawn])
         with torch.autocast("cpu", torch.bfloat16):
-            features = encoder(pixels)
+            features = encoder(pixels).float()
+        layout = student.laid_out(features, [instances for _, instances in drawn])
+        if number < FIRST * steps:
+            return layout, {"layout": float(layout.detach())}
         losses, best_iou, gaps = [], [], []
-        for feature, (image, instances) in zip(features.float(), drawn, strict=True):
+        for feature, (image, instances) in zip(features, drawn, strict=True):
             points, targets = _prompts(rng, instances, side, low_side)
             sparse, dense = prompts(points=(points[:, None], torch.ones(len(points), 1)), boxes=None, masks=None)
             with torch.autocast("cpu", torch.bfloat16):
@@ -54,9 +99,13 @@ def train_sam(pictures: Pictures, folder: Path, seed: int, steps: int) -> tuple[
             losses.append(each.min(1).values.mean() + (estimate.float() - iou).square().mean())
             best_iou.append(float(iou.max(1).values.mean()))
             gaps.append(float((estimate.detach().float() - iou).abs().mean()))
-        return torch.stack(losses).mean(), {"iou": float(np.mean(best_iou)), "estimate off by": float(np.mean(gaps))}
+        return torch.stack(losses).mean() + layout, {
+            "layout": float(layout.detach()),
+            "iou": float(np.mean(best_iou)),
+            "estimate off by": float(np.mean(gaps)),
+        }
 
-    minutes = train(Plan("sam", seed, steps, 1.5e-3, 0.03), network, step, folder)
+    minutes = train(Plan("sam", seed, steps, 1.5e-3, 0.03), student, step, folder)
     return network.state_dict(), minutes
 
 
