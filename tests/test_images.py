@@ -45,6 +45,16 @@ def test_exif_orientation_turns_the_image_its_size_and_its_mask_alike(value):
         np.testing.assert_array_equal(orient(array[..., channel], value), upright[..., channel])
 
 
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF", "WEBP"])
+@pytest.mark.parametrize("value", [1, 3, 6, 8])
+def test_size_is_that_of_the_decoded_image_in_every_format(format, value):
+    exif = Image.Exif()
+    exif[0x0112] = value
+    data = encode(Image.fromarray(gradient()), format, exif=exif)
+    assert orientation(data, CAP) == value
+    assert image_size(data, CAP) == decode(data, CAP).shape[:2] == ((9, 6) if value > 4 else (6, 9))
+
+
 def test_orientation_that_means_nothing_is_upright():
     assert orientation(with_orientation(gradient(), 99), CAP) == 1
 
@@ -57,6 +67,55 @@ def test_grey_is_repeated():
 def test_16_bit_is_scaled_not_clipped():
     grey = np.array([[0, 257, 128 * 257, 65535]], np.uint16)
     assert decode(encode(Image.fromarray(grey)), CAP)[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
+def test_16_bit_keeps_every_value_of_a_division_by_257():
+    values = np.arange(65536, dtype=np.uint16).reshape(256, 256)
+    expected = np.rint(values / 257).astype(np.uint8)
+    np.testing.assert_array_equal(decode(encode(Image.fromarray(values)), CAP)[..., 0], expected)
+
+
+def test_transparent_16_bit_grey_lies_on_white():
+    image = Image.fromarray(np.array([[40000, 1000]], np.uint16))
+    data = encode(image)
+    plain = decode(data, CAP)[0, :, 0].tolist()
+    chunk = b"tRNS" + struct.pack(">H", 1000)
+    at = data.index(b"IDAT") - 4
+    marked = data[:at] + struct.pack(">I", 2) + chunk + struct.pack(">I", zlib.crc32(chunk)) + data[at:]
+    assert (plain, decode(marked, CAP)[0, :, 0].tolist()) == ([156, 4], [156, 255])
+
+
+def test_integers_beyond_16_bit_are_refused_not_clipped():
+    with pytest.raises(ImageError, match="0 to 65535") as caught:
+        decode(encode(Image.fromarray(np.array([[0, 65536]], np.int32)), "TIFF"), CAP)
+    assert caught.value.kind == "undecodable"
+
+
+def test_infinite_pixels_do_not_darken_the_others():
+    values = np.array([[0.0, 0.5, 1.0, np.inf, -np.inf, np.nan]], np.float32)
+    assert decode(encode(Image.fromarray(values), "TIFF"), CAP)[0, :, 0].tolist() == [0, 128, 255, 255, 0, 0]
+
+
+@pytest.mark.parametrize("where", ["open", "load"])
+def test_whatever_a_decoder_raises_is_an_image_error_but_for_memory(monkeypatch, where):
+    data = encode(Image.fromarray(gradient()))
+
+    def fail_with(error):
+        def fail(*_, **__):
+            raise error
+
+        if where == "open":
+            monkeypatch.setattr(Image, "open", fail)
+        else:
+            monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", fail)
+
+    for error in (struct.error("bad"), zlib.error("bad"), AttributeError("bad"), RecursionError("bad")):
+        fail_with(error)
+        with pytest.raises(ImageError):
+            decode(data, CAP)
+    fail_with(MemoryError())
+    with pytest.raises(MemoryError):
+        decode(data, CAP)
 
 
 def test_1_bit():

@@ -16,11 +16,13 @@ class ImageError(ZsadError):
 
     Attributes:
         kind: short identifier of the reason, e.g. ``truncated`` or ``too_many_pixels`` (column ``error_type``).
+        transient: whether it may pass by itself, so that another try is worth while.
     """
 
-    def __init__(self, kind: str, message: str) -> None:
+    def __init__(self, kind: str, message: str, transient: bool = False) -> None:
         super().__init__(message)
         self.kind = kind
+        self.transient = transient
 
-    def __reduce__(self) -> tuple[type[ImageError], tuple[str, str]]:
-        return type(self), (self.kind, str(self))
+    def __reduce__(self) -> tuple[type[ImageError], tuple[str, str, bool]]:
+        return type(self), (self.kind, str(self), self.transient)

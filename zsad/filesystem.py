@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from functools import lru_cache
@@ -15,7 +16,12 @@ from zsad.errors import ImageError, UsageError
 _SCHEME = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]+)://")
 # A secret may hold slashes, so everything up to an @ counts once there is a colon before it.
 _CREDENTIALS = re.compile(r"(?<=://)(?!anonymous@)(?:[^/\s]+|[^/@\s]*:[^@\s]*)@")
-_SECRET_PARAMETER = re.compile(r"(?i)\b(access_key|secret_key|session_token|token|signature|sig)=[^&\s]+")
+_LASTING = frozenset({errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.EISDIR})
+"""What no second try mends, of the errors that reading a file can end with."""
+_SECRET_PARAMETER = re.compile(
+    r"(?i)\b([\w-]{0,32}(?:password|secret|token|credential|signature|access[_-]?key(?:[_-]?id)?"
+    r"|(?:secret|api|account)[_-]?key)|sig)=[^&\s'\"]+"
+)
 
 
 def is_local(uri: str) -> bool:
@@ -36,8 +42,11 @@ def resolve(uri: str) -> tuple[fs.FileSystem, str]:
     """
     if is_local(uri):
         path = uri[len("file://") :] if uri.startswith("file://") else uri
-        return fs.LocalFileSystem(), str(Path(path).expanduser().absolute())
-    if _CREDENTIALS.search(uri):
+        try:
+            return fs.LocalFileSystem(), str(Path(path).expanduser().absolute())
+        except RuntimeError as error:
+            raise UsageError(f"Cannot resolve {path!r}: {error} Write ./~... for a file of that name.") from None
+    if _CREDENTIALS.search(uri) or _SECRET_PARAMETER.search(uri.partition("?")[2]):
         raise UsageError(
             f"The URI {redact(uri)!r} holds credentials, which would be stored with every row. Expected them in the "
             "environment, e.g. AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or in the provider's own files."
@@ -108,11 +117,14 @@ def read_bytes(uri: str, max_bytes: int | None = None) -> bytes:
         # Of this file only: another bucket, or a look-up that failed just now.
         raise ImageError("unreadable", str(error)[:300]) from None
     except (FileNotFoundError, NotADirectoryError):
-        raise ImageError("missing", "no file at this path") from None
+        hint = " (names that are not UTF-8 cannot be read: rename the file)" if "\\x" in uri else ""
+        raise ImageError("missing", f"no file at this path{hint}") from None
     except PermissionError:
         raise ImageError("unreadable", "no permission to read this file") from None
     except (OSError, ValueError) as error:
-        raise ImageError("unreadable", redact(str(error))[:300]) from None
+        lasting = isinstance(error, ValueError) or error.errno in _LASTING
+        message = getattr(error, "strerror", None) or str(error)
+        raise ImageError("unreadable", redact(message)[:300], transient=not lasting) from None
 
 
 def _check_size(size: int, max_bytes: int | None) -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import io
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from zsad.errors import ImageError
 
-DECODER = "pillow/1"
+DECODER = "pillow/2"
 """Identity of the pixels that ``decode`` returns; part of the fingerprint."""
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM")
@@ -18,13 +19,17 @@ EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp
 
 _ORIENTATION_TAG = 0x0112
 _TRANSPOSED = frozenset({5, 6, 7, 8})
+_SIGNATURES = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"GIF8": "GIF", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
+
+_Scalar = TypeVar("_Scalar", bound=np.generic)
 
 
 def decode(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
     """Decode an encoded image to RGB.
 
-    EXIF orientation is applied; the first frame of an animation is taken; 16-bit grey is scaled by
-    1/257, floating-point TIFF from its own range; grey is repeated; alpha is composited over white.
+    EXIF orientation is applied; the first frame of an animation and the first page of a TIFF are taken;
+    16-bit grey is scaled by 1/257, 16-bit colour keeps its high byte, floating point is scaled from its
+    own finite range; grey is repeated; alpha is composited over white; colour profiles are ignored.
 
     Args:
         data: an encoded JPEG, PNG, BMP, TIFF, WebP, GIF or PPM file.
@@ -35,9 +40,29 @@ def decode(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
 
     Raises:
         ImageError: kind ``empty_file``, ``not_an_image``, ``too_many_pixels``, ``truncated`` or ``undecodable``.
+        MemoryError: the pixels do not fit into memory just now.
+    """
+    return from_pil(_open(data, max_pixels))
+
+
+def decode_small(data: bytes, max_pixels: int, side: int) -> NDArray[np.uint8]:
+    """``decode``, scaled down so that the longer side is at most ``side``; much faster for large JPEG files.
+
+    For looking at, not for scoring: a JPEG is decoded at a fraction of its size where that is enough.
+
+    Returns:
+        (h, w, 3) uint8 of the same proportions; not scaled up.
+
+    Raises:
+        ImageError, MemoryError: as ``decode``.
     """
     image = _open(data, max_pixels)
-    return from_pil(image)
+    factor = side / max(image.size)
+    if factor < 1:
+        image.draft(image.mode, (max(1, round(image.width * factor)), max(1, round(image.height * factor))))
+    small = Image.fromarray(from_pil(image))
+    small.thumbnail((side, side), reducing_gap=3.0)
+    return np.array(small)
 
 
 def from_pil(image: Image.Image) -> NDArray[np.uint8]:
@@ -47,8 +72,13 @@ def from_pil(image: Image.Image) -> NDArray[np.uint8]:
         ImageError: its file is truncated or cannot be decoded.
     """
     try:
-        return _to_rgb(ImageOps.exif_transpose(image))
-    except (OSError, ValueError, SyntaxError, EOFError, TypeError, IndexError, KeyError) as error:
+        image.load()
+        # After loading: Pillow turns TIFF itself, and PNG may hold its EXIF data behind the pixels.
+        return orient(_to_rgb(image), _orientation(image))
+    except (ImageError, MemoryError):
+        raise
+    except Exception as error:
+        # Decoders fed with hostile bytes raise far more than they document.
         raise _explain(error) from None
 
 
@@ -67,7 +97,9 @@ def decode_mask(data: bytes, max_pixels: int) -> NDArray[np.bool_]:
     image = _open(data, max_pixels)
     try:
         array = np.asarray(image)
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
+    except MemoryError:
+        raise
+    except Exception as error:
         raise _explain(error) from None
     if array.ndim == 3:
         channels = array[..., :-1] if image.mode in ("LA", "RGBA", "PA") else array
@@ -79,7 +111,9 @@ def image_size(data: bytes, max_pixels: int) -> tuple[int, int]:
     """(height, width) after EXIF orientation, from the header alone. Raises ImageError as ``decode``."""
     image = _open(data, max_pixels)
     width, height = image.size
-    return (width, height) if _orientation(image) in _TRANSPOSED else (height, width)
+    # Pillow gives the size of a TIFF as it will be once turned.
+    turned = image.format != "TIFF" and _orientation(image) in _TRANSPOSED
+    return (width, height) if turned else (height, width)
 
 
 def orientation(data: bytes, max_pixels: int) -> int:
@@ -87,10 +121,10 @@ def orientation(data: bytes, max_pixels: int) -> int:
     return _orientation(_open(data, max_pixels))
 
 
-def orient(array: NDArray[np.bool_], orientation: int) -> NDArray[np.bool_]:
-    """``array`` (H, W) turned as ``decode`` turns an image of this EXIF orientation (1 to 8)."""
+def orient(array: NDArray[_Scalar], orientation: int) -> NDArray[_Scalar]:
+    """``array`` (H, W, ...) as stored -> upright, for an EXIF orientation of 1 to 8; contiguous."""
     if orientation in _TRANSPOSED:
-        array = array.T
+        array = array.swapaxes(0, 1)
     flip_rows = orientation in (3, 4, 7, 8)
     flip_columns = orientation in (2, 3, 6, 7)
     return np.ascontiguousarray(array[:: -1 if flip_rows else 1, :: -1 if flip_columns else 1])
@@ -102,10 +136,15 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
+        for signature, name in _SIGNATURES.items():
+            if data.startswith(signature):
+                raise ImageError("undecodable", f"starts like {name}, but its header is cut off or broken") from None
         raise ImageError("not_an_image", f"the content is none of {', '.join(FORMATS)}") from None
     except Image.DecompressionBombError:
-        raise ImageError("too_many_pixels", f"over the cap of {max_pixels:,} pixels") from None
-    except (OSError, ValueError, SyntaxError, EOFError, TypeError, IndexError, KeyError) as error:
+        raise ImageError("too_many_pixels", f"over the cap of {max_pixels:,} pixels (images.max_pixels)") from None
+    except MemoryError:
+        raise
+    except Exception as error:
         raise _explain(error) from None
     width, height = image.size
     if width * height > max_pixels:
@@ -116,27 +155,48 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
 def _orientation(image: Image.Image) -> int:
     try:
         value = image.getexif().get(_ORIENTATION_TAG, 1)
-    except (OSError, ValueError, SyntaxError, TypeError, KeyError):
+    except Exception:
+        # Broken EXIF data around good pixels: as if there were none.
         return 1
     return value if value in range(1, 9) else 1
 
 
 def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        grey = np.asarray(image).astype(np.float64)
-        if image.mode == "F":
-            grey = (grey - np.nanmin(grey)) / max(float(np.nanmax(grey) - np.nanmin(grey)), 1e-12) * 65535
-            grey = np.nan_to_num(grey)
-        grey8 = np.clip(np.rint(grey / 257.0), 0, 255).astype(np.uint8)
-        return np.repeat(grey8[..., None], 3, axis=-1)
+        return _grey_to_rgb(np.asarray(image), image.info.get("transparency"))
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return np.array(Image.alpha_composite(white, rgba).convert("RGB"))
-    return np.array(image.convert("RGB"))
+    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _grey_to_rgb(grey: NDArray[Any], transparent: object) -> NDArray[np.uint8]:
+    """(H, W) of 16-bit, 32-bit integer or floating-point grey -> (H, W, 3) uint8."""
+    if grey.dtype.kind == "f":
+        finite = grey[np.isfinite(grey)]
+        if not finite.size:
+            raise ImageError("undecodable", "floating-point pixels without a finite value")
+        low, high = float(finite.min()), float(finite.max())
+        scaled = (grey.astype(np.float64) - low) / max(high - low, 1e-12) * 255
+        grey8 = np.clip(np.rint(np.nan_to_num(scaled)), 0, 255).astype(np.uint8)
+    else:
+        if grey.dtype.itemsize > 2 and (grey.min() < 0 or grey.max() > 65535):
+            raise ImageError("undecodable", "32-bit grey with values outside 0 to 65535; expected 8 or 16 bits")
+        # Integers throughout: (v + 128) // 257 is v / 257 rounded, which never falls half-way.
+        wide = grey.astype(np.uint32)
+        wide += 128
+        wide //= 257
+        grey8 = wide.astype(np.uint8)
+        if isinstance(transparent, int):
+            grey8[grey == transparent] = 255
+    return np.repeat(grey8[..., None], 3, axis=-1)
 
 
 def _explain(error: Exception) -> ImageError:
     text = str(error) or type(error).__name__
-    truncated = "truncated" in text.lower() or "unexpected end" in text.lower() or isinstance(error, EOFError)
+    if isinstance(error, Image.DecompressionBombError):
+        return ImageError("too_many_pixels", text[:300])
+    cut = ("truncated", "unexpected end", "not enough image data", "reached eof")
+    truncated = any(word in text.lower() for word in cut) or isinstance(error, EOFError)
     return ImageError("truncated" if truncated else "undecodable", text[:300])

@@ -222,14 +222,22 @@ def _walk(root: str, follow_outside: bool) -> list[File]:
             elif linked and not os.path.exists(entry.path):
                 files.append(File(_printable(path), None, None))
             elif entry.is_file():
-                info = entry.stat()
-                files.append(File(_printable(path), info.st_size, info.st_mtime_ns))
+                files.append(_file(entry, path))
     if skipped:
         warnings.warn(
             f"{len(skipped):,} links that leave {root} were left out, e.g. {sorted(skipped)[0]!r}.",
             stacklevel=4,
         )
     return files
+
+
+def _file(entry: os.DirEntry[str], path: str) -> File:
+    try:
+        info = entry.stat()
+    except OSError:
+        # Gone since the folder was read: an error row says so, unless it comes back.
+        return File(_printable(path), None, None)
+    return File(_printable(path), info.st_size, info.st_mtime_ns)
 
 
 def _sortable_number(match: re.Match[str]) -> str:

@@ -14,7 +14,7 @@ from zsad.datasets.manifest_file import find_manifest_file, read_manifest_file
 from zsad.datasets.mvtec import read_mvtec
 from zsad.datasets.visa import read_visa
 from zsad.errors import UsageError
-from zsad.filesystem import redact
+from zsad.filesystem import is_local, redact
 
 DATASETS = ("visa", "mvtec", "folder", "manifest")
 
@@ -60,6 +60,10 @@ def load_manifest(
         table = table.slice(0, limit)
     if table["file_size"].null_count < len(table):
         return table
+    for name in ("mask_path", "foreground_path") if not allow_outside_root else ():
+        # Only for what it refuses: links that leave the root. Remote stores have none.
+        local = [path for path in table[name].drop_null().to_pylist() if is_local(path)]
+        stat(local, root=folder, allow_outside=False)
     sizes, times = stat(table["image_path"].to_pylist(), root=folder, allow_outside=allow_outside_root)
     return build({**{name: table[name] for name in table.column_names}, "file_size": sizes, "file_mtime": times})
 
