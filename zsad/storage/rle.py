@@ -25,9 +25,17 @@ def encode_rle(mask: NDArray[np.bool_]) -> str:
     """
     flat = np.ascontiguousarray(mask.T).reshape(-1)
     edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    bounds = np.concatenate(([0, 0] if flat[0] else [0], edges, [flat.size]))
-    numbers = np.diff(bounds)
-    numbers[3:] -= np.diff(bounds)[1:-2]
+    return encode_runs(np.diff(np.concatenate(([0, 0] if flat[0] else [0], edges, [flat.size]))))
+
+
+def encode_runs(runs: NDArray[np.int64]) -> str:
+    """The ``counts`` string of run lengths.
+
+    Args:
+        runs: (N,) int64, of zeros and ones in turn, column by column; only the first, of zeros, may be 0.
+    """
+    numbers = runs.copy()
+    numbers[3:] -= runs[1:-2]
     groups = np.zeros((numbers.size, _MAX_GROUPS), np.uint8)
     used = np.zeros((numbers.size, _MAX_GROUPS), bool)
     rest, more = numbers, np.ones(numbers.size, bool)

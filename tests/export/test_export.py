@@ -1,0 +1,389 @@
+"""Exports read back by the programs that they are for."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+import tifffile
+from hypothesis import given
+from hypothesis import strategies as st
+from moto.server import ThreadedMotoServer
+from PIL import Image
+from pyarrow import fs
+from pycocotools.coco import COCO
+from scipy.ndimage import gaussian_filter, label
+from typer.testing import CliRunner
+
+from zsad.cli import app
+from zsad.errors import UsageError, ZsadError
+from zsad.evaluation import evaluable_parts, evaluate_part, load_predictions, merge_states
+from zsad.evaluation.thresholds import decide, parse_rule, rows_to_count
+from zsad.export import export_run
+from zsad.export.fiftyone import to_fiftyone
+from zsad.export.names import file_names
+from zsad.export.table import defused
+from zsad.storage import SCORED_SCHEMA, encode_map, read_anomaly_map, read_predictions, write_decisions, write_part
+
+IDS = ["bottle/test/broken/000.png", "bottle/test/good/001.png", "../../etc/passwd", "/abs.png", "a.png", "a.jpg"]
+
+
+def smooth(seed: int, shape: tuple[int, int] = (30, 41)) -> np.ndarray:
+    return gaussian_filter(np.random.default_rng(seed).random(shape), 2).astype(np.float16)
+
+
+def add_part(output: str, number: int, image_ids: list[str], **columns: object) -> None:
+    rows = []
+    for index, image_id in enumerate(image_ids):
+        scores = smooth(100 * number + index)
+        codec, data = encode_map(scores[None], scores)
+        row = {
+            "image_id": image_id,
+            "image_path": f"/data/{image_id}",
+            "category": "bottle",
+            "split": "test",
+            "image_height": 30,
+            "image_width": 41,
+            "status": "ok",
+            "pred_score": 0.1 + index / 100,
+            "anomaly_map_max": float(scores.max()),
+            "tiles": [{"x0": -3, "y0": 0, "x1": 20, "y1": 20, "component": 1, "score": 0.1}],
+            "fingerprint": "f",
+            "map_codec": codec,
+            "map_data": data,
+            "map_tile_boxes": [],
+            "map_masked": False,
+            "map_foreground_rle": "",
+        }
+        rows.append(row | columns)
+    write_part(output, f"part-test-{number:06d}.parquet", pa.Table.from_pylist(rows, SCORED_SCHEMA))
+
+
+def add_decisions(output: str, text: str = "quantile:0.8") -> None:
+    predictions, rule = load_predictions(output), parse_rule(text)
+    parts = evaluable_parts(rows_to_count(predictions, rule))
+    write_decisions(
+        output, decide(predictions, merge_states(evaluate_part(output, *part) for part in parts), rule, None)
+    )
+
+
+@pytest.fixture
+def output(tmp_path: Path) -> str:
+    output = str(tmp_path / "out")
+    add_part(output, 0, IDS[:4])
+    add_part(output, 1, [*IDS[4:], *(f"n/{index}.png" for index in range(20))])
+    failed = {"image_id": "broken", "status": "error", "error_message": "=cmd()", "fingerprint": "f"}
+    write_part(output, "part-test-000002.parquet", pa.Table.from_pylist([failed], SCORED_SCHEMA))
+    return output
+
+
+def index_of(target: Path) -> dict[str, str]:
+    return pd.read_parquet(target / "index.parquet").set_index("image_id")["file"].to_dict()
+
+
+def test_tiff_equals_the_decoded_map_for_pillow_and_tifffile(output: str, tmp_path: Path) -> None:
+    target = tmp_path / "maps"
+    done = export_run(output, "tiff", str(target))
+    assert done.summary == "26 float32 TIFF files" and done.target == str(target)
+    files = index_of(target)
+    assert files["bottle/test/broken/000.png"] == "anomaly_images/bottle/test/broken/000.tiff"
+    assert set(files) == set(load_predictions(output).query("status == 'ok'")["image_id"])
+    written = {str(path.relative_to(target)) for path in target.rglob("*") if path.is_file()}
+    assert written == {*files.values(), "index.parquet", "export.json"}
+    for image_id, file in files.items():
+        expected = read_anomaly_map(output, image_id).astype(np.float32)
+        with Image.open(target / file) as image:
+            assert image.mode == "F"
+            np.testing.assert_array_equal(np.asarray(image), expected)
+        values = tifffile.imread(target / file)
+        assert values.dtype == np.float32
+        np.testing.assert_array_equal(values, expected)
+
+
+def test_nothing_is_written_outside_the_target(output: str, tmp_path: Path) -> None:
+    before = {path for path in tmp_path.rglob("*")}
+    target = tmp_path / "x" / "y" / "maps"
+    export_run(output, "tiff", str(target))
+    new = {path for path in tmp_path.rglob("*")} - before
+    assert all(path in target.parents or target in [path, *path.parents] for path in new)
+    assert not Path("/abs.tiff").exists()
+
+
+def test_masks_are_the_map_at_the_threshold(output: str) -> None:
+    with pytest.raises(UsageError, match=r"No decisions in .*zsad evaluate .* --threshold"):
+        export_run(output, "masks")
+    assert not Path(output, "exports").exists()
+    add_decisions(output)
+    target = Path(export_run(output, "masks").target)
+    assert target == Path(output, "exports", "masks")
+    threshold = pd.read_parquet(f"{output}/decisions")["pixel_threshold"].iloc[0]
+    marked = 0
+    for image_id, file in index_of(target).items():
+        with Image.open(target / file) as image:
+            assert image.mode == "L"
+            mask = np.asarray(image)
+        np.testing.assert_array_equal(mask, np.where(read_anomaly_map(output, image_id) >= threshold, 255, 0))
+        marked += (mask == 255).sum()
+    assert 0.15 < marked / (26 * 30 * 41) <= 0.2
+
+
+def test_coco_is_read_by_pycocotools(output: str) -> None:
+    add_decisions(output)
+    target = Path(export_run(output, "coco").target)
+    coco = COCO(str(target / "annotations.json"))
+    assert [category["name"] for category in coco.loadCats(coco.getCatIds())] == ["bottle"]
+    images = coco.loadImgs(coco.getImgIds())
+    decisions = pd.read_parquet(f"{output}/decisions").set_index("image_id")
+    assert {image["file_name"] for image in images} == set(decisions.query("status == 'ok'").index)
+    for image in images:
+        scores = read_anomaly_map(output, image["file_name"])
+        row = decisions.loc[image["file_name"]]
+        assert (image["height"], image["width"]) == scores.shape
+        assert image["pred_label"] == row["pred_label"] and image["pred_score"] == pytest.approx(row["pred_score"])
+        wanted = scores >= row["pixel_threshold"]
+        regions = coco.loadAnns(coco.getAnnIds(image["id"]))
+        assert len(regions) == label(wanted, np.ones((3, 3)))[1]
+        union = np.zeros(scores.shape, int)
+        for region in regions:
+            mask = coco.annToMask(region)
+            union += mask
+            rows, columns = np.nonzero(mask)
+            box = [columns.min(), rows.min(), np.ptp(columns) + 1, np.ptp(rows) + 1]
+            assert region["bbox"] == box and region["area"] == mask.sum()
+            assert region["score"] == pytest.approx(scores[mask == 1].max())
+        np.testing.assert_array_equal(union, wanted)
+    numbers = [region["id"] for region in coco.dataset["annotations"]]
+    assert numbers == list(range(1, len(numbers) + 1))
+
+
+def test_coco_of_maps_without_and_with_nothing_but_anomalies(tmp_path: Path) -> None:
+    output = str(tmp_path / "out")
+    add_part(output, 0, ["a", "b"])
+    predictions = load_predictions(output)
+    columns = {"threshold": 0.0, "pred_label": 1, "pixel_threshold": [0.0, 1.0], "rule": "f1", "fingerprint": None}
+    write_decisions(output, predictions.assign(**columns)[list(pd_schema())])
+    coco = COCO(f"{export_run(output, 'coco').target}/annotations.json")
+    (region,) = coco.dataset["annotations"]
+    assert region["image_id"] == 1 and coco.annToMask(region).all()
+
+
+def pd_schema() -> list[str]:
+    from zsad.storage import DECISIONS_SCHEMA
+
+    return DECISIONS_SCHEMA.names
+
+
+HOSTILE = ["=cmd()", "+1", "-1", "@SUM(A1)", "\tx", "\r=1", "\n=1", "  =1", "\uff1d1", '=HYPERLINK("http://x")']
+
+
+def test_formulas_are_defused_and_numbers_stay(tmp_path: Path) -> None:
+    output = str(tmp_path / "out")
+    ids = [*HOSTILE, 'a,"b"', "ünï\U0001f600", "line\nbreak", "a-b=c"]
+    add_part(output, 0, ids, category="=1+1", pred_score=-0.1)
+    target = Path(export_run(output, "csv").target)
+    with open(target / "predictions.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["image_id"] for row in rows] == [*(f"'{text}" for text in HOSTILE), *ids[len(HOSTILE) :]]
+    first = rows[0]
+    assert first["category"] == "'=1+1" and first["pred_score"] == "-0.1"
+    assert first["mask_path"] == first["threshold"] == first["stage_ms"] == ""
+    assert json.loads(first["tiles"])[0] == {"x0": -3, "y0": 0, "x1": 20, "y1": 20, "component": 1, "score": 0.1}
+    table = pd.read_csv(target / "predictions.csv")
+    assert table["pred_score"].dtype == np.float64 and table["image_height"].tolist() == [30] * len(ids)
+
+
+def test_csv_has_each_image_once_with_its_decision(output: str) -> None:
+    add_part(output, 3, IDS[:1], pred_score=0.9)
+    add_decisions(output, "budget:5")
+    add_part(output, 4, IDS[1:2], pred_score=0.95)
+    table = pd.read_csv(f"{export_run(output, 'csv').target}/predictions.csv").set_index("image_id")
+    assert table.index.is_unique and len(table) == 27
+    assert table.loc[IDS[0], "pred_score"] == 0.9 and table.loc[IDS[0], "pred_label"] == 1
+    assert table.loc[IDS[1], "pred_score"] == 0.95 and pd.isna(table.loc[IDS[1], "pred_label"])
+    assert table.loc["broken", "error_message"] == "'=cmd()" and pd.isna(table.loc["broken", "pred_label"])
+    assert table["pred_label"].count() == 25
+
+
+@given(st.text(max_size=12))
+def test_no_text_starts_a_formula(text: str) -> None:
+    cell = defused(text)
+    assert cell in (text, f"'{text}")
+    assert not cell.strip(" ").startswith(("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d"))
+
+
+@given(st.lists(st.text(max_size=300), max_size=8, unique=True))
+def test_names_are_unique_and_stay_inside(image_ids: list[str]) -> None:
+    names = file_names(image_ids, ".png")
+    assert list(names) == image_ids
+    assert len({name.casefold() for name in names.values()}) == len(names)
+    for name in names.values():
+        parts = PurePosixPath(name).parts
+        assert not name.startswith("/") and not {"..", ".", ""} & set(name.split("/"))
+        assert all(len(part.encode()) <= 160 for part in parts) and not set(name) & set('\\:*?"<>|\0\n\r\t')
+        assert name.endswith(".png")
+
+
+def test_names_follow_the_ids() -> None:
+    names = file_names(
+        ["a/b.png", "c.PNG", "d", "e.v2.jpg", "x.png", "x.jpg", "X.bmp", "../up.png", "n.tiff/y.png", "n"], ".tiff"
+    )
+    assert [names[name] for name in ("a/b.png", "c.PNG", "d", "e.v2.jpg")] == [
+        "a/b.tiff",
+        "c.tiff",
+        "d.tiff",
+        "e.v2.tiff",
+    ]
+    assert len({names[name].casefold() for name in ("x.png", "x.jpg", "X.bmp")}) == 3
+    assert names["../up.png"].startswith("_/up-")
+    assert not names["n.tiff/y.png"].startswith("n.tiff/") and names["n"] == "n.tiff"
+
+
+def test_only_an_export_of_the_same_run_and_format_is_replaced(output: str, tmp_path: Path) -> None:
+    target = tmp_path / "target"
+    target.mkdir()
+    (target / "thesis.txt").write_text("mine")
+    with pytest.raises(UsageError, match=r"not empty and holds no earlier export \(found thesis.txt\)"):
+        export_run(output, "csv", str(target))
+    (target / "export.json").write_text("[]")
+    with pytest.raises(UsageError, match="no earlier export"):
+        export_run(output, "csv", str(target))
+    assert sorted(path.name for path in target.iterdir()) == ["export.json", "thesis.txt"]
+    with pytest.raises(UsageError, match="is a file"):
+        export_run(output, "csv", str(target / "thesis.txt"))
+
+    export_run(output, "csv")
+    assert json.loads(Path(output, "exports", "csv", "export.json").read_text())["complete"] is True
+    export_run(output, "csv")
+    with pytest.raises(UsageError, match="a csv export of another run or format"):
+        export_run(output, "tiff", f"{output}/exports/csv")
+
+
+@pytest.mark.parametrize("inside", ["", "/predictions", "/predictions/x", "/metrics", "/exports/../anomaly_maps"])
+def test_the_tables_of_the_run_are_no_target(output: str, inside: str) -> None:
+    before = sorted(Path(output).rglob("*"))
+    with pytest.raises(UsageError, match="among its tables"):
+        export_run(output, "csv", output + inside)
+    assert sorted(Path(output).rglob("*")) == before
+
+
+def test_what_is_not_there_is_said_and_nothing_is_written(tmp_path: Path) -> None:
+    for name in ("tiff", "masks", "coco", "csv"):
+        with pytest.raises(UsageError, match="No results at"):
+            export_run(str(tmp_path / "nowhere"), name)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(UsageError, match="Unknown format 'xml'.*tiff, masks, coco, csv"):
+        export_run(str(tmp_path), "xml")
+    row = {"image_id": "a", "status": "error", "fingerprint": "f"}
+    write_part(str(tmp_path), "part-test-000000.parquet", pa.Table.from_pylist([row], SCORED_SCHEMA))
+    with pytest.raises(UsageError, match="No image in .* has an anomaly map"):
+        export_run(str(tmp_path), "tiff")
+
+
+def test_decisions_of_older_scores_are_refused(output: str) -> None:
+    add_decisions(output)
+    add_part(output, 3, IDS[:1], pred_score=0.9)
+    with pytest.raises(UsageError, match=r"1 images were scored again.*--threshold quantile:0.8' again"):
+        export_run(output, "masks")
+
+
+def test_images_without_a_decision_are_left_out_and_counted(output: str) -> None:
+    add_decisions(output)
+    add_part(output, 3, ["late"])
+    with pytest.warns(UserWarning, match="1 scored images have no decision and are left out"):
+        assert export_run(output, "masks").summary.startswith("26 masks")
+
+
+def test_a_class_without_a_pixel_threshold_is_named(output: str) -> None:
+    add_decisions(output)
+    decisions = pd.read_parquet(f"{output}/decisions")
+    write_decisions(output, decisions.assign(pixel_threshold=np.nan))
+    with pytest.raises(UsageError, match="No pixel threshold for bottle: .*masks"):
+        export_run(output, "coco")
+
+
+def test_files_of_another_run_are_noticed(output: str) -> None:
+    first, second = sorted(Path(output, "anomaly_maps").iterdir())
+    first.write_bytes(second.read_bytes())
+    with pytest.raises(ZsadError, match="do not belong together"):
+        export_run(output, "tiff")
+    assert json.loads(Path(output, "exports", "tiff", "export.json").read_text())["complete"] is False
+
+
+def test_the_command(output: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["export", output, "--format", "csv", "--output", str(tmp_path / "csv")])
+    assert result.exit_code == 0, result.output
+    assert result.output == f"27 rows\n{tmp_path / 'csv'}\n"
+    assert CliRunner().invoke(app, ["export", output, "--format", "xml"]).exit_code == 2
+
+
+class Fields(dict):
+    """Stands for FiftyOne's classes: keeps what it was made of."""
+
+    def __init__(self, **fields: object) -> None:
+        super().__init__(fields)
+
+
+class Dataset(Fields):
+    def add_samples(self, samples) -> None:
+        self["samples"] = list(samples)
+
+
+class Module:
+    Dataset, Sample, Classification, Heatmap = Dataset, Fields, Fields, Fields
+    dataset_exists = staticmethod(lambda name: name == "taken")
+
+
+def test_fiftyone_gets_a_sample_per_scored_image(output: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("zsad.export.fiftyone.import_module", lambda name: Module)
+    add_part(output, 3, ["labelled"], gt_label=1)
+    samples = {sample["image_id"]: sample for sample in to_fiftyone(output, "new")["samples"]}
+    highest = read_predictions(output)["anomaly_map_max"].max()
+    assert len(samples) == 27 and "broken" not in samples
+    one = samples["labelled"]
+    assert one["filepath"] == "/data/labelled" and one["tags"] == ["test"] and one["category"] == "bottle"
+    assert one["ground_truth"] == {"label": "anomalous"} and "prediction" not in one
+    np.testing.assert_array_equal(one["anomaly_map"]["map"], read_anomaly_map(output, "labelled"))
+    assert one["anomaly_map"]["range"] == [0.0, pytest.approx(highest)]
+    add_decisions(output, "budget:27")
+    one = to_fiftyone(output, maps=False)["samples"][0]
+    assert one["prediction"] == {"label": "anomalous", "confidence": pytest.approx(one["pred_score"])}
+    assert "anomaly_map" not in one and "ground_truth" not in one
+    with pytest.raises(UsageError, match="'taken' already"):
+        to_fiftyone(output, "taken")
+    add_part(output, 4, ["far"], image_path="s3://bucket/far.png")
+    with pytest.raises(UsageError, match="local photographs only; given 's3://bucket/far.png'"):
+        to_fiftyone(output)
+
+
+def test_fiftyone_that_is_not_installed(output: str) -> None:
+    with pytest.raises(UsageError, match=r"pip install 'zsad\[fiftyone\]'"):
+        to_fiftyone(output)
+
+
+def test_a_run_in_an_object_store_is_exported_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    try:
+        bucket, _ = fs.FileSystem.from_uri("s3://exports?region=us-east-1&allow_bucket_creation=true")
+        bucket.create_dir("exports")
+        output = "s3://exports/out?region=us-east-1"
+        add_part(output, 0, IDS[:1])
+        add_decisions(output)
+        for name, file in [("tiff", "anomaly_images/bottle/test/broken/000.tiff"), ("csv", "predictions.csv")]:
+            assert export_run(output, name).target == f"s3://exports/out/exports/{name}?region=us-east-1"
+            with bucket.open_input_stream(f"exports/out/exports/{name}/{file}") as stream:
+                content = stream.read()
+            assert content.startswith(b"II" if name == "tiff" else b"image_id,")
+        with pytest.raises(UsageError, match="among its tables"):
+            export_run(output, "csv", "s3://exports/out/predictions?region=us-east-1")
+        export_run(output, "csv")
+    finally:
+        server.stop()

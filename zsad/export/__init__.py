@@ -1,0 +1,81 @@
+"""A run in the formats of other programs. Predictions and maps are only read; one folder per export is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+from zsad.errors import UsageError
+from zsad.export.coco import write_coco
+from zsad.export.maps import write_masks, write_tiff
+from zsad.export.stream import decided_rows, scored_rows
+from zsad.export.table import decisions_if_any, write_csv
+from zsad.export.target import claim, complete
+from zsad.filesystem import absolute, join
+from zsad.storage import read_run
+
+__all__ = ["FORMATS", "Exported", "export_run"]
+
+
+class Format(NamedTuple):
+    """How one format is exported.
+
+    Attributes:
+        read: run -> what ``write`` needs of it; refuses a run that cannot be exported so.
+        write: (run, what was read, folder) -> one line that says what was written.
+    """
+
+    read: Callable[[str], Any]
+    write: Callable[[str, Any, str], str]
+
+
+FORMATS: Mapping[str, Format] = MappingProxyType(
+    {
+        "tiff": Format(scored_rows, write_tiff),
+        "masks": Format(decided_rows, write_masks),
+        "coco": Format(decided_rows, write_coco),
+        "csv": Format(decisions_if_any, write_csv),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What was written.
+
+    Attributes:
+        target: absolute path or URI of the folder.
+        summary: one line for people.
+    """
+
+    target: str
+    summary: str
+
+
+def export_run(output: str, format_name: str, target: str | None = None) -> Exported:
+    """Export a run. Every file is written whole or not at all; the same again replaces the export.
+
+    Args:
+        output: folder or URI of the run.
+        format_name: one of ``FORMATS``.
+        target: a new or empty folder or URI, or an earlier export of this run in this format;
+            ``OUT/exports/<format>`` when None.
+
+    Raises:
+        UsageError: unknown format, no run there, no decisions yet (masks, coco), or a target that holds
+            something else.
+        ZsadError: a map is missing or damaged, or a file cannot be written.
+    """
+    if format_name not in FORMATS:
+        raise UsageError(f"Unknown format {format_name!r}. Expected one of: {', '.join(FORMATS)}.")
+    output = absolute(output)
+    target = join(output, "exports", format_name) if target is None else absolute(target)
+    form = FORMATS[format_name]
+    source = form.read(output)
+    info = read_run(output)
+    claim(output, target, format_name, info.fingerprint if info else None)
+    summary = form.write(output, source, target)
+    complete(target)
+    return Exported(target, summary)

@@ -1,0 +1,132 @@
+"""Anomaly maps of a run, decoded and worked on by a few threads at once, in order and in bounded memory."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from zsad.errors import UsageError, ZsadError
+from zsad.filesystem import redact
+from zsad.storage import iter_maps, read_decisions, read_predictions
+
+_MAPS_PER_TASK = 8
+_MAX_THREADS = 8
+
+COLUMNS = ("image_id", "category", "image_height", "image_width", "status", "pred_score", "map_part", "map_row_group")
+
+Row = Any
+"""One prediction, from ``DataFrame.itertuples``."""
+Result = TypeVar("Result")
+
+
+def scored_rows(output: str) -> pd.DataFrame:
+    """``COLUMNS`` of the images that have a map, in the order in which the maps lie on disk.
+
+    Raises:
+        UsageError: no run there, or none of its images has a map.
+    """
+    predictions = read_predictions(output, COLUMNS)
+    rows = predictions[predictions["status"] == "ok"]
+    if rows.empty:
+        raise UsageError(
+            f"No image in {redact(output)!r} has an anomaly map ({len(predictions)} rows). Run 'zsad score' first."
+        )
+    return rows.sort_values(["map_part", "map_row_group"]).reset_index(drop=True)
+
+
+def decided_rows(output: str) -> pd.DataFrame:
+    """``scored_rows`` that were decided on, with ``pred_label``, ``pixel_threshold`` and ``rule``.
+
+    Warns where scored images were not decided on.
+
+    Raises:
+        UsageError: no run or no decisions there, decisions that no longer fit the predictions, or a class
+            without a pixel threshold; each says what to run.
+    """
+    rows = scored_rows(output)
+    decisions = read_decisions(output)
+    again = f"Run 'zsad evaluate {redact(output)} --threshold {decisions['rule'].iloc[0]}' again."
+    decided = decisions.loc[
+        decisions["status"] == "ok", ["image_id", "pred_score", "pred_label", "pixel_threshold", "rule"]
+    ]
+    merged = rows.merge(decided, on="image_id", suffixes=("", "_decided"), validate="one_to_one")
+    stale = (merged["pred_score"] != merged["pred_score_decided"]).sum() + len(decided) - len(merged)
+    if stale:
+        raise UsageError(f"{stale} images were scored again after the decisions were made. {again}")
+    if merged.empty:
+        raise UsageError(f"No scored image has a decision. {again}")
+    undefined = sorted(map(str, merged.loc[merged["pixel_threshold"].isna(), "category"].unique()))
+    if undefined:
+        raise UsageError(
+            f"No pixel threshold for {', '.join(undefined[:5])}: 'f1' needs ground-truth masks there. "
+            f"Run 'zsad evaluate {redact(output)} --threshold quantile:0.99' or budget:N instead."
+        )
+    if len(merged) < len(rows):
+        warnings.warn(
+            f"{len(rows) - len(merged)} scored images have no decision and are left out (another split, or scored "
+            f"later). {again}",
+            stacklevel=2,
+        )
+    return merged
+
+
+def each_map(output: str, rows: pd.DataFrame, work: Callable[[Row, NDArray[np.float16]], Result]) -> Iterator[Result]:
+    """``work(row, map)`` for every row, in the order of ``rows``.
+
+    Args:
+        output: folder or URI of the run.
+        rows: from ``scored_rows`` or ``decided_rows``.
+        work: called from several threads with a row and its (H, W) float16 map.
+
+    Raises:
+        ZsadError: a map is missing or damaged, or does not belong to its row; what ``work`` raises.
+    """
+
+    def task(part_name: str, chunk: list[Row]) -> list[Result]:
+        maps = iter_maps(output, part_name, [int(row.map_row_group) for row in chunk])
+        return [
+            _checked(row, image_id, part_name, work, scores)
+            for row, (image_id, scores) in zip(chunk, maps, strict=True)
+        ]
+
+    threads = min(os.cpu_count() or 1, _MAX_THREADS)
+    waiting = _chunks(rows)
+    with ThreadPoolExecutor(threads) as pool:
+        running: deque[Future[list[Result]]] = deque(pool.submit(task, *each) for each in islice(waiting, 2 * threads))
+        try:
+            while running:
+                yield from running.popleft().result()
+                running.extend(pool.submit(task, *each) for each in islice(waiting, 1))
+        finally:
+            for future in running:
+                future.cancel()
+
+
+def _chunks(rows: pd.DataFrame) -> Iterator[tuple[str, list[Row]]]:
+    for part_name, part in rows.groupby("map_part", sort=False):
+        for start in range(0, len(part), _MAPS_PER_TASK):
+            yield str(part_name), list(part.iloc[start : start + _MAPS_PER_TASK].itertuples(index=False))
+
+
+def _checked(
+    row: Row,
+    image_id: str,
+    part_name: str,
+    work: Callable[[Row, NDArray[np.float16]], Result],
+    scores: NDArray[np.float16],
+) -> Result:
+    if image_id != row.image_id:
+        raise ZsadError(
+            f"Row group {row.map_row_group} of {part_name!r} holds the map of {image_id!r} instead of "
+            f"{row.image_id!r}; the files of predictions and anomaly_maps do not belong together."
+        )
+    return work(row, scores)
