@@ -11,6 +11,8 @@ from zsad.evaluation import format_table
 from zsad.evaluation.ranking import format_top
 from zsad.pipeline.evaluate import evaluate_run
 from zsad.pipeline.score import ScoreOptions, score
+from zsad.report.contact_sheet import write_pictures
+from zsad.report.site import build_report
 from zsad.storage import describe_run
 
 
@@ -39,8 +41,9 @@ def run_demo(folder: str, per_kind: int, seed: int) -> None:
     print(format_table(metrics, "synthetic inspection set", weights))
     print()
     print(format_top(str(results), 5, weights))
-    print(f"\nImages:  {images}\nResults: {results}")
-    print(f"Next:    zsad top {results}    zsad evaluate {results} --resolution 518")
+    print(f"\nImages:   {images}\nResults:  {results}\nPictures: {write_pictures(str(results))}")
+    print(f"Report:   {build_report(str(results)).page}")
+    print(f"Next:     zsad top {results}    zsad evaluate {results} --resolution 518")
 
 
 def _is_demo(base: Path) -> bool:
