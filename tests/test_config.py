@@ -22,7 +22,7 @@ def test_file_goes_over_preset_and_override_over_file(tmp_path):
     config = load_config("mini", path, ["foreground.min_coverage=0.6", "prompts.class_names={pcb1: green board}"])
     assert (config.foreground.min_coverage, config.foreground.closing_radius) == (0.6, 2)
     assert config.prompts.class_names == {"pcb1": "green board"}
-    assert config.models.sam.name == "random-sam"
+    assert config.models.sam.name == "mini-sam"
 
 
 @pytest.mark.parametrize(

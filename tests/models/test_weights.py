@@ -105,7 +105,7 @@ def test_registry_is_complete_and_consistent() -> None:
         "ViT-SO400M-16-SigLIP2-384/webli",
         "PE-Core-L-14-336/meta",
         "clipseg-rd64-refined",
-        *(f"random-{family}" for family in ("isnet", "sam", "clip", "clipseg")),
+        *(f"{kind}-{family}" for kind in ("mini", "random") for family in ("isnet", "sam", "clip", "clipseg")),
     }
     assert set(weights.REGISTRY) == names
     entries = weights.REGISTRY.values()
@@ -143,6 +143,7 @@ def test_unknown_name_lists_the_known_ones(name: str) -> None:
 
 def test_trained_or_not() -> None:
     assert weights.is_trained("sam-vit-b")
+    assert weights.is_trained("mini-clip")
     assert not weights.is_trained("random-clip")
     assert weights.is_trained("random-clip", "trained.safetensors")
 

@@ -44,6 +44,14 @@ class WeightsEntry:
 _SAM_URL = "https://dl.fbaipublicfiles.com/segment_anything/"
 _UNPINNED = "sha256 not published here: recorded at the first download, held afterwards"
 
+_MINI: tuple[tuple[Family, str, int], ...] = (
+    ("isnet", "eedb25381e547b1c3574bc02ca29a74ca2168df77dcef7410b2b5638a88fa267", 1_472_556),
+    ("sam", "d8df1e6ff9a513206298af60a8ed40ba10e74ecb8481eb5bdaf5ca783e7b7169", 1_596_280),
+    ("clip", "795cc2a68ae0a73cfb4684f480445bd91de233f6fe34b46d9948c4c0f8e5fa8b", 13_128_002),
+    ("clipseg", "21b0fdc0b9f4ad430eb2b6599444a3df7c47a209ed11dbdaa028a1a4d6874127", 8_618_668),
+)
+"""Family, sha256 and bytes of the models that come with the package."""
+
 _ENTRIES = (
     WeightsEntry(
         "isnet-general-use",
@@ -146,6 +154,19 @@ _ENTRIES = (
         603_000_000,
         "Apache-2.0",
         f"CLIPSeg (Lueddecke and Ecker, CVPR 2022), about 603 MB; {_UNPINNED}",
+    ),
+    *(
+        WeightsEntry(
+            f"mini-{family}",
+            family,
+            f"mini-{family}.safetensors",
+            "bundled",
+            sha256,
+            size,
+            "Apache-2.0",
+            "small, trained on drawn parts (zsad/models/bundled/README.md): for demonstration, not for real parts",
+        )
+        for family, sha256, size in _MINI
     ),
     *(
         WeightsEntry(
