@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= demo
+KILLS ?= 40
 
-.PHONY: demo test check clean
+.PHONY: demo test soak check bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/zsad demo --output $(OUT)
@@ -12,10 +13,16 @@ demo: $(VENV)/.installed
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest
 
+soak: $(VENV)/.installed
+	$(BIN)/python -m tools.soak --kills $(KILLS)
+
 check: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+bench: $(VENV)/.installed
+	$(BIN)/python -m benchmarks
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -232,7 +232,9 @@ def test_models_verify_and_download_offline(tmp_path):
     assert zsad("models", "verify").returncode == 2
 
 
-@pytest.mark.parametrize("command", [[], ["score"], ["evaluate"], ["top"], ["demo"], ["models"], ["models", "list"]])
+@pytest.mark.parametrize(
+    "command", [[], ["score"], ["evaluate"], ["top"], ["export"], ["demo"], ["models"], ["models", "list"]]
+)
 def test_help_shows_an_example(command):
     done = zsad(*command, "--help")
     assert done.returncode == 0

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from zsad.detector import Detection, Detector
     from zsad.errors import ImageError, UsageError, ZsadError
     from zsad.evaluation import evaluate
-    from zsad.storage import read_anomaly_map, read_foreground, read_predictions
+    from zsad.storage import read_anomaly_map, read_decisions, read_foreground, read_predictions
 
 __version__ = "0.1.0"
 
@@ -27,6 +27,7 @@ __all__ = [
     "evaluate",
     "load_config",
     "read_anomaly_map",
+    "read_decisions",
     "read_foreground",
     "read_predictions",
 ]
@@ -41,6 +42,7 @@ _HOME = {
     "ZsadError": "errors",
     "evaluate": "evaluation",
     "read_anomaly_map": "storage",
+    "read_decisions": "storage",
     "read_foreground": "storage",
     "read_predictions": "storage",
 }

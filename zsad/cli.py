@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -31,6 +32,15 @@ class Dataset(str, Enum):
     mvtec = "mvtec"
     folder = "folder"
     manifest = "manifest"
+
+
+class ExportFormat(str, Enum):
+    """What ``zsad export`` writes."""
+
+    tiff = "tiff"
+    masks = "masks"
+    coco = "coco"
+    csv = "csv"
 
 
 Output = Annotated[str, typer.Argument(metavar="OUT", help="Output folder or URI of a run.", show_default=False)]
@@ -98,6 +108,81 @@ def score(
     raise typer.Exit(summary.exit_code)
 
 
+@app.command(
+    epilog="Example: zsad plan --dataset visa --root VisA/ --preset vand2023 --gpus 8, with the arguments of zsad score."
+)
+def plan(
+    dataset: Annotated[Dataset, typer.Option(help="Layout of the dataset.")],
+    root: Annotated[str, typer.Option(help="Folder or s3://, gs:// URI of the dataset (or of the manifest file).")],
+    output: Annotated[str, typer.Option(help="Folder or URI of the results; what is committed there is done.")] = "",
+    preset: Annotated[str, typer.Option(help="vand2023, fast, strong or mini.")] = "vand2023",
+    object_name: Annotated[
+        str | None, typer.Option("--object", help="What a folder's photographs show, e.g. 'metal washer'.")
+    ] = None,
+    category: Annotated[list[str] | None, typer.Option(help="Only this category (repeatable).")] = None,
+    split: Annotated[
+        str, typer.Option(help="Only this split, where the dataset has splits; all = every one.")
+    ] = "test",
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N images.")] = None,
+    config: Annotated[str | None, typer.Option(help="YAML file with settings over the preset's.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="One setting (repeatable).")
+    ] = None,
+    retry_errors: Annotated[bool, typer.Option("--retry-errors", help="Count images that failed as work.")] = False,
+    allow_outside_root: Annotated[
+        bool, typer.Option("--allow-outside-root", help="Allow manifest paths that leave the root.")
+    ] = False,
+    gpus: Annotated[
+        int | None, typer.Option(min=0, help="GPUs to plan for; those of this machine when left out.")
+    ] = None,
+    measured_in: Annotated[
+        str | None, typer.Option(metavar="OUT", help="An earlier run whose measured times to use.")
+    ] = None,
+    calibrate: Annotated[
+        bool, typer.Option("--calibrate", help="First measure a few images here, for this and later plans and runs.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """What zsad score would do: images, sizes, time, size of the output. Writes nothing to it."""
+    from zsad.pipeline.plan import format_plan, to_json
+    from zsad.pipeline.plan import plan as run
+    from zsad.pipeline.score import ScoreOptions
+
+    options = ScoreOptions(
+        dataset=dataset.value,
+        root=root,
+        output=output,
+        preset=preset,
+        config=config,
+        overrides=tuple(set_ or ()),
+        object_name=object_name,
+        categories=tuple(category or ()),
+        split=split,
+        limit=limit,
+        retry_errors=retry_errors,
+        allow_outside_root=allow_outside_root,
+    )
+    if calibrate:
+        from zsad.pipeline.calibrate import calibrate as measure
+
+        measure(options, sys.stderr)
+    found = run(options, gpus, measured_in)
+    typer.echo(to_json(found) if as_json else format_plan(found))
+
+
+@app.command(epilog="Example: zsad compact out/")
+def compact(
+    output: Output,
+    rows: Annotated[int, typer.Option(min=2, help="Most rows of a part of predictions.")] = 20_000,
+    maps_mib: Annotated[int, typer.Option(min=1, help="Size of a part of the anomaly maps, in MiB.")] = 256,
+) -> None:
+    """Rewrite many small files of a run into few large ones; the table stays the same."""
+    from zsad.pipeline.text import format_compaction
+    from zsad.storage.compact import compact as run
+
+    typer.echo(format_compaction(run(output, rows, maps_mib * 1024**2)))
+
+
 @app.command(epilog="Example: zsad evaluate out/ --resolution 518")
 def evaluate(
     output: Output,
@@ -108,14 +193,33 @@ def evaluate(
     bootstrap: Annotated[
         int, typer.Option(min=0, metavar="N", help="Resamples for 95 % intervals at sample level, e.g. 1000; 0 = none.")
     ] = 0,
+    threshold: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RULE",
+            help="Decide instead of measuring, per class: quantile:0.99, budget:200 (no labels needed) or f1. "
+            "Writes OUT/decisions.",
+            show_default=False,
+        ),
+    ] = None,
     address: Address = None,
 ) -> None:
     """Compare scores and maps with the labels: F1-max, AUROC, AP, AUPRO per class and mean."""
     from zsad.evaluation import format_table
     from zsad.filesystem import redact
     from zsad.pipeline.evaluate import evaluate_run, metrics_uri
-    from zsad.storage import describe_run, read_success
+    from zsad.storage import decisions_uri, describe_run, read_success
 
+    if threshold is not None:
+        from zsad.evaluation.thresholds import format_decisions
+        from zsad.pipeline.evaluate import decide_run
+
+        if resolution != "native" or bootstrap:
+            raise UsageError("--threshold decides at native resolution; leave --resolution and --bootstrap out.")
+        decisions = decide_run(output, threshold, split, address)
+        typer.echo(format_decisions(decisions, describe_run(output)[1], finished=read_success(output) is not None))
+        typer.echo(f"\nDecisions: {redact(decisions_uri(output))}")
+        return
     metrics = evaluate_run(output, resolution, split, address, bootstrap)
     typer.echo(format_table(metrics, *describe_run(output), finished=read_success(output) is not None))
     typer.echo(f"\nMetrics: {redact(metrics_uri(output, resolution, split))}")
@@ -131,6 +235,79 @@ def top(
     from zsad.storage import describe_run
 
     typer.echo(format_top(output, number, describe_run(output)[1]))
+
+
+@app.command(epilog="Example: zsad export out/ --format masks --output masks/")
+def export(
+    output: Output,
+    format_: Annotated[ExportFormat, typer.Option("--format", help="What to write.")],
+    target: Annotated[
+        str | None,
+        typer.Option("--output", help="New or empty folder or URI; OUT/exports/FORMAT when left out."),
+    ] = None,
+) -> None:
+    """Anomaly maps as TIFF, thresholded masks as PNG, regions as COCO JSON, or predictions as CSV."""
+    from zsad.export import export_run
+    from zsad.filesystem import redact
+
+    done = export_run(output, format_.value, target)
+    typer.echo(f"{done.summary}\n{redact(done.target)}")
+
+
+@app.command(epilog='Example: zsad explain part.jpg --object "metal washer" --preset mini')
+def explain(
+    image: Annotated[str, typer.Argument(metavar="IMAGE", help="Path or URI of a photograph.", show_default=False)],
+    object_name: Annotated[str, typer.Option("--object", help="What the photograph shows, e.g. 'metal washer'.")],
+    preset: Annotated[str, typer.Option(help="vand2023, fast, strong or mini.")] = "vand2023",
+    config: Annotated[str | None, typer.Option(help="YAML file with settings over the preset's.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="One setting (repeatable).")
+    ] = None,
+    output: Annotated[
+        str | None,
+        typer.Option(metavar="FILE.png", help="The picture; IMAGE-explained.png here when left out.", show_default=False),
+    ] = None,
+) -> None:
+    """Why an image has its score: a picture of every stage, after Fig. 1 of the paper, and a summary."""
+    from zsad.config import load_config
+    from zsad.report.explain import figure_path, open_photograph
+
+    settings = load_config(preset, config, tuple(set_ or ()))
+    path = figure_path(image, output)
+    item = open_photograph(image, object_name, settings)
+    # The models take seconds to load; wrong input does not wait for them.
+    from zsad.detector import Detector, device_of
+    from zsad.pipeline.cost import slow_warning
+    from zsad.report.explain import explain as run
+    from zsad.report.explain_figure import write_figure
+    from zsad.report.explain_text import format_explanation
+
+    slow = slow_warning(settings, device_of(settings))
+    if slow:
+        typer.echo(f"Warning: {slow}", err=True)
+    explanation = run(Detector.from_config(settings), item)
+    write_figure(explanation, path)
+    typer.echo(format_explanation(explanation))
+    typer.echo(f"\nPicture      {path}")
+
+
+@app.command(epilog="Example: zsad report out/")
+def report(
+    output: Output,
+    to: Annotated[
+        str | None, typer.Option(help="Folder or URI for the report; OUT/report when left out.", show_default=False)
+    ] = None,
+    details: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Large pictures per class: N top scores, N false positives, N negatives.")
+    ] = 20,
+) -> None:
+    """Write the results as HTML pages that open from disk: OUT/report/index.html. Run again to refresh."""
+    from zsad.filesystem import redact
+    from zsad.report.site import build_report, print_progress
+
+    built = build_report(output, to, details, print_progress)
+    for line in built.lines():
+        typer.echo(redact(line))
 
 
 @app.command(epilog="Example: zsad demo --output demo/")
@@ -189,8 +366,12 @@ def _model_names(names: Sequence[str] | None, preset: str | None) -> list[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and exit: 0 ok, 1 failed, 2 bad usage, 3 too many images failed."""
+    """Run the command line and exit: 0 ok, 1 failed, 2 bad usage, 3 too many images failed.
+
+    Ended from outside: 130 by Ctrl-C, 143 by SIGTERM.
+    """
     warnings.showwarning = _show_warning
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         app(args=None if arguments is None else list(arguments))
     except UsageError as error:

@@ -156,7 +156,7 @@ class RuntimeConfig(Section):
     batch_size: int = Field(8, ge=1)
     """Images per step call."""
     device_batch: int = Field(32, ge=1)
-    """Tiles per forward of CLIP and CLIPSeg."""
+    """Tiles per forward of CLIP and CLIPSeg: at least so many when they are there, less than twice as many."""
     rows_per_part: int | None = Field(None, ge=1)
     """Images per Parquet part (target); null = about 100 parts a run, within 16 to 2048 images."""
     threads: int = Field(2, ge=1)
@@ -165,6 +165,8 @@ class RuntimeConfig(Section):
     """A run in which no batch finishes for so long is ended with an error instead of waiting for ever."""
     memory_gib: float | None = Field(None, gt=0)
     """Memory declared per actor; null = none."""
+    gpus: int | None = Field(None, ge=1)
+    """GPUs to ask an autoscaled cluster for, and to wait for, before the pools are sized; null = those there now."""
     shared_filesystem: bool = False
     """Whether local paths are the same on every node of a cluster (NFS and the like)."""
     fused: PoolConfig = PoolConfig()

@@ -8,8 +8,12 @@ that). It stands on the lowest floor because scoring, storage and evaluation all
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
 from numpy.typing import NDArray
+
+_Float = TypeVar("_Float", np.float16, np.float32)
 
 FloatArray = NDArray[np.floating]
 
@@ -40,7 +44,8 @@ def project(
     Returns:
         (H, W) float16.
     """
-    return aggregate(tile_maps, boxes, height, width, foreground).astype(np.float16)
+    # Rounded before it is turned, when it has half the bytes.
+    return _upright(_accumulate(tile_maps, boxes, height, width).astype(np.float16), foreground)
 
 
 def aggregate(
@@ -51,23 +56,7 @@ def aggregate(
     foreground: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float32]:
     """``project`` before its rounding to float16: (H, W) float32."""
-    total = np.zeros((height, width), np.float32)
-    count = np.zeros((height, width), np.uint16)
-    for tile_map, (x0, y0, x1, y1) in zip(tile_maps, np.asarray(boxes).reshape(-1, 4).tolist(), strict=True):
-        rows = slice(max(y0, 0), min(y1, height))
-        columns = slice(max(x0, 0), min(x1, width))
-        if rows.start >= rows.stop or columns.start >= columns.stop:
-            continue
-        window = _resize_window(
-            tile_map, y1 - y0, x1 - x0, rows.start - y0, rows.stop - y0, columns.start - x0, columns.stop - x0
-        )
-        total[rows, columns] += window
-        count[rows, columns] += 1
-    if count.max(initial=0) > 1:
-        np.divide(total, count, out=total, where=count > 1, dtype=np.float32)
-    if foreground is not None:
-        total[~foreground] = 0
-    return total
+    return _upright(_accumulate(tile_maps, boxes, height, width), foreground)
 
 
 def resize(array: FloatArray, height: int, width: int) -> NDArray[np.float32]:
@@ -81,26 +70,57 @@ def resize(array: FloatArray, height: int, width: int) -> NDArray[np.float32]:
     Returns:
         (height, width) float32.
     """
-    return _resize_window(array, height, width, 0, height, 0, width)
+    return np.ascontiguousarray(_resize_window(array, height, width, 0, height, 0, width).T)
+
+
+def _accumulate(tile_maps: FloatArray, boxes: NDArray[np.integer], height: int, width: int) -> NDArray[np.float32]:
+    """The mean over the tiles, columns first: (W, H), as the windows come."""
+    total, count = np.zeros((width, height), np.float32), np.zeros((width, height), np.float32)
+    for tile_map, (x0, y0, x1, y1) in zip(tile_maps, np.asarray(boxes).reshape(-1, 4).tolist(), strict=True):
+        rows = slice(max(y0, 0), min(y1, height))
+        columns = slice(max(x0, 0), min(x1, width))
+        if rows.start >= rows.stop or columns.start >= columns.stop:
+            continue
+        total[columns, rows] += _resize_window(
+            tile_map, y1 - y0, x1 - x0, rows.start - y0, rows.stop - y0, columns.start - x0, columns.stop - x0
+        )
+        count[columns, rows] += 1
+    if count.max(initial=0) > 1:
+        # Dividing by 1 changes no bit, and is faster than asking where.
+        np.maximum(count, 1, out=count)
+        total /= count
+    return total
+
+
+def _upright(values: NDArray[_Float], foreground: NDArray[np.bool_] | None) -> NDArray[_Float]:
+    """(W, H) -> (H, W), 0 outside the foreground."""
+    turned = np.ascontiguousarray(values.T)
+    if foreground is not None:
+        turned[~foreground] = 0
+    return turned
 
 
 def _resize_window(
     array: FloatArray, height: int, width: int, top: int, bottom: int, left: int, right: int
 ) -> NDArray[np.float32]:
-    """The window rows top:bottom, columns left:right of ``array`` resized to (height, width)."""
-    source = array.astype(np.float32, copy=False)
-    low, high, weight = _taps(source.shape[0], height, top, bottom)
+    """The window rows top:bottom, columns left:right of ``array`` resized to (height, width), columns first.
+
+    Whole rows are fetched in both passes, which is why the array is turned between them. The order of the
+    operations on each value (along the rows' axis, then along the columns') is part of ``PROJECTION``.
+    """
+    across = _blend(array.astype(np.float32, copy=False), *_taps(array.shape[0], height, top, bottom))
+    return _blend(np.ascontiguousarray(across.T), *_taps(array.shape[1], width, left, right))
+
+
+def _blend(
+    source: NDArray[np.float32], low: NDArray[np.intp], high: NDArray[np.intp], weight: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """(N, M) -> (K, M): row i = source[low[i]] * (1 - weight[i]) + source[high[i]] * weight[i]."""
     rows, other = source[low], source[high]
     rows *= (1 - weight)[:, None]
     other *= weight[:, None]
     rows += other
-    low, high, weight = _taps(source.shape[1], width, left, right)
-    # In place: fewer temporaries, the same operations and so the same bits.
-    window, other = np.take(rows, low, axis=1), np.take(rows, high, axis=1)
-    window *= 1 - weight
-    other *= weight
-    window += other
-    return window
+    return rows
 
 
 def _taps(

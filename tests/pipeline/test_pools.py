@@ -2,9 +2,10 @@ import pytest
 
 from zsad.config import load_config
 from zsad.errors import UsageError, ZsadError
+from zsad.pipeline.cost import StageCosts
 from zsad.pipeline.execute import _explain
-from zsad.pipeline.pools import describe, plan_pools
-from zsad.pipeline.text import duration, progress_line
+from zsad.pipeline.pools import describe, plan_pools, proportional
+from zsad.pipeline.text import duration, failure_line, progress_line, size, stage_times
 
 GIB = 1024**3
 
@@ -26,8 +27,40 @@ def test_one_gpu_runs_fused_and_several_run_one_pool_per_model():
     assert (pool.size, pool.num_gpus, pool.calls) == (1, 1.0, 3)
     pools = plan({"CPU": 64, "GPU": 8, "memory": 64 * GIB})
     assert [p.name for p in pools] == ["saliency", "instances", "tile_scores", "tile_maps"]
-    assert sum(p.size * p.num_gpus for p in pools) <= 8
-    assert all(p.size == 8 for p in pools)
+    assert sum(p.size * p.num_gpus for p in pools) == 8
+    assert all((p.size, p.num_gpus) == (4, 0.5) for p in pools)
+
+
+COSTS = {"load": 9.0, "saliency": 5.0, "instances": 80.0, "tile_scores": 5.0, "tile_maps": 10.0}
+
+
+@pytest.mark.parametrize(("gpus", "per_gpu"), [(2, 4), (3, 3), (8, 2), (64, 2)])
+def test_pools_are_sized_by_measured_costs_so_that_no_gpu_idles(gpus, per_gpu):
+    costs = StageCosts(COSTS, "measured", "cuda")
+    pools = plan_pools(load_config("mini"), {"CPU": 64, "GPU": gpus, "memory": 64 * GIB}, 1.0, costs)
+    sizes = {pool.name: pool.size for pool in pools}
+    # Equal shares fill every GPU in whatever order the actors are placed.
+    (share,) = {pool.num_gpus for pool in pools}
+    assert 0.999 < share * per_gpu <= 1
+    assert sum(sizes.values()) == per_gpu * gpus
+    assert min(sizes.values()) >= 1
+    rate = {name: sizes[name] / COSTS[name] for name in sizes}
+    # No actor is worth more at the slowest step than where it is.
+    for name, number in sizes.items():
+        assert number == 1 or (number - 1) / COSTS[name] <= min(rate.values())
+
+
+def test_sizes_in_proportion():
+    assert proportional(32, {"a": 5, "b": 80, "c": 5, "d": 10}) == {"a": 2, "b": 25, "c": 2, "d": 3}
+    assert proportional(2, {"a": 1, "b": 1, "c": 1}) == {"a": 1, "b": 1, "c": 1}
+    assert proportional(5, {"a": 0, "b": 1}) == {"a": 1, "b": 4}
+
+
+def test_a_given_size_stands():
+    costs = StageCosts(COSTS, "measured", "cuda")
+    config = load_config("mini", None, ["runtime.instances.size=2", "runtime.instances.num_gpus=0.5"])
+    pools = plan_pools(config, {"CPU": 64, "GPU": 2, "memory": 64 * GIB}, 1.0, costs)
+    assert next((pool.size, pool.num_gpus) for pool in pools if pool.name == "instances") == (2, 0.5)
 
 
 def test_device_cpu_leaves_the_gpus_alone():
@@ -40,7 +73,7 @@ def test_device_cpu_leaves_the_gpus_alone():
         (
             {"CPU": 4, "GPU": 1},
             ["runtime.topology=pools", "runtime.instances.num_gpus=0.9"],
-            r"need 1\.4 GPUs.*cluster's 1\.",
+            r"need 1\.65 GPUs.*cluster's 1\.",
         ),
         (
             {"CPU": 4, "GPU": 2},
@@ -88,3 +121,20 @@ def test_progress_line():
     assert progress_line(128, 2162, 1, 37.6) == "128/2162 images (5.9%), 3.40 images/s, 1 error, 9m57s left"
     assert progress_line(0, 10, 0, 5) == "0/10 images (0.0%), 0.00 images/s, 0 errors"
     assert progress_line(11, 10, 0, 5).startswith("10/10 images (100.0%)")
+
+
+def test_a_failed_image_is_one_line_that_greps():
+    assert failure_line("a/b.png", "load", "truncated", "ends early") == (
+        'image_id=a/b.png stage=load type=truncated message="ends early"'
+    )
+    hostile = failure_line('x" stage=ok\n', "load", "missing", "")
+    assert hostile == 'image_id="x\\" stage=ok\\n" stage=load type=missing message=""'
+
+
+@pytest.mark.parametrize(("number", "text"), [(0, "0 B"), (812, "812 B"), (1500, "1.5 kB"), (3.2e12, "3.2 TB")])
+def test_size(number, text):
+    assert size(number) == text
+
+
+def test_stage_times():
+    assert stage_times({"load": 12.25, "saliency": 400.0}) == "412.2 ms (load 12.2, saliency 400)"

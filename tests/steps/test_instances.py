@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from zsad.config import load_config
 from zsad.models.sam import Annotation
@@ -109,3 +110,19 @@ def test_point_pruning_asks_only_near_the_dis_mask(pruned):
     else:
         assert 0 < len(points) < 1024
         assert (np.abs(points[:, 1] * HEIGHT - 100) <= 20 + 0.05 * WIDTH + 1).all()
+
+
+def test_less_memory_means_fewer_points_at_once():
+    asked = []
+
+    class SmallGPU(FakeSAM):
+        def annotate(self, image, config, points=None):
+            asked.append(config.points_per_batch)
+            if asked[-1] > 16:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().annotate(image, config, points)
+
+    item = strip_item()
+    Instances(SmallGPU(list(PARTS)), load_config("vand2023"), 64)([item])
+    assert item.failure is None and item.foreground_source == "sam+dis"
+    assert asked == [64, 32, 16]

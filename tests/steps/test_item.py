@@ -11,6 +11,11 @@ def item(name="x"):
     return ImageItem(path=name, class_name="thing")
 
 
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr("zsad.steps.item._BACK_OFF", (0.0, 0.0))
+
+
 def test_isolate_finds_the_one_image_that_fails():
     items = [item(str(index)) for index in range(7)]
 
@@ -35,7 +40,7 @@ def test_isolate_finds_the_one_image_that_fails():
         (ValueError("one odd image"), False),
     ],
 )
-def test_only_what_dooms_every_image_stops_the_process(error, condemned):
+def test_only_what_dooms_every_image_stops_the_process(impatient, error, condemned):
     assert condemns_process(error) == condemned
 
     def fail(_):
@@ -87,3 +92,59 @@ def test_load_checks_aspect_and_times_the_stage():
     assert wide.failure.kind == "extreme_aspect" and "20.1" in wide.failure.message
     assert square.failure is None and (square.height, square.width) == (10, 200)
     assert square.stage_ms["load"] > 0
+
+
+TRANSIENT = {
+    "GPU memory": torch.OutOfMemoryError("CUDA out of memory"),
+    "host memory": MemoryError(),
+    "host memory as torch says it": RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
+    "cuBLAS": RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"),
+    "a store out of reach": ImageError("unreadable", "connection reset", transient=True),
+}
+
+
+@pytest.mark.parametrize("error", TRANSIENT.values(), ids=TRANSIENT)
+@pytest.mark.parametrize("together", [True, False])
+def test_what_may_pass_is_tried_three_times(impatient, error, together):
+    def work_that_fails(times):
+        left = [times]
+
+        def work(_):
+            left[0] -= 1
+            if left[0] >= 0:
+                raise error
+
+        return work
+
+    def run(one, work):
+        return isolate("saliency", [one], work) if together else attempt("saliency", one, work)
+
+    passing, lasting = item(), item()
+    run(passing, work_that_fails(2))
+    assert passing.failure is None
+    run(lasting, work_that_fails(3))
+    assert lasting.failure.stage == "saliency"
+
+
+def test_what_lasts_is_tried_once():
+    tries = []
+
+    def work(_):
+        tries.append(1)
+        raise ImageError("missing", "no file at this path")
+
+    attempt("load", item(), work)
+    assert len(tries) == 1
+
+
+def test_memory_that_runs_out_for_a_batch_is_enough_for_its_halves(impatient):
+    items = [item(str(index)) for index in range(8)]
+
+    def work(some):
+        if len(some) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        for one in some:
+            one.score = 1.0
+
+    isolate("tile_scores", items, work)
+    assert all(one.score == 1.0 for one in items)

@@ -1,6 +1,5 @@
 import os
 import threading
-from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 from zsad.errors import UsageError, ZsadError
 from zsad.storage import (
     Counts,
+    broken_parts,
     committed_rows,
     count_rows,
     drop_superseded,
@@ -18,9 +18,11 @@ from zsad.storage import (
     part_name,
     read_anomaly_map,
     read_predictions,
+    read_success,
     set_aside_broken,
     work_left,
     write_part,
+    write_success,
 )
 from zsad.storage import committed as committed_module
 
@@ -267,27 +269,24 @@ def test_a_kill_between_two_rewrites_loses_nothing(rows, out, monkeypatch):
     assert sorted(raw(out)["image_id"]) == ["a", "r1", "r2", "r3"]
 
 
-def run_id(hours_ago):
-    return f"{datetime.now(timezone.utc) - timedelta(hours=hours_ago):%Y%m%dT%H%M%S%f}Zabcdef"
-
-
-@pytest.mark.parametrize("own", [False, True])
-def test_only_leftovers_of_runs_that_ended_go(rows, out, own):
-    mine, other, old = run_id(2), run_id(1), run_id(25)
-    for run in (mine, other, old, "copied"):
-        orphan = write_part(out, part_name(run, 0), rows.table(rows.row("a", 1)))
-        os.unlink(f"{out}/predictions/{orphan.name}")
-        for folder, part in (("predictions", orphan.name), ("anomaly_maps", orphan.map_part)):
-            Path(out, folder, f".{part}.0123abcd.tmp").write_bytes(b"half")
-    write_part(out, part_name(old, 1), rows.table(rows.row("b", 2)))
-    cleanup = drop_superseded(out, rows.fingerprint, mine if own else None)
-    assert cleanup.maps_removed == 1 + own
-    kept = {other, "copied"} | (set() if own else {mine})
-    for folder in ("predictions", "anomaly_maps"):
-        temporary = {name.split("-")[1] for name in os.listdir(f"{out}/{folder}") if name.endswith(".tmp")}
-        assert temporary == kept
-    assert {name.split("-")[1] for name in list_parts(out, "anomaly_maps")} == kept | {old}
-    np.testing.assert_array_equal(read_anomaly_map(out, "b"), rows.expected(2)[0])
+@pytest.mark.parametrize("damage", ["missing", "cut"])
+def test_cleaning_up_refuses_a_part_without_its_maps(rows, out, damage):
+    write_part(out, part_name("r1", 0), rows.table(rows.row("a", 1)))
+    gone = write_part(out, part_name("r1", 1), rows.table(rows.row("b", 2)))
+    path = Path(out, "anomaly_maps", gone.map_part)
+    if damage == "missing":
+        path.unlink()
+        with pytest.raises(ZsadError, match=f"{gone.map_part}.* is missing"):
+            drop_superseded(out, rows.fingerprint)
+    else:
+        path.write_bytes(path.read_bytes()[:-20])
+    write_success(out, {}, "h")
+    assert broken_parts(out) == [f"predictions/{gone.name}"] + ["anomaly_maps/" + gone.map_part] * (damage == "cut")
+    assert read_success(out) is not None
+    set_aside_broken(out)
+    assert read_success(out) is None
+    assert left(manifest("a", "b"), out, rows) == ["b"]
+    drop_superseded(out, rows.fingerprint)
 
 
 def test_orphan_maps_and_leftovers_of_killed_writes_go(rows, out):
@@ -297,7 +296,7 @@ def test_orphan_maps_and_leftovers_of_killed_writes_go(rows, out):
     for folder in ("predictions", "anomaly_maps"):
         Path(out, folder, ".part-r1-000002.parquet.0123abcd.tmp").write_bytes(b"half")
         Path(out, folder, ".keep").write_bytes(b"")
-    assert drop_superseded(out, rows.fingerprint, "r1").maps_removed == 1
+    assert drop_superseded(out, rows.fingerprint).maps_removed == 1
     assert read_predictions(out)["image_id"].tolist() == ["a"]
     assert sorted(os.listdir(f"{out}/predictions")) == [".keep", part_name("r1", 0)]
     assert len(os.listdir(f"{out}/anomaly_maps")) == 2
@@ -319,9 +318,12 @@ def test_broken_parts_are_named_then_set_aside_and_become_work(rows, out):
     cut_map.write_bytes(cut_map.read_bytes()[:-20])
     os.unlink(f"{out}/anomaly_maps/{names[3].map_part}")
     Path(out, "predictions", "stray.parquet").write_bytes(b"not parquet")
+    Path(out, "anomaly_maps", "stray.parquet").write_bytes(Path(out, "predictions", names[0].name).read_bytes())
     with pytest.raises(ZsadError, match=names[1].name):
         read_predictions(out)
-    assert set_aside_broken(out) == [names[1].name, names[2].name, names[3].name, "stray.parquet"]
+    predictions = [names[1].name, names[2].name, names[3].name, "stray.parquet"]
+    expected = [f"predictions/{name}" for name in predictions]
+    assert set_aside_broken(out) == [*expected, f"anomaly_maps/{names[2].map_part}", "anomaly_maps/stray.parquet"]
     assert raw(out)["image_id"].tolist() == ["0"]
     assert left(manifest("0", "1", "2", "3"), out, rows) == ["1", "2", "3"]
     assert set_aside_broken(out) == []

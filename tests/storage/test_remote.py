@@ -73,7 +73,7 @@ def test_write_list_resume_clean_and_read(rows, bucket):
     assert work_left(manifest, out, rows.fingerprint)["image_id"].to_pylist() == ["c"]
     counts = count_rows(manifest, out, rows.fingerprint)
     assert (counts.images, counts.ok, counts.errors) == (2, 2, 0)
-    cleanup = drop_superseded(out, rows.fingerprint, later)
+    cleanup = drop_superseded(out, rows.fingerprint)
     assert (cleanup.rows_dropped, cleanup.parts_rewritten) == (1, 1)
     assert read_predictions(out, ["image_id"])["image_id"].tolist() == ["a", "b"]
     write_success(out, {"images": 2}, "h")
@@ -98,7 +98,7 @@ def test_broken_parts_are_set_aside(rows, bucket):
         stream.write(b"PAR1 cut off")
     with pytest.raises(ZsadError, match="part-r-000001.parquet.* is damaged: "):
         read_predictions(out)
-    assert set_aside_broken(out) == ["part-r-000001.parquet"]
+    assert set_aside_broken(out) == ["predictions/part-r-000001.parquet"]
     assert list_parts(out, "predictions") == [good.name]
     assert read_predictions(out)["image_id"].tolist() == ["a"]
 

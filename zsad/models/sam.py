@@ -1,8 +1,9 @@
 """Segment Anything (Kirillov et al., 2023): automatic mask generation without its waste.
 
 ``SAMModel.annotate`` returns what the published ``SamAutomaticMaskGenerator`` returns (binary masks, no
-crops, no minimum area), in the same order. It differs in the work done: masks of low predicted IoU are
-dropped before upsampling, the others are upsampled only where they live, and nothing is run-length encoded.
+crops, no minimum area), in the same order. It differs in the work done: the decoder shares what prompts of one
+image have in common (``sam_decoder``), masks of low predicted IoU are dropped before upsampling, the others are
+upsampled only where they live, and nothing is run-length encoded.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from torchvision.ops import batched_nms
 
 from zsad.config import ForegroundConfig, ModelConfig, Precision
 from zsad.errors import UsageError
+from zsad.models.sam_decoder import SharedMaskDecoder
+from zsad.models.sam_encoder import fuse_attention
 from zsad.models.sam_masks import Box, Upsampling, measure, upsampling, window_logits, windows
 from zsad.models.state_dicts import seeded
 from zsad.models.weights import restore
@@ -252,6 +255,8 @@ def load(config: ModelConfig, device: str = "cpu", precision: Precision = "fp32"
         raise UsageError(f"models.sam.name: given {config.name!r}; expected one of: {', '.join(_BUILDERS)}.")
     network = seeded(_BUILDERS[config.name])
     sha256 = restore(network, config)
+    network.mask_decoder = SharedMaskDecoder.of(network.mask_decoder)
+    fuse_attention(network.image_encoder)
     network.eval().requires_grad_(False).to(device)
     return SAMModel(network, device, precision, sha256)
 

@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import os
 import threading
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cv2
 import pyarrow as pa
+import pyarrow.compute as pc
+import ray
 import torch
 
 from zsad.config import Config
-from zsad.detector import METHOD, build_steps
+from zsad.detector import METHOD, Step, build_steps
+from zsad.errors import ImageError
+from zsad.filesystem import redact
 from zsad.pipeline.adapter import items_from_table, scored_table, transport_table
+from zsad.pipeline.ledger import PATIENCE, Attempt
 from zsad.pipeline.pools import Pool
-from zsad.steps.item import load
+from zsad.pipeline.progress import FailedImage
+from zsad.steps.item import ImageItem, load, lost_device, out_of_memory
+from zsad.storage.schemas import STAGE_MS
+
+_MAX_WORDS = 200
 
 
 class StepActor:
@@ -23,7 +34,7 @@ class StepActor:
         pool: which steps to run.
         config: the configuration.
         fingerprint: written into every row.
-        progress: handle of the ``Progress`` actor, told by the last pool; None = tell no one.
+        progress: handle of the run's ``Ledger`` actor; None = keep no books.
     """
 
     def __init__(self, pool: Pool, config: Config, fingerprint: str, progress: Any = None) -> None:
@@ -32,25 +43,90 @@ class StepActor:
         # Ray does not hide the GPUs from an actor that asked for none.
         device = config.runtime.device if pool.num_gpus else "cpu"
         on_device = config.model_copy(update={"runtime": config.runtime.model_copy(update={"device": device})})
-        self.steps = build_steps(on_device, pool.steps)
+        self.steps = self.build(on_device, pool.steps)
         self.is_last = pool.steps[-1] == METHOD[-1].name
         self.config = config
         self.fingerprint = fingerprint
-        self.progress = progress
+        self.pool = pool
+        self.ledger = progress
         # Several batches may be decoded at once, but only one may fill the device.
         self.device = threading.Lock()
+        self.single = threading.Lock()
+
+    def build(self, config: Config, names: Sequence[str]) -> Sequence[Step]:
+        """The steps of these names, with their models loaded."""
+        return build_steps(config, names)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Manifest or ``TRANSPORT_SCHEMA`` rows -> ``TRANSPORT_SCHEMA`` or ``SCORED_SCHEMA`` rows."""
+        if self.ledger is None:
+            return self._work(batch)
+        ids = batch["image_id"].to_pylist()
+        attempts: list[Attempt] = ray.get(self.ledger.begin.remote(self.pool.name, ids))
+        if any(attempt.ended for attempt in attempts):
+            # A process died over this batch. Image by image, the one that did it shows.
+            rows = [self._alone(batch.slice(index, 1), attempt) for index, attempt in enumerate(attempts)]
+            result = pa.concat_tables(rows)
+        else:
+            result = self._or_die(batch)
+        self.ledger.finish.remote(self.pool.name, ids)
+        if self.is_last:
+            self.ledger.add.remote(result.num_rows, _failures(result), _stage_ms(result))
+        return result
+
+    def _work(self, batch: pa.Table, entering: Callable[[str], object] = str) -> pa.Table:
+        """``entering`` is told the name of every stage before it begins."""
         items = items_from_table(batch)
+        entering("load")
         load(items, self.config.images, self.config.runtime.threads)
         with self.device:
             for step in self.steps:
+                entering(step.name)
                 step(items)
-        if not self.is_last:
-            return transport_table(items, batch)
-        scored = scored_table(items, batch, self.fingerprint, self.config.aggregation.mask_background)
-        if self.progress is not None:
-            failed = sum(item.failure is not None for item in items)
-            self.progress.add.remote(len(items), failed)
-        return scored
+        return self._table(items, batch)
+
+    def _table(self, items: list[ImageItem], batch: pa.Table) -> pa.Table:
+        if self.is_last:
+            return scored_table(items, batch, self.fingerprint, self.config.aggregation.mask_background)
+        return transport_table(items, batch)
+
+    def _alone(self, row: pa.Table, earlier: Attempt) -> pa.Table:
+        """One image, with no other beside it in this process; an error row when it had its chances."""
+        (image_id,) = row["image_id"].to_pylist()
+        pool = self.pool.name
+        if earlier.ended >= PATIENCE:
+            ray.get(self.ledger.give_up.remote(image_id))
+            (item,) = items_from_table(row)
+            words = f": {earlier.reason}" if earlier.reason else " (a crash, or out of memory)"
+            error = ImageError("process_died", f"{earlier.ended} processes that worked on this image ended{words}")
+            item.fail(earlier.stage or self.pool.steps[0], error)
+            return self._table([item], row)
+        with self.single:
+            ray.get(self.ledger.begin_alone.remote(pool, image_id))
+            result = self._or_die(row, lambda stage: ray.get(self.ledger.enter_stage.remote(pool, image_id, stage)))
+        self.ledger.finish.remote(pool, [image_id])
+        return result
+
+    def _or_die(self, batch: pa.Table, entering: Callable[[str], object] = str) -> pa.Table:
+        """``_work``, or the end of this process where only a new one can go on; Ray starts that."""
+        try:
+            return self._work(batch, entering)
+        except Exception as error:
+            if not (lost_device(error) or out_of_memory(error)):
+                raise
+            words = redact(str(error)).strip().splitlines() or [type(error).__name__]
+            ids = batch["image_id"].to_pylist()
+            ray.get(self.ledger.last_words.remote(self.pool.name, ids, words[0][:_MAX_WORDS]))
+            os._exit(1)
+
+
+def _failures(scored: pa.Table) -> list[FailedImage]:
+    failed = scored.filter(pc.equal(scored["status"], "error"))
+    columns = [failed[name].to_pylist() for name in ("image_id", "error_stage", "error_type", "error_message")]
+    return list(zip(*columns, strict=True))
+
+
+def _stage_ms(scored: pa.Table) -> dict[str, float]:
+    """Milliseconds per stage, summed over the images."""
+    stages = {field.name: pc.struct_field(scored["stage_ms"], field.name) for field in STAGE_MS}
+    return {stage: pc.sum(column).as_py() or 0.0 for stage, column in stages.items()}

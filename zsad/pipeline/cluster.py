@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import signal
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, TextIO
 
 import ray
 from pyarrow.fs import FileType
+from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from zsad.config import Config
@@ -41,16 +44,48 @@ def connected(address: str | None) -> Iterator[None]:
         own = {"include_dashboard": False, "log_to_driver": False}
         # Ray's core prints a harmless but alarming error per actor pool into the terminal (ray#53727).
         os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(address=address, logging_level=logging.ERROR, **own)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except SystemExit:
+        # Ray's own answer to SIGTERM, in place while it starts.
+        raise SystemExit(128 + signal.SIGTERM) from None
+    except Exception as error:  # a start that takes too long is nothing more special in Ray
         raise ZsadError(
             f"Cannot reach Ray at {address!r}: {error}. Expected local, auto or ray://HOST:10001."
         ) from None
+    if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
+        # Ray has put its own in place, whose exit code nobody knows.
+        signal.signal(signal.SIGTERM, on_sigterm)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def wait_for_gpus(root: str, output: str, config: Config, stream: TextIO) -> None:
+    """Ask an autoscaled cluster for ``runtime.gpus`` GPUs, and wait until it has them.
+
+    Raises:
+        UsageError: a local path, which the nodes to come cannot read.
+        ZsadError: they were not there, or not free, within ``runtime.no_progress_seconds``.
+    """
+    gpus, seconds = config.runtime.gpus, config.runtime.no_progress_seconds
+    if gpus is None or ray.cluster_resources().get("GPU", 0) >= gpus:
+        return
+    _refuse_local(root, output, config)
+    print(f"Waiting for {gpus} GPUs.", file=stream, flush=True)
+    # Unlike a request to the autoscaler, a placement group goes when this process is killed: no node stays for nothing.
+    group = placement_group([{"GPU": 1}] * gpus)
+    try:
+        if not group.wait(seconds):
+            raise ZsadError(
+                f"Asked for {gpus} GPUs, and {seconds:g} s later the cluster has "
+                f"{ray.cluster_resources().get('GPU', 0):g}. Nothing was written. Lower runtime.gpus, raise the "
+                "cluster's limit or runtime.no_progress_seconds, or wait for capacity and run the same command again."
+            )
+    finally:
+        remove_placement_group(group)
 
 
 def check_nodes(root: str, output: str, config: Config) -> None:
@@ -62,12 +97,7 @@ def check_nodes(root: str, output: str, config: Config) -> None:
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
     if len(nodes) <= 1:
         return
-    for name, uri in (("--output", output), ("--root", root)):
-        if is_local(uri) and not config.runtime.shared_filesystem:
-            raise UsageError(
-                f"{name} {redact(uri)!r} is a local path, but the cluster has {len(nodes)} nodes. Expected an s3:// or "
-                "gs:// URI; if every node sees the same files there, say --set runtime.shared_filesystem=true."
-            )
+    _refuse_local(root, output, config)
     task: Any = ray.remote(num_cpus=0, max_retries=0)(probe)
     on_node = [task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)) for node in nodes]
     try:
@@ -83,6 +113,15 @@ def check_nodes(root: str, output: str, config: Config) -> None:
         ) from None
     except ray.exceptions.RayError as error:
         raise ZsadError(f"A node could not try the output: {redact(str(error))[:300]}") from None
+
+
+def _refuse_local(root: str, output: str, config: Config) -> None:
+    for name, uri in (("--output", output), ("--root", root)):
+        if is_local(uri) and not config.runtime.shared_filesystem:
+            raise UsageError(
+                f"{name} {redact(uri)!r} is a local path, but the cluster has several nodes. Expected an s3:// or "
+                "gs:// URI; if every node sees the same files there, say --set runtime.shared_filesystem=true."
+            )
 
 
 def probe(output: str) -> None:

@@ -25,9 +25,10 @@ from zsad.evaluation import (
 )
 from zsad.evaluation.parts import check_resolution
 from zsad.evaluation.summary import check_bootstrap
+from zsad.evaluation.thresholds import decide, parse_rule, rows_to_count
 from zsad.filesystem import absolute, join, redact
 from zsad.pipeline.cluster import connected
-from zsad.storage import read_run, write_atomically
+from zsad.storage import read_run, write_atomically, write_decisions
 
 _IN_FLIGHT_PER_CPU = 2
 
@@ -62,7 +63,7 @@ def evaluate_run(
     if predictions["gt_label"].notna().sum() == 0:
         raise UsageError(
             f"None of the {len(predictions)} images in {redact(output)!r} has a label, so there is nothing to compare "
-            "with. Expected a dataset with labels, or a manifest with gt_label; 'zsad top' ranks without labels."
+            "with. Expected a dataset with labels, or a manifest with gt_label; 'zsad top' ranks without labels, and --threshold quantile:0.99 or budget:200 decides without."
         )
     info = read_run(output)
     limits = mask_limits(info)
@@ -71,6 +72,35 @@ def evaluate_run(
     metrics = summarise([merged], predictions, resolution, info.fingerprint if info else None, bootstrap)
     _write(metrics, metrics_uri(output, resolution, split))
     return metrics
+
+
+def decide_run(output: str, threshold: str, split: str | None = None, address: str | None = None) -> pd.DataFrame:
+    """Which images a threshold flags, also written to ``OUT/decisions``, which it replaces; predictions stay.
+
+    Args:
+        output: path or URI of the run.
+        threshold: see ``zsad.evaluation.thresholds``; only ``f1`` needs labels.
+        split: decide on this split only; None for all.
+        address: see ``zsad.pipeline.cluster.connected``.
+
+    Returns:
+        A DataFrame with the columns of ``zsad.storage.decisions.DECISIONS_SCHEMA``.
+
+    Raises:
+        UsageError: unknown threshold or split, no run there, or ``f1`` without labels.
+        ZsadError: a map is missing or damaged.
+    """
+    rule = parse_rule(threshold)
+    output = absolute(output)
+    predictions = load_predictions(output, split)
+    counted = rows_to_count(predictions, rule)
+    info = read_run(output)
+    limits = mask_limits(info)
+    with connected(address):
+        merged = _merge_parts(output, evaluable_parts(counted), "native", limits)
+    decisions = decide(predictions, merged, rule, info.fingerprint if info else None)
+    write_decisions(output, decisions)
+    return decisions
 
 
 def metrics_uri(output: str, resolution: str = "native", split: str | None = None) -> str:

@@ -8,18 +8,23 @@ from typing import Any, TextIO
 
 import pyarrow as pa
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from zsad.config import Config
 from zsad.errors import ZsadError
 from zsad.filesystem import redact
-from zsad.pipeline.cluster import check_nodes, cluster_resources, connected, probe
-from zsad.pipeline.cost import slow_warning, weights_gib
+from zsad.pipeline.cluster import check_nodes, cluster_resources, connected, probe, wait_for_gpus
+from zsad.pipeline.cost import slow_warning, stage_costs, weights_gib
 from zsad.pipeline.graph import run_graph
+from zsad.pipeline.ledger import Ledger
 from zsad.pipeline.pools import describe, plan_pools
-from zsad.pipeline.progress import ProgressCounter, ProgressReporter
+from zsad.pipeline.progress import ProgressReporter
 from zsad.pipeline.sink import PartSink
+from zsad.pipeline.text import stage_times
 from zsad.storage import RunInfo, clear_success, write_run
 
+_GIVEN_UP = 10
+"""Images, or 1 % where that is more, that may end every process that works on them before the run stops."""
 _GO_ON = "What is committed stays; run the same command again to go on."
 
 
@@ -51,9 +56,13 @@ def execute(
     """
     probe(output)
     with connected(address):
+        wait_for_gpus(root, output, config, stream)
         check_nodes(root, output, config)
-        pools = plan_pools(config, cluster_resources(), actor_gib=1 + 1.5 * weights_gib(config))
-        warning = slow_warning(config, "cuda" if any(pool.num_gpus for pool in pools) else "cpu")
+        resources = cluster_resources()
+        device = "cuda" if resources.get("GPU", 0) and config.runtime.device != "cpu" else "cpu"
+        costs = stage_costs(config, device, output)
+        pools = plan_pools(config, resources, 1 + 1.5 * weights_gib(config), costs)
+        warning = slow_warning(config, device)
         if warning:
             print(f"Warning: {warning}", file=stream)
         print(f"Actor pools: {describe(pools)}", file=stream, flush=True)
@@ -62,24 +71,31 @@ def execute(
         write_run(output, info)
         rows_per_part = config.runtime.rows_per_part or min(max(work.num_rows // 100, 16), 2048)
         sink = PartSink(output, run_id, rows_per_part)
-        counter = ray.remote(num_cpus=0)(ProgressCounter).remote()
+        counter = start_ledger(work.num_rows)
         start = time.monotonic()
         try:
-            with ProgressReporter(counter, work.num_rows, stream):
+            with ProgressReporter(counter, work.num_rows, stream) as progress:
                 run_graph(work, pools, config, info.fingerprint, sink, counter)
-        except KeyboardInterrupt:
-            print(f"Interrupted. {_GO_ON}", file=stream, flush=True)
-            raise
         except (ray.exceptions.RayError, RuntimeError, OSError) as error:
             raise _explain(error) from error
         seconds = time.monotonic() - start
+        print(f"Per image: {stage_times(progress.stage_ms)}.", file=stream, flush=True)
         return {
             "seconds": round(seconds, 3),
             "images": work.num_rows,
             "images_per_second": round(work.num_rows / seconds, 4),
+            "stage_ms": progress.stage_ms,
             "pools": [asdict(pool) for pool in pools],
             "ray_data": _operator_stats(),
         }
+
+
+def start_ledger(images: int) -> Any:
+    """Handle of the run's ``Ledger``, on the node that this process is connected to: the last one to go."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
+    limit = max(_GIVEN_UP, images // 100)
+    return ray.remote(Ledger).options(**options).remote(limit)
 
 
 def _explain(error: BaseException) -> ZsadError:

@@ -21,7 +21,13 @@ _ROWS_PER_SOURCE_BLOCK = 100_000
 
 
 def run_graph(
-    work: pa.Table, pools: Sequence[Pool], config: Config, fingerprint: str, sink: PartSink, progress: Any
+    work: pa.Table,
+    pools: Sequence[Pool],
+    config: Config,
+    fingerprint: str,
+    sink: PartSink,
+    progress: Any,
+    actor: type[StepActor] = StepActor,
 ) -> None:
     """Score the images of a work list and commit them as parts; returns when all are committed.
 
@@ -31,7 +37,8 @@ def run_graph(
         config: the configuration.
         fingerprint: written into every row.
         sink: writes the parts.
-        progress: handle of the ``Progress`` actor.
+        progress: handle of the ``Ledger`` actor.
+        actor: what runs the steps of a pool.
     """
     configure(DataContext.get_current(), config)
     # A small collection is cut so that every actor gets some of it.
@@ -43,7 +50,7 @@ def run_graph(
     memory = config.runtime.memory_gib
     for pool in pools:
         graph = graph.map_batches(
-            StepActor,
+            actor,
             fn_constructor_kwargs={
                 "pool": pool,
                 "config": config,
@@ -62,8 +69,9 @@ def run_graph(
             num_cpus=0,
             num_gpus=pool.num_gpus,
             memory=None if memory is None else memory * 1024**3,
-            max_restarts=3,
-            max_task_retries=3,
+            # Without end: an image that ends every process is found by the ledger and given up.
+            max_restarts=-1,
+            max_task_retries=-1,
         )
     graph.write_datasink(sink)
 

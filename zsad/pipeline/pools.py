@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from zsad.config import Config, PoolConfig
 from zsad.detector import METHOD
 from zsad.errors import UsageError
+from zsad.pipeline.cost import StageCosts
 
-_GPU_SHARES = {"saliency": 0.1, "instances": 0.5, "tile_scores": 0.15, "tile_maps": 0.25}
+_ACTORS_PER_GPU = 2
+"""Of topology ``pools``. One actor alone leaves the GPU idle while it decodes and post-processes."""
+_LEAST_ACTORS = 8
+"""On few GPUs more of them share one: four pools of one actor each follow no proportion."""
 
 
 @dataclass(frozen=True)
@@ -33,16 +38,21 @@ class Pool:
     calls: int
 
 
-def plan_pools(config: Config, resources: Mapping[str, float], actor_gib: float) -> list[Pool]:
-    """The pools of a run, from the configuration and the resources of the cluster.
+def plan_pools(
+    config: Config, resources: Mapping[str, float], actor_gib: float, costs: StageCosts | None = None
+) -> list[Pool]:
+    """The pools of a run, from the configuration, the resources of the cluster and the cost of each step.
 
     ``fused``: all models in each actor, one actor per GPU, or as many as CPUs and memory hold. ``pools``:
-    one pool per foundation model, which share every GPU. ``auto`` is ``pools`` on two GPUs or more.
+    one pool per foundation model; every actor has the same share of a GPU, and the sizes are in proportion
+    to the steps' milliseconds per image, so that all actors, and with them all GPUs, are equally busy however
+    Ray places them. ``auto`` is ``pools`` on two GPUs or more.
 
     Args:
         config: the configuration.
         resources: ``ray.cluster_resources()``.
         actor_gib: estimated memory of an actor with all models, in GiB.
+        costs: of the steps; None = taken to be equal.
 
     Raises:
         UsageError: the pools need more than the cluster has; says the numbers.
@@ -62,12 +72,28 @@ def plan_pools(config: Config, resources: Mapping[str, float], actor_gib: float)
             _pool("fused", steps, config.runtime.fused, gpus or max(1, min(cpus, by_memory)), float(gpus > 0), cpus)
         ]
     else:
-        pools = [
-            _pool(name, (name,), getattr(config.runtime, name), max(1, gpus), _GPU_SHARES[name] * (gpus > 0), cpus)
-            for name in steps
-        ]
+        per_gpu = min(len(steps), max(_ACTORS_PER_GPU, math.ceil(_LEAST_ACTORS / gpus))) if gpus else 0
+        actors = per_gpu * gpus or max(len(steps), cpus)
+        sizes = proportional(actors, {name: costs.ms.get(name, 0.0) if costs else 1.0 for name in steps})
+        # Rounded down, or three thirds would be more than one GPU.
+        share = math.floor(10_000 / per_gpu) / 10_000 if gpus else 0.0
+        pools = [_pool(name, (name,), getattr(config.runtime, name), sizes[name], share, cpus) for name in steps]
     _check(pools, resources, config.runtime.memory_gib)
     return pools
+
+
+def proportional(total: int, costs: Mapping[str, float]) -> dict[str, int]:
+    """``total`` actors shared out in proportion to ``costs``, at least one each.
+
+    >>> proportional(8, {"a": 1, "b": 6, "c": 1})
+    {'a': 1, 'b': 6, 'c': 1}
+    """
+    sizes = dict.fromkeys(costs, 1)
+    for _ in range(total - len(costs)):
+        # The next actor goes to the step whose actors have most to do.
+        slowest = max(costs, key=lambda name: costs[name] / sizes[name])
+        sizes[slowest] += 1
+    return sizes
 
 
 def describe(pools: Sequence[Pool]) -> str:

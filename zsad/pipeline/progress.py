@@ -5,32 +5,59 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, TextIO
 
 import ray
 
-from zsad.pipeline.text import progress_line
+from zsad.pipeline.text import failure_line, progress_line
+
+FailedImage = tuple[str, str, str, str]
+"""image_id, stage, type, message."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a ``ProgressCounter`` has counted.
+
+    Attributes:
+        done: finished images; failed: those without a score.
+        failures: the failed images that the reader has not seen yet.
+        stage_ms: stage -> milliseconds, summed over the finished images.
+    """
+
+    done: int
+    failed: int
+    failures: tuple[FailedImage, ...]
+    stage_ms: Mapping[str, float]
 
 
 class ProgressCounter:
     """Counts finished images; a Ray actor that the last pool tells."""
 
     def __init__(self) -> None:
-        self.done = 0
-        self.failed = 0
+        self._done = 0
+        self._failed = 0
+        self._unseen: list[FailedImage] = []
+        self._stage_ms: Counter[str] = Counter()
 
-    def add(self, done: int, failed: int) -> None:
-        """Count ``done`` finished images, ``failed`` of them without a score."""
-        self.done += done
-        self.failed += failed
+    def add(self, done: int, failures: Sequence[FailedImage], stage_ms: Mapping[str, float]) -> None:
+        """Count ``done`` finished images with their milliseconds per stage, and those of them that failed."""
+        self._done += done
+        self._failed += len(failures)
+        self._unseen += failures
+        self._stage_ms.update(stage_ms)
 
-    def read(self) -> tuple[int, int]:
-        """(finished, failed)."""
-        return self.done, self.failed
+    def read(self, seen: int) -> Snapshot:
+        """The state; the first ``seen`` failures have been shown and are let go."""
+        del self._unseen[: seen - (self._failed - len(self._unseen))]
+        return Snapshot(self._done, self._failed, tuple(self._unseen), dict(self._stage_ms))
 
 
 class ProgressReporter:
-    """Prints the counter until the ``with`` block ends.
+    """Prints the counter until the ``with`` block ends, and one line for every image that failed.
 
     Args:
         counter: handle of a ``ProgressCounter`` actor.
@@ -47,7 +74,7 @@ class ProgressReporter:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._start = time.monotonic()
-        self._last = (-1, -1)
+        self._last = Snapshot(-1, 0, (), {})
 
     def __enter__(self) -> ProgressReporter:
         self._thread.start()
@@ -61,21 +88,27 @@ class ProgressReporter:
             self._stream.write("\n")
             self._stream.flush()
 
+    @property
+    def stage_ms(self) -> dict[str, float]:
+        """Milliseconds per image and stage, the mean over the images finished so far."""
+        return {stage: round(ms / self._last.done, 3) for stage, ms in self._last.stage_ms.items()}
+
     def _run(self) -> None:
         while not self._stop.wait(self._interval):
             self._print()
 
     def _print(self) -> None:
         try:
-            done, failed = ray.get(self._counter.read.remote(), timeout=5)
+            now: Snapshot = ray.get(self._counter.read.remote(self._last.failed), timeout=5)
         except (ray.exceptions.RayError, TimeoutError):
             return
-        if (done, failed) == self._last and (done >= self._total or not self._terminal):
+        idle = (now.done, now.failed) == (self._last.done, self._last.failed)
+        self._last = now
+        if idle and (now.done >= self._total or not self._terminal):
             return
-        self._last = (done, failed)
-        line = progress_line(done, self._total, failed, time.monotonic() - self._start)
-        if self._terminal:
-            self._stream.write(f"\r\x1b[2K{line}")
-        else:
-            self._stream.write(f"{time.strftime('%H:%M:%S')} {line}\n")
+        clear = "\r\x1b[2K" if self._terminal else ""
+        for failure in now.failures:
+            self._stream.write(f"{clear}{failure_line(*failure)}\n")
+        line = progress_line(now.done, self._total, now.failed, time.monotonic() - self._start)
+        self._stream.write(f"{clear}{line}" if clear else f"{time.strftime('%H:%M:%S')} {line}\n")
         self._stream.flush()

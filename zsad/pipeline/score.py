@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import TextIO
@@ -23,11 +25,13 @@ from zsad.pipeline.weights import validate_models, weights_hashes
 from zsad.storage import (
     Counts,
     RunInfo,
+    broken_parts,
     check_output,
     count_rows,
     drop_superseded,
     manifest_hash,
     new_run_id,
+    output_lock,
     read_run,
     read_success,
     set_aside_broken,
@@ -112,16 +116,7 @@ def score(options: ScoreOptions, stream: TextIO = sys.stderr) -> ScoreSummary:
     start = time.monotonic()
     config = load_config(options.preset, options.config, options.overrides)
     root, output = absolute(options.root), absolute(options.output)
-    manifest = load_manifest(
-        options.dataset,
-        root,
-        split=options.split,
-        categories=options.categories,
-        limit=options.limit,
-        object_name=options.object_name,
-        class_names=config.prompts.class_names,
-        allow_outside_root=options.allow_outside_root,
-    )
+    manifest = manifest_of(options, config)
     for noun in pc.unique(manifest["class_name"]).to_pylist()[:1]:
         # States without a place for the noun are refused before anything is downloaded.
         sample_prompts(noun, config.prompts)
@@ -133,44 +128,77 @@ def score(options: ScoreOptions, stream: TextIO = sys.stderr) -> ScoreSummary:
     mark = fingerprint(config, weights, options.object_name, foreground)
     fields = scored_fields(config, weights, options.object_name, foreground)
     earlier = check_output(output, mark, fields)
-    if earlier is not None:
-        for name in set_aside_broken(output):
-            print(f"Set aside a broken part of an earlier run: {name}", file=stream)
-    work = work_left(manifest, output, mark, options.retry_errors)
-    trained = all_trained(config.models)
-    _announce(options, config, manifest, work, mark, trained, stream)
-
     hashed = manifest_hash(manifest)
-    success = read_success(output) if earlier is not None else None
-    if work.num_rows == 0 and success is not None and success.manifest_hash == hashed:
-        return _finish(options, count_rows(manifest, output, mark), output, 0, start, trained, stream)
+    trained = all_trained(config.models)
+    if earlier is not None and not options.retry_errors and _is_finished(output, hashed):
+        # Nothing is written, so neither a lock nor permission to write is needed.
+        work = work_left(manifest, output, mark)
+        if work.num_rows == 0:
+            _announce(options, config, manifest, work, mark, trained, stream)
+            return _finish(options, count_rows(manifest, output, mark), output, 0, start, trained, stream)
 
-    info = _run_info(options, config, mark, fields, weights, root)
-    if earlier is not None:
-        info = replace(info, timings=earlier.timings)
-    run_id = None
-    if work.num_rows:
-        validate_models(config, pc.unique(work["class_name"]).to_pylist())
-        # Ray and torch take seconds to import; a finished run and a wrong option need neither.
-        from zsad.pipeline.execute import execute
+    with output_lock(output, stream), _interruptible(stream):
+        # Another run may have ended since the first look.
+        earlier = check_output(output, mark, fields)
+        if earlier is not None:
+            for name in set_aside_broken(output):
+                print(f"Set aside a broken part of an earlier run: {name}", file=stream)
+        work = work_left(manifest, output, mark, options.retry_errors)
+        _announce(options, config, manifest, work, mark, trained, stream)
+        info = _run_info(options, config, mark, fields, weights, root)
+        if earlier is not None:
+            info = replace(info, timings=earlier.timings)
+        if work.num_rows:
+            validate_models(config, pc.unique(work["class_name"]).to_pylist())
+            # Ray and torch take seconds to import; a finished run and a wrong option need neither.
+            from zsad.pipeline.execute import execute
 
-        run_id = new_run_id(output)
-        timings = execute(work, config, info, run_id, root, output, options.address, stream)
-        earlier_runs = earlier.timings.get("runs", []) if earlier is not None else []
-        info = replace(info, timings={"runs": [*earlier_runs, timings]})
-        left = work_left(manifest, output, mark)
-        if left.num_rows:
+            timings = execute(work, config, info, new_run_id(output), root, output, options.address, stream)
+            earlier_runs = earlier.timings.get("runs", []) if earlier is not None else []
+            info = replace(info, timings={"runs": [*earlier_runs, timings]})
+        drop_superseded(output, mark)
+        rows = count_rows(manifest, output, mark)
+        if rows.images < manifest.num_rows:
+            left = work_left(manifest, output, mark)
             raise ZsadError(
                 f"{left.num_rows} of {manifest.num_rows} images have no row after the run, e.g. "
                 f"{left['image_id'][0].as_py()!r}. What is committed stays; run the same command again."
             )
-    drop_superseded(output, mark, run_id)
-    rows = count_rows(manifest, output, mark)
-    summary = _finish(options, rows, output, work.num_rows, start, trained, stream)
-    counts = {"images": summary.images, "ok": summary.images - summary.errors, "errors": summary.errors}
-    write_run(output, replace(info, counts=counts))
-    write_success(output, counts, hashed)
-    return summary
+        summary = _finish(options, rows, output, work.num_rows, start, trained, stream)
+        counts = {"images": summary.images, "ok": summary.images - summary.errors, "errors": summary.errors}
+        write_run(output, replace(info, counts={**counts, "reasons": dict(rows.reasons)}))
+        write_success(output, counts, hashed)
+        return summary
+
+
+def manifest_of(options: ScoreOptions, config: Config) -> pa.Table:
+    """The images that the options name, as a table of ``MANIFEST_SCHEMA``. Raises UsageError."""
+    return load_manifest(
+        options.dataset,
+        absolute(options.root),
+        split=options.split,
+        categories=options.categories,
+        limit=options.limit,
+        object_name=options.object_name,
+        class_names=config.prompts.class_names,
+        allow_outside_root=options.allow_outside_root,
+    )
+
+
+@contextmanager
+def _interruptible(stream: TextIO) -> Iterator[None]:
+    """Ctrl-C and SIGTERM drop the batches at work; a part that is being written is whole or not there."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        print("Interrupted. What is committed stays; run the same command again to go on.", file=stream, flush=True)
+        raise
+
+
+def _is_finished(output: str, hashed: str) -> bool:
+    """Whether ``_SUCCESS`` speaks for this manifest and every part is still whole."""
+    success = read_success(output)
+    return success is not None and success.manifest_hash == hashed and not broken_parts(output)
 
 
 def _foreground_hash(manifest: pa.Table) -> str | None:

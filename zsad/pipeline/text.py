@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+
+from zsad.storage.compact import Compaction
+
 
 def progress_line(done: int, total: int, failed: int, seconds: float) -> str:
     """e.g. ``128/2162 images (5.9%), 3.40 images/s, 0 errors, 9m58s left``."""
@@ -30,3 +35,46 @@ def duration(seconds: float) -> str:
     if whole < 86400:
         return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
     return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"
+
+
+def size(number: float) -> str:
+    """Bytes for people: ``812 B``, ``1.5 MB``, ``3.2 TB``."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.0f} {unit}" if unit == "B" or number >= 100 else f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:.1f} TB"
+
+
+def stage_times(ms: Mapping[str, float]) -> str:
+    """Milliseconds per image: ``412 ms (load 12, saliency 400)``."""
+    parts = ", ".join(f"{stage} {value:.3g}" for stage, value in ms.items())
+    return f"{sum(ms.values()):.4g} ms ({parts})"
+
+
+def failure_line(image_id: str, stage: str, kind: str, message: str) -> str:
+    """One line per failed image that grep and log tools take apart: ``image_id=a.png stage=load type=...``."""
+    values = {"image_id": image_id, "stage": stage, "type": kind, "message": message}
+    return " ".join(f"{name}={_quoted(value)}" for name, value in values.items())
+
+
+def format_compaction(done: Compaction) -> str:
+    """Files and bytes of both tables before and after."""
+    lines = []
+    for name, before, after in (
+        (
+            "predictions",
+            (done.before.predictions, done.before.predictions_bytes),
+            (done.after.predictions, done.after.predictions_bytes),
+        ),
+        ("anomaly_maps", (done.before.maps, done.before.maps_bytes), (done.after.maps, done.after.maps_bytes)),
+    ):
+        shown = [f"{count(files, 'file')}, {size(number)}" for files, number in (before, after)]
+        lines.append(f"{name:<12}  {shown[0]} -> {shown[1]}")
+    return "\n".join(lines)
+
+
+def _quoted(value: str) -> str:
+    """As it is, or as a JSON string where it holds what would break the line or the field."""
+    plain = value.isprintable() and value and not any(mark in value for mark in ' "=\\')
+    return value if plain else json.dumps(value)

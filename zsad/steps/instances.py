@@ -18,7 +18,16 @@ from zsad.method.foreground import (
 )
 from zsad.method.tiling import tile_image
 from zsad.models import sam
-from zsad.steps.item import ImageItem, alive, attempt, load, load_foreground, timed
+from zsad.steps.item import (
+    ImageItem,
+    alive,
+    attempt,
+    free_memory,
+    load,
+    load_foreground,
+    out_of_memory,
+    timed,
+)
 
 
 class Instances:
@@ -57,6 +66,8 @@ class Instances:
     def _segment(self, item: ImageItem) -> None:
         found = self._foreground(item)
         tiling = tile_image(found.boxes, found.parts, item.height, item.width, self.tile_side, self.config.tiling)
+        if item.trace is not None:
+            item.trace.foreground = found
         item.foreground = found.mask
         item.foreground_source = found.source
         item.num_components = len(found.boxes)
@@ -77,8 +88,22 @@ class Instances:
         annotations: list[sam.Annotation] = []
         # An empty DIS mask covers no annotation: SAM need not be asked.
         if config.source == SAM_DIS and dis_mask.any() and item.image is not None:
-            annotations = self.model.annotate(item.image, config, self._points(dis_mask))
+            annotations = self._annotate(item.image, self._points(dis_mask))
+            if item.trace is not None:
+                item.trace.annotations = annotations
         return extract_foreground(dis_mask, annotations, config)
+
+    def _annotate(self, image: NDArray[np.uint8], points: NDArray[np.float64] | None) -> list[sam.Annotation]:
+        """SAM's annotations; fewer points at once when memory runs out, which changes no annotation."""
+        config = self.config.foreground
+        while True:
+            try:
+                return self.model.annotate(image, config, points)
+            except Exception as error:
+                if config.points_per_batch == 1 or not out_of_memory(error):
+                    raise
+            free_memory()
+            config = config.model_copy(update={"points_per_batch": config.points_per_batch // 2})
 
     def _points(self, dis_mask: NDArray[np.bool_]) -> NDArray[np.float64] | None:
         """The grid points in the dilated DIS mask, or None for the full grid."""

@@ -19,10 +19,15 @@ from zsad.filesystem import read_bytes, redact
 from zsad.images import decode, decode_mask
 from zsad.method.tiling import Tile
 from zsad.projection import project
+from zsad.steps.trace import Trace
 
 T = TypeVar("T")
 
 _MAX_MESSAGE = 300
+_BACK_OFF = (0.5, 2.0)
+"""Seconds before the second and the third try of what may pass by itself."""
+_NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "ALLOC_FAILED", "Insufficient memory")
+"""How out-of-memory reads where it has no type of its own: torch on the CPU, cuBLAS and cuDNN, OpenCV."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,7 @@ class ImageItem:
         tile_maps: (T, S, S) float16, set by tile_maps.
         failure: set by the step that could not go on; later steps leave the item alone.
         stage_ms: milliseconds per stage.
+        trace: when given, the steps keep their intermediate results in it.
     """
 
     path: str
@@ -71,6 +77,7 @@ class ImageItem:
     tile_maps: NDArray[np.float16] | None = None
     failure: Failure | None = None
     stage_ms: dict[str, float] = field(default_factory=dict)
+    trace: Trace | None = None
 
     def fail(self, stage: str, error: Exception) -> None:
         """Record ``error`` as the reason why this image has no score."""
@@ -151,9 +158,12 @@ def alive(items: Sequence[ImageItem]) -> list[ImageItem]:
 
 
 def attempt(stage: str, item: ImageItem, work: Callable[[ImageItem], object]) -> None:
-    """Run ``work(item)``; an exception becomes the item's failure, unless it condemns the whole process."""
+    """Run ``work(item)``; an exception becomes the item's failure, unless it condemns the whole process.
+
+    What may pass by itself is tried again before.
+    """
     try:
-        work(item)
+        persistently(lambda: work(item))
     except Exception as error:
         if condemns_process(error):
             raise
@@ -163,12 +173,17 @@ def attempt(stage: str, item: ImageItem, work: Callable[[ImageItem], object]) ->
 def isolate(stage: str, items: Sequence[ImageItem], work: Callable[[list[ImageItem]], object]) -> None:
     """Run ``work`` on all items at once; on failure on each half, down to the image that causes it.
 
+    That one is tried again where it may pass by itself.
+
     ``work`` assigns its results only after it has succeeded, so that a half can be repeated.
     """
     if not items:
         return
     try:
-        work(list(items))
+        if len(items) == 1:
+            persistently(lambda: work(list(items)))
+        else:
+            work(list(items))
     except Exception as error:
         if condemns_process(error):
             raise
@@ -188,20 +203,61 @@ def in_device_batches(count: int, size: int, forward: Callable[[slice], T]) -> l
         try:
             results.append(forward(slice(start, min(start + size, count))))
             start += size
-        except (torch.OutOfMemoryError, MemoryError):
-            if size == 1:
+        except Exception as error:
+            if size == 1 or not out_of_memory(error):
                 raise
             size //= 2
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+        else:
+            continue
+        # After the except block, which keeps what the failed call had allocated alive.
+        free_memory()
     return results
 
 
-def condemns_process(error: Exception) -> bool:
-    """Whether no other image can succeed either: wrong usage, or a CUDA context that is lost."""
-    if isinstance(error, UsageError):
+def even_batch(count: int, target: int) -> int:
+    """Size of device batches of ``count`` elements: as even as can be, none under ``target`` where that is possible."""
+    return max(1, -(-count // max(1, count // target)))
+
+
+def persistently(work: Callable[[], T]) -> T:
+    """``work()``; on an error that may pass by itself (I/O, out of memory) again after a while, three times in all."""
+    for wait in _BACK_OFF:
+        try:
+            return work()
+        except Exception as error:
+            if not is_transient(error):
+                raise
+        free_memory()
+        time.sleep(wait)
+    return work()
+
+
+def is_transient(error: Exception) -> bool:
+    """Whether the error may pass by itself: memory that others hold now, a store out of reach just now."""
+    return out_of_memory(error) or (isinstance(error, ImageError) and error.transient)
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether the host or the GPU had no memory left."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    return not isinstance(error, torch.OutOfMemoryError) and "CUDA error" in str(error)
+    return any(text in str(error) for text in _NO_MEMORY)
+
+
+def free_memory() -> None:
+    """Give back what torch keeps of the GPU for later."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def condemns_process(error: Exception) -> bool:
+    """Whether no other image can succeed in this process either: wrong usage, or a lost GPU."""
+    return isinstance(error, UsageError) or lost_device(error)
+
+
+def lost_device(error: Exception) -> bool:
+    """Whether the process has lost its CUDA context; only another process gets a new one."""
+    return not out_of_memory(error) and "CUDA error" in str(error)
 
 
 @contextmanager

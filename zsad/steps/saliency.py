@@ -40,4 +40,6 @@ class Saliency:
         # One image per forward: a threshold follows, and a pixel on it must not depend on which images share
         # a batch. At 1024 x 1024 pixels one image fills the device.
         saliency = self.model.predict(self.model.preprocess(item.image)[None]).cpu().numpy()[0]
+        if item.trace is not None:
+            item.trace.saliency = saliency
         item.dis_mask = binarise_saliency(saliency, item.height, item.width, self.config.foreground)

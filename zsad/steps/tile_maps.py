@@ -13,9 +13,10 @@ from zsad.config import Config
 from zsad.method.aggregation import scale_tile_maps
 from zsad.method.pixel_level import average_prompts
 from zsad.method.prompts import LOCALISING_PROMPTS, localising_prompts, sample_prompts
-from zsad.method.tiling import Tile, crop
+from zsad.method.tiling import crop
 from zsad.models import clipseg
-from zsad.steps.item import ImageItem, alive, in_device_batches, isolate, load, timed
+from zsad.models.text_cache import cached_texts
+from zsad.steps.item import ImageItem, alive, even_batch, in_device_batches, isolate, load, timed
 
 
 class TileMaps:
@@ -41,8 +42,8 @@ class TileMaps:
 
     def predict(self, items: Sequence[ImageItem]) -> list[NDArray[np.float32]]:
         """The scaled tile maps before rounding: one (T, S, S) float32 in [0, 1] per item."""
-        queue = [(item.image, tile) for item in items for tile in item.tiles if item.image is not None]
-        nouns = [item.class_name for item in items for _ in item.tiles]
+        queue = [(item, index) for item in items for index in range(len(item.tiles))]
+        nouns = [item.class_name for item, _ in queue]
         maps = np.empty((len(queue), self.model.input_size, self.model.input_size), np.float32)
         by_noun = self.config.pixel_level.prompts == "sample"
         # Localising prompts are the same for all classes; sample-level prompts differ by noun.
@@ -60,7 +61,7 @@ class TileMaps:
 
     def _predict_group(
         self,
-        queue: list[tuple[NDArray[np.uint8], Tile]],
+        queue: list[tuple[ImageItem, int]],
         chosen: list[int],
         noun: str | None,
         maps: NDArray[np.float32],
@@ -68,14 +69,18 @@ class TileMaps:
         embeddings, weights = self._prompts(noun)
 
         def forward(window: slice) -> None:
-            tiles = [self.model.preprocess(crop(*queue[i])) for i in chosen[window]]
+            tiles = [self.model.preprocess(_crop(*queue[i])) for i in chosen[window]]
             logits = self.model.logits(torch.stack(tiles), embeddings)
-            average = average_prompts(logits, weights, self.config.pixel_level.prompt_average)
-            maps[chosen[window]] = average.cpu().numpy()
+            for i, prompt_logits in zip(chosen[window], logits, strict=True):
+                _keep_logits(*queue[i], prompt_logits)
+            # Tile by tile: averaging takes several times the memory of what it averages.
+            average = [average_prompts(one[None], weights, self.config.pixel_level.prompt_average) for one in logits]
+            maps[chosen[window]] = torch.cat(average).cpu().numpy()
 
         # Memory goes with tiles x prompts, so more prompts than the paper's mean fewer tiles at once.
-        size = max(1, self.config.runtime.device_batch * len(LOCALISING_PROMPTS) // len(weights))
-        in_device_batches(len(chosen), min(size, self.config.runtime.device_batch), forward)
+        target = max(1, self.config.runtime.device_batch * len(LOCALISING_PROMPTS) // len(weights))
+        target = min(target, self.config.runtime.device_batch)
+        in_device_batches(len(chosen), even_batch(len(chosen), target), forward)
 
     def _store(self, items: list[ImageItem]) -> None:
         for item, maps in zip(items, self.predict(items), strict=True):
@@ -89,5 +94,18 @@ class TileMaps:
             else:
                 prompts = sample_prompts(noun, self.config.prompts)[1]
                 weights = [1.0] * len(prompts)
-            self._embedded[noun] = (self.model.embed_prompts(prompts), weights)
+            embedded = cached_texts(self.model, prompts, lambda: self.model.embed_prompts(prompts).cpu().numpy())
+            self._embedded[noun] = (torch.from_numpy(embedded).to(self.model.device), weights)
         return self._embedded[noun]
+
+
+def _crop(item: ImageItem, index: int) -> NDArray[np.uint8]:
+    if item.image is None:
+        raise ValueError("the image is not decoded")
+    return crop(item.image, item.tiles[index])
+
+
+def _keep_logits(item: ImageItem, index: int, logits: Tensor) -> None:
+    """Keep the (L, S, S) logits of the tile of the highest score for an explanation."""
+    if item.trace is not None and item.tile_scores is not None and index == int(item.tile_scores.argmax()):
+        item.trace.logits = logits.float().cpu().numpy()

@@ -14,7 +14,8 @@ from zsad.method.prompts import sample_prompts
 from zsad.method.tile_level import pool_prompts, score_tiles
 from zsad.method.tiling import crop
 from zsad.models import clip
-from zsad.steps.item import ImageItem, alive, in_device_batches, isolate, load, timed
+from zsad.models.text_cache import cached_texts
+from zsad.steps.item import ImageItem, alive, even_batch, in_device_batches, isolate, load, timed
 
 
 class TileScores:
@@ -50,7 +51,7 @@ class TileScores:
             tiles = [self.model.preprocess(crop(image, tile)) for image, tile in queue[window]]
             return self.model.embed_images(torch.stack(tiles)).cpu().numpy()
 
-        batches = in_device_batches(len(queue), self.config.runtime.device_batch, forward)
+        batches = in_device_batches(len(queue), even_batch(len(queue), self.config.runtime.device_batch), forward)
         embeddings = np.concatenate(batches)
         bounds = np.cumsum([len(item.tiles) for item in items])[:-1]
         for item, images in zip(items, np.split(embeddings, bounds), strict=True):
@@ -58,14 +59,22 @@ class TileScores:
             components = component_scores(scores, np.array([tile.component for tile in item.tiles]))
             item.tile_scores, item.component_scores = scores, components
             item.score = sample_score(components, self.config.aggregation.top_fraction)
+            if item.trace is not None:
+                item.trace.embeddings, item.trace.temperature = images, self.scale
+                item.trace.normal_prompts, item.trace.anomalous_prompts = self._embed(item.class_name)
 
     def _prompts(self, noun: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """The pooled normal and anomalous prompts of a noun."""
         if noun not in self._pooled:
             pooling = self.config.tile_level.prompt_pooling
-            normal, anomalous = sample_prompts(noun, self.config.prompts)
-            self._pooled[noun] = (
-                pool_prompts(self.model.embed_texts(normal).cpu().numpy(), pooling),
-                pool_prompts(self.model.embed_texts(anomalous).cpu().numpy(), pooling),
-            )
+            normal, anomalous = self._embed(noun)
+            self._pooled[noun] = (pool_prompts(normal, pooling), pool_prompts(anomalous, pooling))
         return self._pooled[noun]
+
+    def _embed(self, noun: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """(P, D) and (Q, D) unit embeddings of the normal and anomalous prompts of a noun."""
+        normal, anomalous = sample_prompts(noun, self.config.prompts)
+        return self._encode(normal), self._encode(anomalous)
+
+    def _encode(self, prompts: list[str]) -> NDArray[np.float32]:
+        return cached_texts(self.model, prompts, lambda: self.model.embed_texts(prompts).cpu().numpy())

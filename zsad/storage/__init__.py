@@ -1,10 +1,12 @@
 """Results on disk: schemas, map codec, commit protocol, and the readers. Needs neither Torch nor Ray."""
 
-from zsad.storage.cleanup import Cleanup, drop_superseded, set_aside_broken
+from zsad.storage.cleanup import Cleanup, broken_parts, drop_superseded, set_aside_broken
 from zsad.storage.codec import decode_map, decode_tile_maps, encode_map, encode_tile_maps
 from zsad.storage.committed import Counts, committed_rows, count_rows, work_left
+from zsad.storage.decisions import DECISIONS_SCHEMA, decisions_uri, read_decisions, write_decisions
 from zsad.storage.files import list_parts, write_atomically
-from zsad.storage.reader import iter_maps, read_anomaly_map, read_foreground, read_predictions
+from zsad.storage.lock import output_lock
+from zsad.storage.reader import iter_maps, iter_maps_with_foreground, read_anomaly_map, read_foreground, read_predictions
 from zsad.storage.rle import decode_rle, encode_rle
 from zsad.storage.run import (
     RunInfo,
@@ -23,6 +25,7 @@ from zsad.storage.writer import WrittenPart, new_run_id, part_name, write_part
 
 __all__ = [
     "ANOMALY_MAPS_SCHEMA",
+    "DECISIONS_SCHEMA",
     "PREDICTIONS_SCHEMA",
     "SCORED_SCHEMA",
     "Cleanup",
@@ -30,11 +33,13 @@ __all__ = [
     "RunInfo",
     "Success",
     "WrittenPart",
+    "broken_parts",
     "check_output",
     "clear_success",
     "committed_rows",
     "conform",
     "count_rows",
+    "decisions_uri",
     "decode_map",
     "decode_rle",
     "decode_tile_maps",
@@ -44,11 +49,14 @@ __all__ = [
     "encode_rle",
     "encode_tile_maps",
     "iter_maps",
+    "iter_maps_with_foreground",
     "list_parts",
     "manifest_hash",
     "new_run_id",
+    "output_lock",
     "part_name",
     "read_anomaly_map",
+    "read_decisions",
     "read_foreground",
     "read_predictions",
     "read_run",
@@ -56,6 +64,7 @@ __all__ = [
     "set_aside_broken",
     "work_left",
     "write_atomically",
+    "write_decisions",
     "write_part",
     "write_run",
     "write_success",

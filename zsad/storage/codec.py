@@ -124,12 +124,13 @@ def _decode(data: bytes) -> Float16Array:
         planes = pa.Codec("zstd").decompress(pa.py_buffer(payload), decompressed_size=2 * values)
     except OSError as error:
         raise ZsadError(f"Damaged map data: {error}") from None
-    zigzag = np.empty((values, 2), np.uint8)
-    np.copyto(zigzag, np.frombuffer(planes, np.uint8).reshape(2, values).T)
-    bits = zigzag.view("<u2").reshape(count, rows, columns)
+    low, high = np.frombuffer(planes, np.uint8).reshape(2, count, rows, columns)
+    bits = high.astype("<u2")
+    bits <<= 8
+    bits |= low
     signs = bits & 1
     bits >>= 1
-    bits ^= -signs
+    bits ^= np.negative(signs, out=signs)
     np.cumsum(bits, axis=2, dtype="<u2", out=bits)
     np.cumsum(bits, axis=1, dtype="<u2", out=bits)
     return bits.view("<f2").astype(np.float16, copy=False)

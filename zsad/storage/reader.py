@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ from zsad.errors import UsageError, ZsadError
 from zsad.filesystem import exists, join, redact
 from zsad.storage.codec import MAP, decode_map
 from zsad.storage.committed import committed_rows, superseded
-from zsad.storage.files import open_part
+from zsad.storage.files import DamagedPart, list_parts, open_part
 from zsad.storage.rle import decode_rle
 from zsad.storage.run import RUN
 from zsad.storage.schemas import (
@@ -27,6 +27,8 @@ from zsad.storage.schemas import (
     PREDICTIONS_SCHEMA,
     SUPERSEDING_COLUMNS,
 )
+
+T = TypeVar("T")
 
 _POINTER_COLUMNS = ["map_part", "map_row_group", "error_stage", "error_type", "error_message"]
 _MAX_COMPARED = 20_000
@@ -51,7 +53,7 @@ def read_predictions(output: str, columns: Sequence[str] | None = None) -> pd.Da
     unknown = [name for name in wanted if name not in PREDICTIONS_SCHEMA.names]
     if unknown:
         raise UsageError(f"Unknown columns {unknown}. Expected some of: {', '.join(PREDICTIONS_SCHEMA.names)}.")
-    return _valid_rows(output, wanted).select(wanted).to_pandas()
+    return _unchanged(output, lambda: _valid_rows(output, wanted)).select(wanted).to_pandas()
 
 
 def read_anomaly_map(output: str, image_id: str) -> NDArray[np.float16]:
@@ -64,13 +66,14 @@ def read_anomaly_map(output: str, image_id: str) -> NDArray[np.float16]:
         UsageError: no run at ``output``, no such image, or an image that could not be scored.
         ZsadError: a part is missing or damaged.
     """
-    row = _map_row(output, image_id, ANOMALY_MAPS_SCHEMA.names)
+    row = _unchanged(output, lambda: _map_row(output, image_id, ANOMALY_MAPS_SCHEMA.names))
     return _decode(row)
 
 
 def read_foreground(output: str, image_id: str) -> NDArray[np.bool_]:
     """The foreground of one image: (H, W) bool. Raises as ``read_anomaly_map``."""
-    row = _map_row(output, image_id, ["image_id", "height", "width", "foreground_rle"])
+    columns = ["image_id", "height", "width", "foreground_rle"]
+    row = _unchanged(output, lambda: _map_row(output, image_id, columns))
     return decode_rle(row["foreground_rle"], row["height"], row["width"])
 
 
@@ -92,6 +95,27 @@ def iter_maps(
         for index in range(part.num_row_groups) if row_groups is None else row_groups:
             row = _read_row(part, join(output, ANOMALY_MAPS, part_name), index, ANOMALY_MAPS_SCHEMA.names)
             yield row["image_id"], _decode(row)
+
+
+def _unchanged(output: str, read: Callable[[], T]) -> T:
+    """``read()``, once more where a part was gone because others took its place meanwhile (``zsad compact``)."""
+    while True:
+        before = list_parts(output, PREDICTIONS)
+        try:
+            return read()
+        except DamagedPart:
+            if list_parts(output, PREDICTIONS) == before:
+                raise
+
+
+def iter_maps_with_foreground(
+    output: str, part_name: str, row_groups: Sequence[int]
+) -> Iterator[tuple[str, NDArray[np.float16], NDArray[np.bool_]]]:
+    """As ``iter_maps``, with the (H, W) bool foreground as the third."""
+    with open_part(output, ANOMALY_MAPS, part_name) as part:
+        for index in row_groups:
+            row = _read_row(part, join(output, ANOMALY_MAPS, part_name), index, ANOMALY_MAPS_SCHEMA.names)
+            yield row["image_id"], _decode(row), decode_rle(row["foreground_rle"], row["height"], row["width"])
 
 
 def _valid_rows(output: str, columns: Sequence[str], image_id: str | None = None) -> pa.Table:

@@ -22,6 +22,7 @@ from zsad.storage.schemas import PREDICTIONS
 
 RUN = "run.json"
 SUCCESS = "_SUCCESS"
+_SUSPENDED = "._SUCCESS-suspended"
 
 _SECRET_KEY = re.compile(r"(?i)(^|_)(password|secret|token|credentials?|(access|secret|api)_key)$")
 _HASH_SLICE = 1 << 16
@@ -143,7 +144,32 @@ def read_success(output: str) -> Success | None:
 
 def clear_success(output: str) -> None:
     """Remove ``_SUCCESS``, before a run that adds work."""
-    filesystem, path = resolve(join(output, SUCCESS))
+    for name in (SUCCESS, _SUSPENDED):
+        _delete(join(output, name))
+
+
+def suspend_success(output: str) -> None:
+    """Take ``_SUCCESS`` away while rows may stand twice in a raw read; ``resume_success`` brings it back.
+
+    It is kept under a hidden name, so that after a kill in between another process can bring it back.
+    """
+    success = read_success(output)
+    if success is not None:
+        _write_json(join(output, _SUSPENDED), asdict(success))
+        _delete(join(output, SUCCESS))
+
+
+def resume_success(output: str) -> None:
+    """Bring back what ``suspend_success`` took away, if anything; a newer ``_SUCCESS`` stays."""
+    suspended: Success | None = _read_as(Success, join(output, _SUSPENDED))
+    if suspended is not None:
+        if read_success(output) is None:
+            write_success(output, suspended.counts, suspended.manifest_hash)
+        _delete(join(output, _SUSPENDED))
+
+
+def _delete(uri: str) -> None:
+    filesystem, path = resolve(uri)
     try:
         filesystem.delete_file(path)
     except FileNotFoundError:

@@ -82,17 +82,6 @@ def run_of_file(name: str) -> str | None:
     return match["run"] if match else None
 
 
-def started_at(run_id: str) -> datetime | None:
-    """The time in an identifier from ``new_run_id``, None for others."""
-    match = _RUN_ID.fullmatch(run_id)
-    if match is None:
-        return None
-    try:
-        return datetime.strptime(f"{match['date']}T{match['time']}", _TIME).replace(tzinfo=timezone.utc)
-    except ValueError:
-        return None
-
-
 def write_part(output: str, name: str, rows: pa.Table) -> WrittenPart:
     """Commit scored rows, in the order given; nothing is written for an empty table.
 
@@ -130,6 +119,19 @@ def write_predictions(output: str, name: str, predictions: pa.Table) -> int:
     )
 
 
+def maps_writer(sink: Sink) -> pq.ParquetWriter:
+    """A writer of ``ANOMALY_MAPS_SCHEMA``, to be given one table of one row per map."""
+    # Statistics and dictionaries of unique, compressed values only make the footer longer.
+    return pq.ParquetWriter(
+        sink,
+        ANOMALY_MAPS_SCHEMA,
+        use_dictionary=False,
+        write_statistics=False,
+        compression={"foreground_rle": "zstd"},
+        write_page_checksum=True,
+    )
+
+
 def _rows_with_map(scored: pa.Table) -> NDArray[np.intp]:
     ok = pc.equal(scored["status"], "ok")
     if not pc.all(pc.or_(ok, pc.equal(scored["status"], "error"))).as_py():
@@ -159,15 +161,7 @@ def _write_maps(sink: Sink, scored: pa.Table, with_map: NDArray[np.intp]) -> Non
     sources = {column: source for source, column in MAP_COLUMNS.items()}
     sources |= {"height": "image_height", "width": "image_width"}
     columns = scored.select([sources.get(name, name) for name in ANOMALY_MAPS_SCHEMA.names])
-    # Statistics and dictionaries of unique, compressed values only make the footer longer.
-    with pq.ParquetWriter(
-        sink,
-        ANOMALY_MAPS_SCHEMA,
-        use_dictionary=False,
-        write_statistics=False,
-        compression={"foreground_rle": "zstd"},
-        write_page_checksum=True,
-    ) as writer:
+    with maps_writer(sink) as writer:
         for row in with_map.tolist():
             one = columns.slice(row, 1).rename_columns(ANOMALY_MAPS_SCHEMA.names)
             writer.write_table(conform(one, ANOMALY_MAPS_SCHEMA))

@@ -1,0 +1,235 @@
+"""P7 and P10: what the job costs beside its models, and whether its memory grows with the collection."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks import ceiling, models
+from benchmarks.measure import family, family_cpu_seconds, resident_bytes, shared_bytes
+from benchmarks.pictures import jpeg, photograph
+from benchmarks.rows import Row
+from zsad.config import Config, load_config
+from zsad.datasets import load_manifest
+from zsad.detector import METHOD, Step
+from zsad.models.weights import all_trained
+from zsad.pipeline.actor import StepActor
+from zsad.pipeline.cluster import connected
+from zsad.pipeline.execute import start_ledger
+from zsad.pipeline.graph import run_graph
+from zsad.pipeline.pools import Pool
+from zsad.pipeline.sink import PartSink
+from zsad.steps.instances import Instances
+from zsad.steps.saliency import Saliency
+from zsad.steps.tile_maps import TileMaps
+from zsad.steps.tile_scores import TileScores
+from zsad.storage import count_rows, new_run_id
+
+EFFICIENCY, NON_MODEL, GROWTH = 0.92, 0.060, 1.10
+METER = "ZSAD_BENCHMARK_METER"
+FINGERPRINT = "f" * 64
+FUSED = Pool("fused", tuple(step.name for step in METHOD), 1, 0.0, 1, 1)
+
+
+class MeteredActor(StepActor):
+    """The real actor, which adds up the CPU time of its models' forwards and leaves the sum in ``$METER``."""
+
+    size = "small"
+
+    def build(self, config: Config, names: Sequence[str]) -> Sequence[Step]:
+        """The preset's models where they are trained, else seeded ones whose answers look trained."""
+        self.forwards, self.shaping = 0.0, 0.0
+        shaped = self.size != "small" or not all_trained(config.models)
+        if shaped:
+            network = models.sam_network(self.size)
+            steps: Sequence[Any] = (
+                Saliency(models.isnet_model(self.size), config),
+                Instances(models.sam_model(network), config, models.CLIPSEG_SIDES[self.size]),
+                TileScores(models.clip_model(self.size), config),
+                TileMaps(models.clipseg_model(self.size), config),
+            )
+        else:
+            steps = super().build(config, names)
+        saliency, instances, tile_scores, tile_maps = (step.model for step in steps)
+        network = instances.network
+        for module in (network.image_encoder, network.prompt_encoder):
+            module.forward = self._metered(module.forward)
+        for module, inside in ((saliency.network, "network"), (network.mask_decoder, "decoder")):
+            if shaped:
+                inner = getattr(module, inside)
+                inner.forward = self._metered(inner.forward, forwards=1, shaping=-1)
+                module.forward = self._metered(module.forward, forwards=0, shaping=1)
+            else:
+                module.forward = self._metered(module.forward)
+        tile_scores.module.encode_image = self._metered(tile_scores.module.encode_image)
+        tile_maps.logits = self._metered(tile_maps.logits)
+        return steps
+
+    def __call__(self, batch: pa.Table) -> pa.Table:
+        """As the real one."""
+        result = super().__call__(batch)
+        Path(os.environ[METER], str(os.getpid())).write_text(f"{self.forwards} {self.shaping}")
+        return result
+
+    def _metered(self, forward: Callable[..., Any], forwards: int = 1, shaping: int = 0) -> Callable[..., Any]:
+        """``forward``, its CPU time counted as one of the forwards, or as what only shapes their answers."""
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            start = time.thread_time()
+            try:
+                return forward(*args, **kwargs)
+            finally:
+                seconds = time.thread_time() - start
+                self.forwards += forwards * seconds
+                self.shaping += shaping * seconds
+
+        return timed
+
+
+class HalfActor(MeteredActor):
+    """With models of half the width and depth."""
+
+    size = "half"
+
+
+def efficiency(quick: bool) -> list[Row]:
+    """P7: CPU time of the forwards against CPU time of everything, from encoded files to committed parts."""
+    if quick:
+        return [_overhead(MeteredActor, 2, 4, (300, 450))]
+    return [_overhead(HalfActor, 2, 6, (1000, 1500)), _overhead(MeteredActor, 8, 40, (1000, 1500))]
+
+
+def memory(quick: bool, lengths: tuple[int, int] = (200, 2000)) -> list[Row]:
+    """P10: the highest private memory of driver and workers and the object store's, for two lengths."""
+    if quick:
+        lengths = (16, 32)
+    peaks = []
+    for images in lengths:
+        done = subprocess.run(  # noqa: S603 - this very module
+            [sys.executable, "-m", "benchmarks.job", str(images)], capture_output=True, text=True, check=True
+        )
+        peaks.append(json.loads(done.stdout.splitlines()[-1]))
+    growth = {name: peaks[1][name] / max(peaks[0][name], 1) for name in peaks[0]}
+    return [
+        Row(
+            "P10",
+            f"peak memory, {lengths[1]} against {lengths[0]} images",
+            f"<= {GROWTH:g}x",
+            ", ".join(f"{name} {peaks[1][name] / 2**20:.0f} MiB ({ratio:.2f}x)" for name, ratio in growth.items()),
+            None if quick else max(growth.values()) <= GROWTH,
+            "the real graph with steps that cost nothing (benchmarks/ceiling.py); a model's memory depends on its "
+            "batch, not on the collection",
+        )
+    ]
+
+
+def _overhead(actor: type[MeteredActor], fewer: int, more: int, shape: tuple[int, int]) -> Row:
+    """The cost of an image in the long run: two runs of different length, their difference by image."""
+    overrides = ["runtime.batch_size=4" if actor.size == "small" else "runtime.batch_size=2"]
+    preset = "mini" if actor.size == "small" else "vand2023"
+    config = load_config(preset, None, overrides)
+    with tempfile.TemporaryDirectory(prefix="zsad-") as name:
+        folder = Path(name)
+        manifest = _collection(folder, more, shape)
+        os.environ[METER] = str(folder / "meter")
+        (folder / "meter").mkdir()
+        with connected("local"):
+            costs = [
+                _run(actor, manifest.slice(0, count), config, str(folder / f"out{count}")) for count in (fewer, more)
+            ]
+    total, forwards = ((costs[1][i] - costs[0][i]) / (more - fewer) for i in (0, 1))
+    share, beside = forwards / total, total - forwards
+    small = actor.size == "small"
+    met = beside <= NON_MODEL if small else share >= EFFICIENCY
+    trained = "trained" if small and all_trained(config.models) else "random"
+    return Row(
+        "P7",
+        f"{'mini' if small else 'half-size'} models ({trained}), Ray job, {shape[1]} x {shape[0]} JPEG to Parquet",
+        f"non-model cost <= {1e3 * NON_MODEL:.0f} ms per image" if small else "efficiency >= 85 %, then 92 %",
+        f"{100 * share:.1f} % ({total:.3f} s per image, {forwards:.3f} in forwards, {1e3 * beside:.0f} ms beside them)",
+        None if shape[0] < 1000 else met,
+        f"CPU time of all processes of the session, {more} images less {fewer}, so start-up is left out",
+    )
+
+
+def _run(actor: type[StepActor], work: pa.Table, config: Config, output: str) -> tuple[float, float]:
+    """CPU seconds of all processes (without what shapes random answers), and of the forwards, of one run."""
+    before = family_cpu_seconds(), *_meter()
+    run_graph(
+        work,
+        [FUSED],
+        config,
+        FINGERPRINT,
+        PartSink(output, new_run_id(output), 16),
+        start_ledger(work.num_rows),
+        actor,
+    )
+    committed = count_rows(work, output, FINGERPRINT)
+    if committed.ok != work.num_rows:
+        raise RuntimeError(f"{committed.ok} of {work.num_rows} images committed: {dict(committed.reasons)}")
+    total, forwards, shaping = (now - then for now, then in zip((family_cpu_seconds(), *_meter()), before, strict=True))
+    return total - shaping, forwards
+
+
+def _meter() -> tuple[float, float]:
+    """CPU seconds of the forwards and of the shaping of all actors so far."""
+    sums = [path.read_text().split() for path in Path(os.environ[METER]).iterdir()]
+    return sum(float(one[0]) for one in sums), sum(float(one[1]) for one in sums)
+
+
+def _collection(folder: Path, count: int, shape: tuple[int, int]) -> pa.Table:
+    (folder / "images").mkdir()
+    for index in range(count):
+        (folder / "images" / f"{index:03d}.jpg").write_bytes(jpeg(photograph(index, *shape)))
+    return load_manifest("folder", str(folder / "images"), object_name="part")
+
+
+def peak_memory(images: int) -> dict[str, int]:
+    """Bytes at the highest: the driver and the largest worker (private), and the object store."""
+    peaks = {"driver": 0, "largest worker": 0, "object store": 0}
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(0.2):
+            others = [pid for pid in family() if pid != os.getpid()]
+            names = {pid: Path(f"/proc/{pid}/comm") for pid in others}
+            raylets = [pid for pid, comm in names.items() if comm.exists() and comm.read_text().strip() == "raylet"]
+            for name, found in (
+                ("driver", [resident_bytes(os.getpid())]),
+                ("largest worker", [resident_bytes(pid) for pid in others if pid not in raylets]),
+                ("object store", [shared_bytes(pid) for pid in raylets]),
+            ):
+                peaks[name] = max([peaks[name], *found])
+
+    with tempfile.TemporaryDirectory(prefix="zsad-") as name:
+        folder = Path(name)
+        ceiling.draw(folder / "images")
+        ids = pa.array([f"{index:07d}" for index in range(images)])
+        paths = pa.array([f"images/{index % ceiling.DISTINCT:03d}.jpg" for index in range(images)])
+        pq.write_table(pa.table({"image_id": ids, "image_path": paths}), folder / "manifest.parquet")
+        manifest = load_manifest("manifest", str(folder / "manifest.parquet"), object_name="part")
+        config = load_config("mini", None, ["runtime.threads=1"])
+        output = str(folder / "out")
+        with connected("local"):
+            watcher = threading.Thread(target=watch, daemon=True)
+            watcher.start()
+            sink = PartSink(output, new_run_id(output), 64)
+            run_graph(manifest, [FUSED], config, FINGERPRINT, sink, start_ledger(images), ceiling.FreeActor)
+            done.set()
+            watcher.join()
+    return peaks
+
+
+if __name__ == "__main__":
+    print(json.dumps(peak_memory(int(sys.argv[1]))))

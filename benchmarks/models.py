@@ -1,0 +1,185 @@
+"""Seeded random models to measure with: real size, half size, and with outputs that look like a trained one's.
+
+What a random model answers says nothing, but how long it takes does. Some costs depend on the answer, though: how
+much of the image the masks cover, how smooth the maps are. The wrappers here run the real network, and shape what
+it says.
+"""
+
+from __future__ import annotations
+
+import copy
+from functools import partial
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from torch import Tensor, nn
+from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
+
+from zsad.config import ModelConfig
+from zsad.models import clip, clipseg, isnet, sam
+from zsad.models.sam_decoder import SharedMaskDecoder
+from zsad.models.sam_encoder import fuse_attention
+from zsad.models.state_dicts import seeded
+
+CLIP_NAME, CLIPSEG_NAME = "ViT-B-16-plus-240/laion400m_e31", "clipseg-rd64-refined"
+CLIPSEG_SIDES = {"real": 352, "half": 352, "small": 256}
+"""Input side of ``clipseg_model`` by size."""
+
+
+class KnownTextsCLIP(clip.CLIPModel):
+    """CLIP whose prompts are already encoded: a unit vector per prompt, drawn from a seed."""
+
+    def embed_texts(self, texts: list[str]) -> Tensor:
+        drawn = torch.randn(len(texts), self.embed_dim, generator=torch.Generator().manual_seed(len(texts)))
+        return nn.functional.normalize(drawn, dim=-1).to(self.device)
+
+
+def clip_model(size: str) -> clip.CLIPModel:
+    """CLIP of size ``real`` (ViT-B-16-plus-240), ``half`` (half its width and depth) or ``small``."""
+    if size == "small":
+        return clip.load(ModelConfig(name="random-clip"))
+    module = seeded(lambda: clip.build(CLIP_NAME) if size == "real" else _half_clip())
+    with torch.no_grad():
+        module.logit_scale.fill_(float(np.log(100)))
+    model = KnownTextsCLIP(CLIP_NAME, module, clip.SimpleTokenizer(), "", "cpu", "fp32")
+    model.embed_dim = module.text_projection.shape[1]
+    return model
+
+
+def clipseg_model(size: str) -> clipseg.CLIPSegModel:
+    """CLIPSeg of size ``real`` (rd64), ``half`` or ``small``, with logits that spread like a trained one's."""
+    if size == "small":
+        return clipseg.load(ModelConfig(name="random-clipseg"))
+    module = seeded(lambda: clipseg.build(CLIPSEG_NAME) if size == "real" else _half_clipseg())
+    with torch.no_grad():
+        module.decoder.transposed_convolution[-1].weight.mul_(100)
+    return clipseg.CLIPSegModel(CLIPSEG_NAME, module, "", "cpu", "fp32")
+
+
+def isnet_model(size: str) -> isnet.ISNetModel:
+    """IS-Net of size ``half`` or ``small`` that finds the parts of ``pictures.photograph``."""
+    width, side = {"half": (32, 1024), "small": (8, 320)}[size]
+    network = seeded(lambda: isnet.ISNet(width)).to(memory_format=torch.channels_last)
+    network.eval().requires_grad_(False)
+    return isnet.ISNetModel(_Brightness(network), side, "cpu", "fp32", "")  # type: ignore[arg-type]
+
+
+def sam_network(size: str) -> Sam:
+    """The published SAM of size ``real`` (ViT-B), ``half`` or ``small``, seeded."""
+    builders = {"real": sam.build_sam_vit_b, "half": _half_sam, "small": sam.build_mini_sam}
+    network: Sam = seeded(builders[size])
+    return network.eval().requires_grad_(False)
+
+
+class LocalMasks(nn.Module):
+    """A mask decoder whose random logits become discs with rough edges.
+
+    Three discs per prompt, their radii up to a fifth of the image's width; the predicted IoUs pass the published threshold for about
+    half of them. Which is drawn from the prompt's embedding, so it does not depend on batches.
+
+    Args:
+        decoder: the network whose cost is real.
+    """
+
+    def __init__(self, decoder: nn.Module) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def forward(self, **inputs: Any) -> tuple[Tensor, Tensor]:
+        low, iou = self.decoder(**inputs)
+        return local_masks(low, iou, inputs["sparse_prompt_embeddings"])
+
+
+def local_masks(low: Tensor, iou: Tensor, prompts: Tensor) -> tuple[Tensor, Tensor]:
+    """(P, 3, h, w) logits and (P, 3) predicted IoUs of a random decoder -> those of ``LocalMasks``."""
+    height, width = low.shape[2:]
+    # A few decimals only, so that the last bits of the decoder decide nothing.
+    code = prompts[:, 0].double().abs().sum(1)
+    draws = torch.stack([(code * prime) % 1 for prime in (1e3, 7e3, 3e4, 5e2, 2e3)], 1).float()
+    centre_x, centre_y = draws[:, 0, None, None, None] * width, draws[:, 1, None, None, None] * height
+    radius = width * 0.2 * (draws[:, 2, None] * torch.tensor([0.5, 0.8, 1.0]))[..., None, None]
+    y, x = torch.arange(height)[:, None], torch.arange(width)[None]
+    distance = ((y - centre_y) ** 2 + (x - centre_x) ** 2).sqrt()
+    noise = (low - low.mean((2, 3), keepdim=True)) / low.std((2, 3), keepdim=True)
+    local = 20 * (radius - distance) + 3 * noise
+    return local, 0.76 + 0.24 * (draws[:, 3:4] + torch.tensor([0.0, 0.33, 0.67])) % 1 + 0 * iou
+
+
+def sam_model(network: Sam, wrapped: bool = True) -> sam.SAMModel:
+    """Ours around a copy of a published network; ``wrapped`` puts ``LocalMasks`` around its decoder."""
+    network = copy.deepcopy(network)
+    network.mask_decoder = SharedMaskDecoder.of(network.mask_decoder)
+    fuse_attention(network.image_encoder)
+    if wrapped:
+        network.mask_decoder = LocalMasks(network.mask_decoder)  # type: ignore[assignment]
+    return sam.SAMModel(network, "cpu", "fp32", "")
+
+
+class _Brightness(nn.Module):
+    """Runs IS-Net, and answers with what is brighter than the middle of the range."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network(images)
+        grey = images.mean(1).contiguous().numpy()
+        smooth: NDArray[np.float32] = np.stack([cv2.GaussianBlur(one, (0, 0), 4) for one in grey])
+        return torch.from_numpy(40 * smooth)[:, None] + 0 * logits
+
+
+def _half_clip() -> nn.Module:
+    return clip.CLIP(
+        embed_dim=320,
+        vision_cfg={"image_size": 240, "layers": 6, "width": 448, "patch_size": 16},
+        text_cfg={"context_length": 77, "vocab_size": 49408, "width": 320, "heads": 5, "layers": 6},
+    )
+
+
+def _half_clipseg() -> CLIPSegForImageSegmentation:
+    config = clipseg.model_config(CLIPSEG_NAME).to_dict()
+    for tower, width, heads in (("text_config", 256, 4), ("vision_config", 384, 6)):
+        config[tower] |= {"hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": 6}
+        config[tower]["num_attention_heads"] = heads
+    config |= {"projection_dim": 256, "extract_layers": [1, 3, 4], "reduce_dim": 32}
+    config |= {"decoder_num_attention_heads": 2, "decoder_intermediate_size": 1024}
+    module = CLIPSegForImageSegmentation(CLIPSegConfig(**config))
+    decoder = module.decoder
+    for layer in (decoder.film_mul, decoder.film_add, *decoder.reduces, *decoder.transposed_convolution):
+        if not isinstance(layer, nn.ReLU):
+            layer.reset_parameters()
+    return module
+
+
+def _half_sam() -> Sam:
+    width = 128
+    return Sam(
+        image_encoder=ImageEncoderViT(
+            img_size=1024,
+            patch_size=16,
+            embed_dim=384,
+            depth=6,
+            num_heads=6,
+            norm_layer=partial(nn.LayerNorm, eps=1e-6),
+            out_chans=width,
+            use_rel_pos=True,
+            window_size=14,
+            global_attn_indexes=(2, 5),
+        ),
+        prompt_encoder=PromptEncoder(
+            embed_dim=width, image_embedding_size=(64, 64), input_image_size=(1024, 1024), mask_in_chans=16
+        ),
+        mask_decoder=MaskDecoder(
+            num_multimask_outputs=sam.MASKS_PER_POINT,
+            transformer=TwoWayTransformer(depth=2, embedding_dim=width, mlp_dim=1024, num_heads=4),
+            transformer_dim=width,
+            iou_head_hidden_dim=width,
+        ),
+        pixel_mean=[123.675, 116.28, 103.53],
+        pixel_std=[58.395, 57.12, 57.375],
+    )

@@ -1,0 +1,8 @@
+"""The HTML report as a Ray job: ray job submit --working-dir . -- python jobs/report.py s3://bucket/out"""
+
+import sys
+
+from zsad.cli import main
+
+if __name__ == "__main__":
+    main(["report", *sys.argv[1:]])

@@ -1,0 +1,94 @@
+"""The driver is killed, interrupted and terminated, its actors are killed, and a second driver comes in between."""
+
+import os
+import signal
+import subprocess
+
+import pandas as pd
+import pytest
+
+from tests.faults.conftest import ZSAD, arguments
+from tests.faults.faulty import Faults
+from tools.processes import alive, descendants, map_workers, wait_gone
+from tools.same_run import differences
+from zsad.storage import read_success
+
+
+def committed(output):
+    return set(pd.read_parquet(f"{output}/predictions")["image_id"])
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory):
+    """One output for all tests of this file, each of which goes on where the one before was stopped."""
+    return tmp_path_factory.mktemp("interrupted") / "out"
+
+
+def test_killed_driver_leaves_no_process_and_a_second_one_was_refused_meanwhile(start, images, output):
+    first = start(output, Faults(sleep=0.3))
+    first.wait_until((output / ".lock.json").exists)
+    second = subprocess.run([ZSAD, *arguments(images, output)], capture_output=True, text=True)
+    assert second.returncode == 2, second.stderr
+    assert f"Another run is writing to the output '{output}': process {first.pid} on " in second.stderr
+    first.wait_until(lambda: len(first.parts()) >= 2)
+    family = descendants(first.pid)
+    assert map_workers(family)
+    os.kill(first.pid, signal.SIGKILL)
+    first.process.wait()
+    assert not wait_gone(family, 30)
+    assert 4 <= len(committed(output)) < 24
+    assert read_success(str(output)) is None
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "sigterm"])
+def test_interrupted_driver_says_how_to_go_on(start, output, tmp_path, number, code):
+    before = committed(output)
+    driver = start(output, Faults(sleep=0.3, begun=str(tmp_path / "begun")))
+    driver.wait_for_more_parts(1)
+    family = descendants(driver.pid)
+    if number == signal.SIGINT:
+        # As a terminal does: to every process of the group.
+        os.killpg(driver.pid, number)
+    else:
+        os.kill(driver.pid, number)
+    assert driver.wait(30) == code
+    text = driver.text()
+    assert "Interrupted. What is committed stays; run the same command again to go on." in text
+    assert "Traceback" not in text
+    assert f"{len(before)} already done, {24 - len(before)} to do" in text
+    assert not wait_gone(family, 10)
+    assert read_success(str(output)) is None
+    assert not list(output.glob(".lock*"))
+    assert not before & set((tmp_path / "begun").read_text().split())
+    assert before < committed(output)
+
+
+def test_killed_actors_cost_nothing_and_the_table_is_that_of_an_uninterrupted_run(start, output, reference):
+    driver = start(output, Faults(sleep=0.3))
+    driver.wait_for_more_parts(1)
+    killed = set()
+
+    def workers():
+        return set(map_workers(alive(descendants(driver.pid)))) - killed
+
+    # The first one at its work, the one in its place while it loads the models.
+    for _ in range(2):
+        driver.wait_until(workers)
+        for pid in workers():
+            os.kill(pid, signal.SIGKILL)
+            killed.add(pid)
+    assert driver.wait() == 0, driver.text()
+    assert len(killed) >= 2
+    assert differences(output, reference) == []
+    assert read_success(str(output)).counts == {"images": 24, "ok": 23, "errors": 1}
+
+
+def test_a_finished_run_has_the_exit_code_of_its_table(images, reference):
+    """No Ray, no lock: 0 and 3 by the share of errors, again and again."""
+    before = sorted((path, path.stat().st_mtime_ns) for path in reference.rglob("*"))
+    for fraction, code in (("0.5", 0), ("0.01", 3)):
+        command = [ZSAD, *arguments(images, reference, "--max-error-fraction", fraction)]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == code, done.stderr
+        assert "24 already done, 0 to do" in done.stderr
+    assert sorted((path, path.stat().st_mtime_ns) for path in reference.rglob("*")) == before

@@ -1,0 +1,56 @@
+"""The encoder with fused attention against the published one."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import pytest
+import torch
+from segment_anything.modeling import ImageEncoderViT
+from segment_anything.modeling.image_encoder import Attention
+
+from zsad.models import sam
+from zsad.models.sam_encoder import FusedAttention, fuse_attention
+from zsad.models.state_dicts import seeded
+
+
+def varied(module: torch.nn.Module) -> torch.nn.Module:
+    """The published initialisation has no relative positions: random ones."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.normal_(0, 1.0 / max(parameter.shape[-1], 1) ** 0.5, generator=generator)
+    return module
+
+
+@pytest.mark.parametrize("size", [(5, 5), (7, 3)])
+@pytest.mark.parametrize("use_rel_pos", [True, False])
+@torch.no_grad()
+def test_attention_is_the_same_function(size, use_rel_pos):
+    attention = varied(Attention(32, num_heads=4, use_rel_pos=use_rel_pos, input_size=size)).double()
+    x = torch.randn(3, *size, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    expected = attention(x)
+    torch.testing.assert_close(FusedAttention.of(attention)(x), expected, atol=1e-12, rtol=1e-12)
+    in_single = attention.float()(x.float())
+    error = (FusedAttention.of(attention)(x.float()) - expected).abs().max()
+    assert error <= 4 * (in_single - expected).abs().max() + 1e-7
+
+
+@torch.no_grad()
+def test_encoder_is_the_same_function():
+    layer_norm = partial(torch.nn.LayerNorm, eps=1e-6)
+    sizes = {"img_size": 64, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4, "out_chans": 16}
+    encoder = ImageEncoderViT(**sizes, norm_layer=layer_norm, use_rel_pos=True, window_size=3, global_attn_indexes=(1,))
+    varied(encoder).double().eval()
+    x = torch.randn(2, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    expected, names = encoder(x), list(encoder.state_dict())
+    fuse_attention(encoder)
+    torch.testing.assert_close(encoder(x), expected, atol=1e-10, rtol=1e-10)
+    assert list(encoder.state_dict()) == names
+
+
+def test_load_gives_the_fused_attention():
+    network = sam.load(sam.ModelConfig(name="random-sam")).network
+    assert all(isinstance(block.attn, FusedAttention) for block in network.image_encoder.blocks)
+    published = seeded(sam.build_mini_sam)
+    assert list(published.state_dict()) == list(network.state_dict())

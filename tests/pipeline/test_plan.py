@@ -1,0 +1,232 @@
+"""What a run would be, told without Torch, Ray or weights."""
+
+import io
+import json
+import subprocess
+import sys
+
+import cv2
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from tests.pipeline.conftest import BRANCHES
+from zsad import UsageError
+from zsad.config import fingerprint, load_config, scored_fields
+from zsad.pipeline.calibrate import calibrate
+from zsad.pipeline.cost import calibrated_costs, measured_costs, stage_costs, table_costs
+from zsad.pipeline.plan import format_plan, plan, sampled, to_json
+from zsad.pipeline.progress import ProgressCounter, ProgressReporter, Snapshot
+from zsad.pipeline.score import ScoreOptions
+from zsad.storage import SCORED_SCHEMA, RunInfo, encode_map, encode_rle, part_name, write_part, write_run
+
+WEIGHTS = {"isnet": "1", "sam": "2", "clip": "3", "clipseg": "4"}
+RUN = "20260101T000000000000Zabcdef"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("ZSAD_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture
+def collection(tmp_path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for index in range(6):
+        cv2.imwrite(str(folder / f"{index}.png"), np.zeros((100 + index, 200, 3), np.uint8))
+    (folder / "bad.jpg").write_text("no image")
+    return folder
+
+
+def options(root, output="", *overrides, **others):
+    given = {"dataset": "folder", "object_name": "disc", "preset": "mini"} | others
+    return ScoreOptions(root=str(root), output=str(output), overrides=overrides, **given)
+
+
+def commit(output, collection, ids, fields=("mini", "disc"), gpus=0.0):
+    """A run with measured times, as scoring leaves it; the first id is an error row."""
+    config = load_config(fields[0])
+    mark = fingerprint(config, WEIGHTS, fields[1])
+    rows = []
+    for position, image_id in enumerate(ids):
+        stat = (collection / image_id).stat()
+        row = dict.fromkeys(SCORED_SCHEMA.names) | {
+            "image_id": image_id,
+            "class_name": "disc",
+            "status": "error",
+            "fingerprint": mark,
+            "file_size": stat.st_size,
+            "file_mtime": stat.st_mtime_ns,
+        }
+        if position:
+            tile = {"x0": 0, "y0": 0, "x1": 4, "y1": 4}
+            values = np.zeros((4, 4), np.float16)
+            codec, data = encode_map(values[None], values)
+            row |= {
+                "status": "ok",
+                "image_height": 4,
+                "image_width": 4,
+                "tiles": [tile | {"component": 1, "score": 0.5}] * 3,
+                "stage_ms": {"load": 10.0, "saliency": 20.0, "instances": 60.0, "tile_scores": 5.0, "tile_maps": 5.0},
+                "map_codec": codec,
+                "map_data": data,
+                "map_tile_boxes": [tile],
+                "map_masked": False,
+                "map_foreground_rle": encode_rle(np.ones((4, 4), bool)),
+            }
+        rows.append(row)
+    write_part(str(output), part_name(RUN, 0), pa.Table.from_pylist(rows, SCORED_SCHEMA))
+    pools = [{"name": "fused", "num_gpus": gpus, "size": 2}]
+    fields = json.loads(json.dumps(scored_fields(config, WEIGHTS, fields[1])))
+    write_run(str(output), RunInfo(mark, {}, fields, WEIGHTS, timings={"runs": [{"pools": pools}]}))
+
+
+def test_a_new_run(collection):
+    found = plan(options(collection))
+    assert (found.images, found.done, found.to_do) == (7, 0, 7)
+    assert (found.sizes.sampled, found.sizes.unreadable) == (7, 1)
+    assert found.sizes.smallest == (200, 100) and found.sizes.largest == (200, 105)
+    assert found.costs is None and found.seconds is None
+    assert "--calibrate" in format_plan(found)
+    assert found.maps_bytes == pytest.approx(7 * 0.55 * found.sizes.megapixels * 1e6, abs=1)
+    assert json.loads(to_json(found))["sizes"]["median"] == [200, 103]
+
+
+def test_work_left_and_measured_times_of_the_output(collection, tmp_path):
+    commit(tmp_path / "out", collection, ["bad.jpg", "0.png", "1.png"])
+    found = plan(options(collection, tmp_path / "out"))
+    assert (found.images, found.done, found.done_errors, found.to_do) == (7, 3, 1, 4)
+    assert found.costs.total_ms == pytest.approx(100)
+    assert (found.costs.images, found.workers, found.tiles) == (2, 2, 3)
+    assert (found.worker_seconds, found.seconds) == pytest.approx((0.4, 0.2))
+    assert found.differs == ()
+    text = format_plan(found)
+    assert "7; 3 done (1 error); 4 to do" in text
+    assert "instances 60" in text and "measured over 2 images" in text
+    assert plan(options(collection, tmp_path / "out", retry_errors=True)).to_do == 5
+    (collection / "0.png").write_bytes((collection / "2.png").read_bytes())
+    assert plan(options(collection, tmp_path / "out")).to_do == 5
+
+
+def test_an_earlier_run_of_other_images_lends_its_times(collection, tmp_path):
+    commit(tmp_path / "earlier", collection, ["bad.jpg", "0.png"])
+    found = plan(options(collection), measured_in=str(tmp_path / "earlier"))
+    assert found.to_do == 7
+    assert found.seconds == pytest.approx(7 * 0.1 / 2)
+
+
+def test_times_of_a_gpu_are_not_those_of_a_cpu(collection, tmp_path):
+    commit(tmp_path / "gpu", collection, ["bad.jpg", "0.png"], gpus=1.0)
+    assert measured_costs(str(tmp_path / "gpu")).device == "cuda"
+    assert plan(options(collection), gpus=0, measured_in=str(tmp_path / "gpu")).costs is None
+    found = plan(options(collection), gpus=4, measured_in=str(tmp_path / "gpu"))
+    assert (found.workers, found.device) == (4, "cuda")
+    assert plan(options(collection, "", "runtime.device=cpu"), gpus=4).device == "cpu"
+
+
+def test_a_run_of_another_configuration_is_named_and_not_counted(collection, tmp_path):
+    commit(tmp_path / "out", collection, ["bad.jpg", "0.png"])
+    found = plan(options(collection, tmp_path / "out", "tiling.max_tiles=3"))
+    assert found.differs == ("tiling.max_tiles: 64 -> 3",)
+    assert found.to_do == 7 and found.costs is None
+    assert "refuse" in format_plan(found)
+
+
+def test_computed_times_of_known_models():
+    config = load_config("vand2023")
+    on_gpu = table_costs(config, "cuda")
+    assert on_gpu.ms["instances"] == pytest.approx(1000 * 9671 / 15_000)
+    assert "15 TFLOP/s" in on_gpu.source
+    assert table_costs(config, "cpu").total_ms > on_gpu.total_ms
+    assert table_costs(load_config("mini"), "cpu") is None
+    half = load_config("vand2023", None, ["models.precision=bf16"])
+    assert table_costs(half, "cuda").ms["saliency"] < on_gpu.ms["saliency"]
+
+
+def test_the_sample_is_the_same_every_time_and_in_order():
+    manifest = pa.table({"image_path": [str(n) for n in range(5000)]})
+    rows = [int(path) for path in sampled(manifest, 200)["image_path"].to_pylist()]
+    assert rows == sorted(set(rows)) and len(rows) == 200
+    assert sampled(manifest, 200).equals(sampled(manifest, 200))
+    assert sampled(manifest.slice(0, 3), 200).num_rows == 3
+
+
+def test_calibration_is_kept_and_used_by_plans_and_runs(photographs, tmp_path):
+    random = options(photographs, "", *BRANCHES, limit=2)
+    config = load_config("mini", None, list(BRANCHES))
+    assert calibrated_costs(config, "cpu") is None
+    stream = io.StringIO()
+    measured = calibrate(random, stream)
+    assert 1 <= measured.images <= 2 and all(ms > 0 for ms in measured.ms.values())
+    assert str(tmp_path / "cache") in stream.getvalue()
+    assert stage_costs(config, "cpu") == calibrated_costs(config, "cpu") == measured
+    assert calibrated_costs(config, "cuda") is None
+    assert calibrated_costs(load_config("mini", None, [*BRANCHES, "models.precision=bf16"]), "cpu") is None
+    found = plan(random, gpus=0)
+    assert found.costs == measured and found.tiles == measured.tiles
+    assert found.seconds == pytest.approx(2 * measured.total_ms / 1000)
+
+
+def test_calibration_on_nothing_readable_says_so(tmp_path):
+    (tmp_path / "a.png").write_text("no image")
+    with pytest.raises(UsageError, match="could be scored"):
+        calibrate(options(tmp_path, "", *BRANCHES), io.StringIO())
+
+
+def test_the_command_needs_neither_torch_nor_ray(collection):
+    code = f"""
+import sys
+from zsad.cli import main
+try:
+    main(["plan", "--dataset", "folder", "--root", {str(collection)!r}, "--object", "disc", "--preset", "mini", "--json"])
+except SystemExit as end:
+    assert end.code == 0, end.code
+loaded = {{"torch", "ray"}} & set(sys.modules)
+assert not loaded, loaded
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["images"] == 7
+
+
+def test_progress_counter_hands_every_failure_over_until_it_is_acknowledged():
+    counter = ProgressCounter()
+    first, second = ("a", "load", "missing", ""), ("b", "load", "missing", "")
+    counter.add(2, [first], {"load": 3.0})
+    assert counter.read(0).failures == (first,)
+    assert counter.read(0).failures == (first,)
+    counter.add(1, [second], {"load": 1.5, "saliency": 2.0})
+    now = counter.read(1)
+    assert (now.done, now.failed, now.failures) == (3, 2, (second,))
+    assert now.stage_ms == {"load": 4.5, "saliency": 2.0}
+    assert counter.read(2).failures == ()
+
+
+class Scripted:
+    """Stands for the handle of a counter: gives one snapshot after the other."""
+
+    def __init__(self, *snapshots):
+        self.left = list(snapshots)
+        self.asked = []
+        self.read = self
+
+    def remote(self, seen):
+        self.asked.append(seen)
+        return self.left.pop(0)
+
+
+def test_progress_prints_each_failed_image_on_a_line_of_its_own(monkeypatch):
+    monkeypatch.setattr("zsad.pipeline.progress.ray.get", lambda reference, timeout: reference)
+    failure = ("a b.png", "load", "truncated", "ends early")
+    counter = Scripted(Snapshot(4, 1, (failure,), {"load": 8.0}), Snapshot(5, 1, (), {"load": 10.0}))
+    stream = io.StringIO()
+    reporter = ProgressReporter(counter, 5, stream)
+    reporter._print()
+    reporter._print()
+    lines = stream.getvalue().splitlines()
+    assert lines[0] == 'image_id="a b.png" stage=load type=truncated message="ends early"'
+    assert "4/5 images (80.0%)" in lines[1] and "1 error" in lines[1]
+    assert "5/5 images" in lines[2] and len(lines) == 3
+    assert counter.asked == [0, 1]
+    assert reporter.stage_ms == {"load": 2.0}

@@ -1,0 +1,181 @@
+"""SAM's mask decoder (Kirillov et al., 2023, appendix A) for many prompts of one image, with less work.
+
+The same function of the same parameters as the published ``MaskDecoder``, to float32 rounding. Two things are
+done otherwise:
+
+- What does not depend on the prompt is computed once: in the first layer, keys, values and queries of the image.
+- The image has thousands of tokens and a prompt has seven. So where an attention projects the image for the
+  product with the prompt's tokens, those tokens are projected back instead: ``(x W) . t = x . (W t)``. The large
+  products become half as wide, and no projected image is ever held.
+
+The upscaling by transposed convolutions of stride 2 is one matrix product per pixel, with the channels last, and
+only the small masks are brought into the order of pixels.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from segment_anything.modeling import MaskDecoder
+from segment_anything.modeling.common import LayerNorm2d
+from segment_anything.modeling.transformer import Attention, TwoWayAttentionBlock
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+_PROMPTS_ON_CPU = 16
+"""More prompts at once than fit into the processor's caches make nothing faster."""
+
+
+class SharedMaskDecoder(MaskDecoder):
+    """``MaskDecoder`` for prompts that share an image: parameters and state dict are those of the published one."""
+
+    @classmethod
+    def of(cls, published: MaskDecoder) -> SharedMaskDecoder:
+        """A decoder with the very parameters of ``published``."""
+        shared = cls.__new__(cls)
+        shared.__dict__ = dict(published.__dict__)
+        return shared
+
+    def forward(
+        self,
+        image_embeddings: Tensor,
+        image_pe: Tensor,
+        sparse_prompt_embeddings: Tensor,
+        dense_prompt_embeddings: Tensor,
+        multimask_output: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """Masks and predicted IoUs of P prompts of one image.
+
+        Args:
+            image_embeddings: (1, C, h, w).
+            image_pe: (1, C, h, w) positional encoding.
+            sparse_prompt_embeddings: (P, T, C).
+            dense_prompt_embeddings: (P, C, h, w), the same for every prompt; the first is read.
+            multimask_output: the three masks of an ambiguous prompt, or the single one.
+
+        Returns:
+            Logits (P, M, 4 h, 4 w) and predicted IoUs (P, M), M = 3 or 1.
+        """
+        if image_embeddings.device.type == "cpu" and len(sparse_prompt_embeddings) > _PROMPTS_ON_CPU:
+            parts = [
+                self(image_embeddings, image_pe, part, dense_prompt_embeddings, multimask_output)
+                for part in sparse_prompt_embeddings.split(_PROMPTS_ON_CPU)
+            ]
+            return torch.cat([masks for masks, _ in parts]), torch.cat([ious for _, ious in parts])
+        height, width = image_embeddings.shape[2:]
+        output = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
+        prompts = torch.cat((output.expand(len(sparse_prompt_embeddings), -1, -1), sparse_prompt_embeddings), 1)
+        image = _tokens(image_embeddings + dense_prompt_embeddings[:1])
+        tokens, pixels = self._transform(image, _tokens(image_pe), prompts)
+        chosen = range(1, self.num_mask_tokens) if multimask_output else range(1)
+        weights = [self.output_hypernetworks_mlps[i](tokens[:, 1 + i]) for i in chosen]
+        masks = self._upscale(pixels) @ torch.stack(weights, 2)
+        # Each pixel was split twice into 2 x 2: rows are (h, a, b), columns (w, c, d).
+        masks = masks.view(-1, height, width, 2, 2, 2, 2, len(weights)).permute(0, 7, 1, 3, 5, 2, 4, 6)
+        ious = self.iou_prediction_head(tokens[:, 0])
+        return masks.reshape(-1, len(weights), 4 * height, 4 * width), ious[:, chosen.start : chosen.stop]
+
+    def _transform(self, image: Tensor, positions: Tensor, prompts: Tensor) -> tuple[Tensor, Tensor]:
+        """The two-way transformer: image and positions (1, N, C), prompts (P, T, C) -> (P, T, C), (P, N, C)."""
+        transformer = self.transformer
+        tokens = prompts
+        pixels: Tensor | None = None
+        for module in transformer.layers:
+            layer = cast(TwoWayAttentionBlock, module)
+            if layer.skip_first_layer_pe:
+                tokens = layer.self_attn(q=tokens, k=tokens, v=tokens)
+            else:
+                tokens = tokens + layer.self_attn(q=tokens + prompts, k=tokens + prompts, v=tokens)
+            tokens = layer.norm1(tokens)
+            seen = _read(layer.cross_attn_token_to_image, tokens + prompts, image, positions, pixels)
+            tokens = layer.norm2(tokens + seen)
+            tokens = layer.norm3(tokens + layer.mlp(tokens))
+            written = _write(layer.cross_attn_image_to_token, tokens + prompts, tokens, image, positions, pixels)
+            pixels = layer.norm4(written)
+        last = _read(transformer.final_attn_token_to_image, tokens + prompts, image, positions, pixels)
+        return transformer.norm_final_attn(tokens + last), cast(Tensor, pixels)
+
+    def _upscale(self, pixels: Tensor) -> Tensor:
+        """(P, N, C) -> (P, 16 N, C / 8): every pixel split into 2 x 2, twice."""
+        layers = cast(nn.Sequential, self.output_upscaling)
+        first, second = cast(nn.ConvTranspose2d, layers[0]), cast(nn.ConvTranspose2d, layers[3])
+        norm = cast(LayerNorm2d, layers[1])
+        prompts = len(pixels)
+        split = _split(first, pixels)
+        split = layers[2](F.layer_norm(split, split.shape[-1:], norm.weight, norm.bias, norm.eps))
+        split = layers[4](_split(second, split))
+        return split.view(prompts, -1, split.shape[-1])
+
+
+def _read(attention: Attention, queries: Tensor, image: Tensor, positions: Tensor, pixels: Tensor | None) -> Tensor:
+    """Prompt tokens read the image: queries (P, T, C) -> (P, T, C). ``pixels`` (P, N, C) None: still the image."""
+    heads = attention.num_heads
+    prompts, length, _ = queries.shape
+    query = _heads(attention.q_proj(queries), heads) / (attention.internal_dim // heads) ** 0.5
+    key_weight, value_weight = _by_head(attention.k_proj.weight, heads), _by_head(attention.v_proj.weight, heads)
+    # (heads, P T, N): what all prompts see alike.
+    shared = attention.k_proj(positions if pixels is not None else image + positions)
+    logits = _flat(query) @ _heads(shared, heads)[0].transpose(1, 2)
+    logits = logits.view(heads, prompts, length, -1)
+    if pixels is None:
+        values = _heads(attention.v_proj(image), heads)[0]
+        mixed = logits.softmax(-1).flatten(1, 2) @ values
+        mixed = mixed.view(heads, prompts, length, -1).permute(1, 2, 0, 3)
+    else:
+        folded = (query @ key_weight).flatten(1, 2)
+        own = folded @ pixels.transpose(1, 2)
+        weights = own.view(prompts, heads, length, -1).add_(logits.transpose(0, 1)).softmax(-1)
+        seen = (weights.flatten(1, 2) @ pixels).view(prompts, heads, length, -1)
+        mixed = (seen @ value_weight.transpose(1, 2)).transpose(1, 2)
+        mixed = mixed + attention.v_proj.bias.view(heads, -1)
+    return cast(Tensor, attention.out_proj(mixed.reshape(prompts, length, -1)))
+
+
+def _write(
+    attention: Attention, keys: Tensor, values: Tensor, image: Tensor, positions: Tensor, pixels: Tensor | None
+) -> Tensor:
+    """Pixels read the prompt tokens: keys and values (P, T, C) -> the pixels with what was read, (P, N, C)."""
+    heads = attention.num_heads
+    prompts, length, _ = keys.shape
+    key = _heads(attention.k_proj(keys), heads) / (attention.internal_dim // heads) ** 0.5
+    # (heads, N, P T): what all prompts see alike.
+    shared = attention.q_proj(positions if pixels is not None else image + positions)
+    logits = _heads(shared, heads)[0] @ _flat(key).transpose(1, 2)
+    logits = logits.view(heads, -1, prompts, length).permute(2, 1, 0, 3)
+    if pixels is not None:
+        folded = (key @ _by_head(attention.q_proj.weight, heads)).flatten(1, 2)
+        logits = (pixels @ folded.transpose(1, 2)).view(prompts, -1, heads, length).add_(logits)
+    weights = logits.softmax(-1).flatten(2)
+    value = _heads(attention.v_proj(values), heads)
+    spread = (value @ _by_head(attention.out_proj.weight.T, heads)).flatten(1, 2)
+    # The weights of a pixel sum to 1 in every head, so this adds the bias once.
+    spread = spread + attention.out_proj.bias / heads
+    return torch.baddbmm(image if pixels is None else pixels, weights, spread)
+
+
+def _tokens(image: Tensor) -> Tensor:
+    """(1, C, h, w) -> (1, h w, C)."""
+    return image.flatten(2).transpose(1, 2).contiguous()
+
+
+def _heads(projected: Tensor, heads: int) -> Tensor:
+    """(P, T, heads x E) -> (P, heads, T, E)."""
+    return projected.unflatten(2, (heads, -1)).transpose(1, 2)
+
+
+def _flat(by_prompt: Tensor) -> Tensor:
+    """(P, heads, T, E) -> (heads, P T, E)."""
+    return by_prompt.transpose(0, 1).flatten(1, 2)
+
+
+def _by_head(weight: Tensor, heads: int) -> Tensor:
+    """(heads x E, C) -> (heads, E, C)."""
+    return weight.unflatten(0, (heads, -1))
+
+
+def _split(convolution: nn.ConvTranspose2d, pixels: Tensor) -> Tensor:
+    """A transposed convolution of kernel and stride 2, channels last: (..., C) -> (..., 2, 2, C')."""
+    weight = convolution.weight.permute(0, 2, 3, 1)
+    bias = cast(Tensor, convolution.bias).repeat(4)
+    return torch.addmm(bias, pixels.flatten(0, -2), weight.flatten(1)).view(-1, 2, 2, weight.shape[-1])

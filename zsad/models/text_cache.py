@@ -1,0 +1,70 @@
+"""Encoded prompts on disk: the 924 prompts of a noun are encoded once on a machine, not once in every process."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from zsad.models.weights import cache_folder
+
+if TYPE_CHECKING:
+    from zsad.models.clip import CLIPModel
+    from zsad.models.clipseg import CLIPSegModel
+
+
+def cached_texts(
+    model: CLIPModel | CLIPSegModel, texts: Sequence[str], encode: Callable[[], NDArray[np.float32]]
+) -> NDArray[np.float32]:
+    """``encode()``, or what it gave earlier for the same weights, precision, kind of device and texts.
+
+    Of several processes that ask at once, one encodes. A cache that cannot be used costs encoding, no more; a
+    model without a hash of its weights is never cached.
+
+    Args:
+        model: whose text side encodes.
+        texts: the prompts, in order.
+        encode: gives their (P, D) float32 embeddings.
+    """
+    if not model.sha256:
+        return encode()
+    path = _path(model, texts)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{path}.lock"):
+            found = _read(path)
+            if found is None:
+                found = encode()
+                _write(path, found)
+            return found
+    except OSError:
+        return encode()
+
+
+def _path(model: CLIPModel | CLIPSegModel, texts: Sequence[str]) -> Path:
+    import torch
+
+    what = [model.sha256, model.precision, torch.device(model.device).type, torch.__version__, list(texts)]
+    return cache_folder() / "texts" / f"{hashlib.sha256(json.dumps(what).encode()).hexdigest()}.npy"
+
+
+def _read(path: Path) -> NDArray[np.float32] | None:
+    try:
+        return np.asarray(np.load(path, allow_pickle=False), np.float32)
+    except (OSError, ValueError, EOFError):
+        return None
+
+
+def _write(path: Path, embeddings: NDArray[np.float32]) -> None:
+    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+    with os.fdopen(handle, "wb") as stream:
+        np.save(stream, embeddings, allow_pickle=False)
+    os.replace(temporary, path)

@@ -1,0 +1,86 @@
+"""The one bookkeeping actor of a run: progress, and which images end the process that works on them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from zsad.errors import ZsadError
+from zsad.pipeline.progress import ProgressCounter
+
+PATIENCE = 3
+"""Processes that may end at an image before it is given up: one with its whole batch, two with it alone."""
+
+
+@dataclass
+class Attempt:
+    """What is known of an image that a process has begun and not finished.
+
+    Attributes:
+        ended: how many processes have begun it without finishing it; while one is at work, that one counts too.
+        stage: where the last one was; empty when it worked on a whole batch.
+        reason: its last words, if it had any.
+    """
+
+    ended: int = 0
+    stage: str = ""
+    reason: str = ""
+
+
+class Ledger(ProgressCounter):
+    """A Ray actor that outlives the workers: they enter what they begin, and strike out what they finish.
+
+    A process that dies leaves its images entered. Ray gives its batch to a new one, which finds them here and
+    takes them one by one, so that the image that did it shows, and the others are scored.
+
+    Args:
+        given_up_limit: images that may be given up before the run stops: then the fault is not in the images.
+    """
+
+    def __init__(self, given_up_limit: int) -> None:
+        super().__init__()
+        self._attempts: dict[tuple[str, str], Attempt] = {}
+        self._given_up = 0
+        self._limit = given_up_limit
+
+    def begin(self, pool: str, ids: Sequence[str]) -> list[Attempt]:
+        """Earlier attempts at each image; if there were none at any, this is one at all of them."""
+        found = [self._attempts.get((pool, image_id), Attempt()) for image_id in ids]
+        if not any(attempt.ended for attempt in found):
+            for image_id in ids:
+                self._attempts[pool, image_id] = Attempt(ended=1)
+        return found
+
+    def begin_alone(self, pool: str, image_id: str) -> None:
+        """A process begins this image, and no other beside it."""
+        self._attempts.setdefault((pool, image_id), Attempt()).ended += 1
+
+    def enter_stage(self, pool: str, image_id: str, stage: str) -> None:
+        """The process that works on this image alone has come to ``stage``."""
+        self._attempts[pool, image_id].stage = stage
+
+    def last_words(self, pool: str, ids: Sequence[str], reason: str) -> None:
+        """The process that works on these images ends itself, for this reason."""
+        for image_id in ids:
+            if (pool, image_id) in self._attempts:
+                self._attempts[pool, image_id].reason = reason
+
+    def finish(self, pool: str, ids: Sequence[str]) -> None:
+        """These images are done with."""
+        for image_id in ids:
+            self._attempts.pop((pool, image_id), None)
+
+    def give_up(self, image_id: str) -> None:
+        """This image gets no further attempt.
+
+        Raises:
+            ZsadError: too many of this run did not.
+        """
+        self._given_up += 1
+        if self._given_up > self._limit:
+            raise ZsadError(
+                f"{self._given_up} images, the last of them {image_id!r}, ended every process that worked on them. "
+                "So many point to the machine, its memory or its GPU driver rather than to the images. Look at the "
+                "logs of Ray's workers; runtime.batch_size, runtime.device_batch and runtime.<pool>.size lower the "
+                "need for memory."
+            )

@@ -1,0 +1,168 @@
+"""The report: a folder with one HTML page that opens from disk, without a server and without a network."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import resources
+from itertools import chain
+
+import jinja2
+import numpy as np
+import pandas as pd
+
+from zsad.errors import UsageError
+from zsad.evaluation import mask_limits
+from zsad.filesystem import absolute, join, redact
+from zsad.report.drawing import Scale
+from zsad.report.figures import COLUMNS, draw_curves, f1_thresholds, overall_threshold, read_metrics
+from zsad.report.folder import ReportFolder
+from zsad.report.overlay import heat
+from zsad.report.pictures import draw_all
+from zsad.report.records import (
+    choose_large,
+    colour_scale,
+    detail_scripts,
+    index_script,
+    rank,
+    row_scripts,
+    subjects,
+)
+from zsad.report.summary import summarise_run
+from zsad.storage import describe_run, read_predictions, read_run, read_success, write_atomically
+
+DETAILS = 20
+"""Default of how many images per class and kind get large pictures."""
+ASSETS = ("report.css", "page.js", "gallery.js", "detail.js", "icon.svg")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was built.
+
+    Attributes:
+        page: path or URI of ``index.html``.
+        images: rows of the run.
+        problems: images of which something could not be drawn.
+        seconds: it took.
+    """
+
+    page: str
+    images: int
+    problems: int
+    seconds: float
+
+    def lines(self) -> list[str]:
+        """What to tell the user."""
+        text = f"{self.images:,} images in {self.seconds:.1f} s"
+        if self.problems:
+            text += f"; of {self.problems:,} something could not be drawn (their detail view says what)"
+        return [text, f"Report: {self.page}"]
+
+
+def build_report(
+    output: str,
+    destination: str | None = None,
+    details: int = DETAILS,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Report:
+    """Build or refresh the report of a run, finished or not. Pictures that are there are not drawn again.
+
+    Args:
+        output: folder or URI of the run.
+        destination: folder or URI for the report; None = ``OUT/report``.
+        details: large pictures per class for so many of the highest scores, of the false positives and of
+            the false negatives; all other images have small ones.
+        progress: called now and then with how many of how many new images are drawn.
+
+    Raises:
+        UsageError: no run there, nothing scored yet, or ``details`` below 0.
+        ZsadError: the results are damaged, or the report cannot be written.
+    """
+    if details < 0:
+        raise UsageError(f"Given --details {details}. Expected 0 or more.")
+    start = time.monotonic()
+    output = absolute(output)
+    predictions = read_predictions(output)
+    if predictions.empty:
+        raise UsageError(f"No predictions in {redact(output)!r}. Nothing has been scored there yet.")
+    info, dataset = read_run(output), describe_run(output)[0]
+    folder = ReportFolder(absolute(destination) if destination else join(output, "report"))
+    ranked = rank(predictions)
+    thresholds, scale = f1_thresholds(ranked), colour_scale(ranked)
+    wanted = subjects(ranked, choose_large(ranked, thresholds, details), scale)
+    parts = [None if pd.isna(part) else str(part) for part in ranked["map_part"]]
+    drawn = draw_all(output, parts, wanted, scale, mask_limits(info), folder, progress)
+
+    scores = ranked["pred_score"].dropna().to_numpy(np.float64)
+    aggregation = {} if info is None else info.config.get("aggregation", {})
+    facts = {
+        "thresholds": thresholds,
+        "overall": overall_threshold(ranked),
+        "range": [float(scores.min()), float(scores.max())] if scores.size else [0.0, 1.0],
+        "scale": [scale.low, scale.high],
+        "topFraction": aggregation.get("top_fraction"),
+    }
+    stale = folder.names("data")
+    for name, text in chain(
+        row_scripts(ranked, [subject.key for subject in wanted]),
+        detail_scripts(ranked, drawn),
+        [("data/index.js", index_script(ranked, drawn, facts))],
+    ):
+        folder.put(name, text.encode())
+        stale.discard(name)
+    for name in stale:
+        folder.delete(name)
+    for name in ASSETS:
+        folder.put(f"assets/{name}", (resources.files("zsad.report") / "page" / name).read_bytes())
+    curves, more_classes = draw_curves(ranked)
+    page = (
+        _environment()
+        .get_template("index.html.j2")
+        .render(
+            summary=summarise_run(ranked, info, read_success(output)),
+            tables=read_metrics(output, ranked, dataset),
+            columns=COLUMNS,
+            curves=curves,
+            more_classes=more_classes,
+            scale=scale,
+            stops=_stops(scale),
+            labelled=bool(ranked["gt_label"].notna().any()),
+            details=details,
+        )
+    )
+    uri = join(folder.uri, "index.html")
+    write_atomically(uri, lambda sink: sink.write(page.encode()))
+    return Report(uri, len(ranked), sum(bool(item.problems) for item in drawn), time.monotonic() - start)
+
+
+def print_progress(done: int, total: int) -> None:
+    """One line in place on a terminal; on another stream only the last line."""
+    if sys.stderr.isatty() or done == total:
+        print(f"\rPictures: {done:,} of {total:,}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+
+
+def _environment() -> jinja2.Environment:
+    loader = jinja2.PackageLoader("zsad.report", "page")
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["visible"] = visible
+    return environment
+
+
+def visible(text: object) -> str:
+    """``text`` with control characters replaced, so that no name can reorder or break up a line."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(text))
+
+
+def _stops(scale: Scale) -> list[tuple[str, str]]:
+    """(offset, colour) of the legend's gradient."""
+    shares = np.linspace(0, 1, 9, dtype=np.float32)
+    colours = heat((scale.low + shares * (scale.high - scale.low))[None], scale.low, scale.high)[0]
+    return [
+        (f"{share:.3f}", "#{:02x}{:02x}{:02x}".format(*rgb))
+        for share, rgb in zip(shares, colours.tolist(), strict=True)
+    ]
