@@ -11,7 +11,7 @@ demo: $(VENV)/.installed
 	$(BIN)/zsad demo --output $(OUT)
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 soak: $(VENV)/.installed
 	$(BIN)/python -m tools.soak --kills $(KILLS)
