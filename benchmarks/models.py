@@ -109,6 +109,19 @@ def local_masks(low: Tensor, iou: Tensor, prompts: Tensor) -> tuple[Tensor, Tens
     return local, 0.76 + 0.24 * (draws[:, 3:4] + torch.tensor([0.0, 0.33, 0.67])) % 1 + 0 * iou
 
 
+class DrawnEmbedding(nn.Module):
+    """In place of an image encoder: an embedding of its shape, drawn from a seed."""
+
+    def __init__(self, encoder: ImageEncoderViT) -> None:
+        super().__init__()
+        self.img_size = encoder.img_size
+        side, channels = encoder.img_size // encoder.patch_embed.proj.stride[0], encoder.neck[0].out_channels
+        self.embedding = torch.randn(1, channels, side, side, generator=torch.Generator().manual_seed(0))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.embedding.expand(len(images), -1, -1, -1)
+
+
 def sam_model(network: Sam, wrapped: bool = True) -> sam.SAMModel:
     """Ours around a copy of a published network; ``wrapped`` puts ``LocalMasks`` around its decoder."""
     network = copy.deepcopy(network)

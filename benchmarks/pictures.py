@@ -22,7 +22,7 @@ def photograph(seed: int = 0, height: int = HEIGHT, width: int = WIDTH, parts: i
     columns = -(-parts // 2)
     for index in range(parts):
         centre = (width * (2 * (index % columns) + 1) // (2 * columns), height * (2 * (index // columns) + 1) // 4)
-        radius = int(min(width / columns, height / 2) * rng.uniform(0.28, 0.36))
+        radius = int(min(width / columns, height / 2) * rng.uniform(0.2, 0.3))
         cv2.circle(canvas, centre, radius, rng.uniform(150, 230, 3).tolist(), -1, cv2.LINE_AA)
         for _ in range(12):
             offset = rng.normal(0, radius / 2.5, 2)

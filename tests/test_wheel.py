@@ -33,7 +33,7 @@ def test_wheel_runs_the_demo(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(str(site))
-    for text in ("F1-max", "AUPRO", "mean", "highest score first", f"Results: {tmp_path / 'demo'}"):
+    for text in ("F1-max", "AUPRO", "mean", "highest score first", f"Results:  {tmp_path / 'demo'}"):
         assert text in done.stdout
     (results,) = (tmp_path / "demo").glob("results-*")
     assert (results / "_SUCCESS").is_file()

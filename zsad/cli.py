@@ -265,7 +265,9 @@ def explain(
     ] = None,
     output: Annotated[
         str | None,
-        typer.Option(metavar="FILE.png", help="The picture; IMAGE-explained.png here when left out.", show_default=False),
+        typer.Option(
+            metavar="FILE.png", help="The picture; IMAGE-explained.png here when left out.", show_default=False
+        ),
     ] = None,
 ) -> None:
     """Why an image has its score: a picture of every stage, after Fig. 1 of the paper, and a summary."""
@@ -298,7 +300,10 @@ def report(
         str | None, typer.Option(help="Folder or URI for the report; OUT/report when left out.", show_default=False)
     ] = None,
     details: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Large pictures per class: N top scores, N false positives, N negatives.")
+        int,
+        typer.Option(
+            min=0, metavar="N", help="Large pictures per class: N top scores, N false positives, N negatives."
+        ),
     ] = 20,
 ) -> None:
     """Write the results as HTML pages that open from disk: OUT/report/index.html. Run again to refresh."""

@@ -75,9 +75,11 @@ class CLIPSegModel:
             (3, S, S) float32 on the CPU.
         """
         resized = Image.fromarray(tile).resize((self.input_size, self.input_size), Image.Resampling.BILINEAR)
-        scaled = np.asarray(resized, np.float32) / 255.0
-        normal = (scaled - np.asarray(MEAN, np.float32)) / np.asarray(STD, np.float32)
-        return torch.from_numpy(np.ascontiguousarray(normal.transpose(2, 0, 1)))
+        pixels = np.array(resized, np.float32)
+        pixels /= 255.0
+        pixels -= np.asarray(MEAN, np.float32)
+        pixels /= np.asarray(STD, np.float32)
+        return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
 
     def tokenize(self, prompts: list[str]) -> Tensor:
         """(P, L) int64 tokens, L that of the longest prompt.

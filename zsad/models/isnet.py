@@ -180,7 +180,7 @@ class ISNetModel:
         pixels = torch.as_tensor(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
         size = (self.input_size, self.input_size)
         resized = F.interpolate(pixels, size, mode="bilinear", align_corners=False)[0]
-        return (resized.to(torch.uint8) / 255.0 - 0.5).contiguous()
+        return resized.to(torch.uint8).contiguous().div(255.0).sub_(0.5)
 
     @torch.no_grad()
     def predict(self, batch: Tensor) -> Tensor:

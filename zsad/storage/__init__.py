@@ -6,7 +6,13 @@ from zsad.storage.committed import Counts, committed_rows, count_rows, work_left
 from zsad.storage.decisions import DECISIONS_SCHEMA, decisions_uri, read_decisions, write_decisions
 from zsad.storage.files import list_parts, write_atomically
 from zsad.storage.lock import output_lock
-from zsad.storage.reader import iter_maps, iter_maps_with_foreground, read_anomaly_map, read_foreground, read_predictions
+from zsad.storage.reader import (
+    iter_maps,
+    iter_maps_with_foreground,
+    read_anomaly_map,
+    read_foreground,
+    read_predictions,
+)
 from zsad.storage.rle import decode_rle, encode_rle
 from zsad.storage.run import (
     RunInfo,
