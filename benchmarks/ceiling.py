@@ -142,7 +142,7 @@ def measure(images: int, folder: Path, batch: int = BATCH) -> Ceiling:
     with connected("local"):
         cpus = int(ray.cluster_resources()["CPU"])
         pool = Pool("fused", tuple(step.name for step in METHOD), cpus, 0.0, 1, 1)
-        ledger = start_ledger(images)
+        ledger = start_ledger()
         with Started(ledger) as started:
             run_graph(manifest, [pool], config, "f" * 64, PartSink(output, run_id, ROWS_PER_PART), ledger, FreeActor)
         seconds, cpu = time.monotonic() - started.time, family_cpu_seconds() - started.cpu

@@ -172,7 +172,7 @@ def _run(actor: type[StepActor], work: pa.Table, config: Config, output: str) ->
         config,
         FINGERPRINT,
         PartSink(output, new_run_id(output), 16),
-        start_ledger(work.num_rows),
+        start_ledger(),
         actor,
     )
     committed = count_rows(work, output, FINGERPRINT)
@@ -225,7 +225,7 @@ def peak_memory(images: int) -> dict[str, int]:
             watcher = threading.Thread(target=watch, daemon=True)
             watcher.start()
             sink = PartSink(output, new_run_id(output), 64)
-            run_graph(manifest, [FUSED], config, FINGERPRINT, sink, start_ledger(images), ceiling.FreeActor)
+            run_graph(manifest, [FUSED], config, FINGERPRINT, sink, start_ledger(), ceiling.FreeActor)
             done.set()
             watcher.join()
     return peaks

@@ -302,7 +302,7 @@ def report(
     details: Annotated[
         int,
         typer.Option(
-            min=0, metavar="N", help="Large pictures per class: N top scores, N false positives, N negatives."
+            min=0, metavar="N", help="Large pictures per class: N top scores, N false positives, N false negatives."
         ),
     ] = 20,
 ) -> None:

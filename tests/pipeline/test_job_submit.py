@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import pytest
@@ -39,22 +40,19 @@ def head():
     command += [f"--temp-dir={folder}"]
     # Jobs run the first `python` on the head's path.
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    captured = {"capture_output": True, "text": True}
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen(command, env=environment, start_new_session=True, **quiet)
     address = f"http://127.0.0.1:{dashboard}"
     try:
-        for _ in range(20):
-            # Listing jobs answers before the agent that starts them does.
-            if (
-                subprocess.run(
-                    [RAY, "job", "submit", "--address", address, "--", "true"], capture_output=True
-                ).returncode
-                == 0
-            ):
-                break
+        end = time.monotonic() + 180
+        # Listing jobs answers before the agent that starts them does.
+        while (
+            tried := subprocess.run([RAY, "job", "submit", "--address", address, "--", "true"], **captured)
+        ).returncode:
             assert process.poll() is None, "the head did not start"
-        else:
-            pytest.fail("the head did not answer")
+            assert time.monotonic() < end, f"the head did not answer: {tried.stderr[-2000:]}"
+            time.sleep(1)
         yield address
     finally:
         process.terminate()

@@ -94,7 +94,7 @@ def make_run(tmp_path_factory):
             write_part(output, part_name("r", part), table)
         config = {"preset": "mini", "aggregation": {"top_fraction": 0.25}, "models": {"sam": {"name": HOSTILE}}}
         dataset = {"layout": "visa", "root": f"/data/{HOSTILE}", "trained": False}
-        timings = {"seconds": 75.0, "images_per_second": 12.5, "images": images}
+        timings = {"runs": [{"seconds": 75.0, "images_per_second": 12.5, "images": images}]}
         write_run(output, RunInfo("f", config, {}, {"sam": "abc"}, {"zsad": "0"}, dataset, {}, timings))
         write_success(output, {"images": images + 2, "ok": images, "errors": 2}, "m")
         if evaluated:

@@ -211,3 +211,18 @@ def test_one_scale_for_all_maps():
     assert (scale.low, scale.high) == (0.1, 0.89)
     nothing = colour_scale(rank(table([np.nan], [1])).assign(anomaly_map_mean=np.nan, anomaly_map_max=np.nan))
     assert nothing.low < nothing.high
+
+
+def test_a_folder_with_other_things_is_refused_and_kept(built, tmp_path):
+    output, _ = copy_of(built, tmp_path)
+    foreign = tmp_path / "project" / "data" / "mine.csv"
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text("1")
+    with pytest.raises(UsageError, match="something else, such as 'data'"):
+        build_report(output, str(tmp_path / "project"))
+    with pytest.raises(UsageError, match="among the results"):
+        build_report(output, f"{output}/predictions")
+    assert foreign.read_text() == "1"
+    assert (
+        build_report(output, str(tmp_path / "new")).images == build_report(output, str(tmp_path / "new")).images == 14
+    )

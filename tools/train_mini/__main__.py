@@ -3,8 +3,8 @@
 Renders the training pictures (kinds A) into the work folder, trains the four models one after the other (or those
 given, so that two processes can share the work), and writes float16 safetensors. Stopped and started again, it
 goes on from the last checkpoint; with a larger ``--steps`` a finished run is carried on. The figures of the card:
-``python -m tools.train_mini.figures``. The package uses the files once ``zsad/models/registry.py`` (source
-``bundled``) and ``zsad/presets/mini.yaml`` name them.
+``python -m tools.train_mini.figures``. A new training
+needs its new hashes in ``zsad/models/registry.py``.
 """
 
 from __future__ import annotations
@@ -32,14 +32,13 @@ TRAIN = {
     "sam": (train_sam, 1800),
 }
 """Function and steps of each model."""
-BUNDLED = Path(__file__).parents[2] / "zsad" / "models" / "bundled"
 
 
 def main() -> None:
     """Prepare, train, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", required=True, type=Path, help="folder for pictures (7 GB) and checkpoints")
-    parser.add_argument("--output", type=Path, default=BUNDLED, help="folder for the safetensors")
+    parser.add_argument("--output", type=Path, help="folder for the safetensors; the work folder when left out")
     parser.add_argument("--models", nargs="*", choices=tuple(TRAIN), default=list(TRAIN))
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--picture-seed", type=int, default=1000)
@@ -54,7 +53,7 @@ def main() -> None:
     for name in given.models:
         function, steps = TRAIN[name]
         state, minutes = function(pictures, given.work, given.seed, max(1, round(steps * given.steps)))
-        path = given.output / f"mini-{name}.safetensors"
+        path = (given.output or given.work) / f"mini-{name}.safetensors"
         write(state, path)
         print(f"{path.name}: {minutes:.1f} CPU minutes, {path.stat().st_size} bytes, sha256 {sha256_of(path)}")
 

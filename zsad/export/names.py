@@ -12,6 +12,8 @@ from collections.abc import Iterable
 _EXTENSION = re.compile(r"\.[A-Za-z0-9]{1,5}$")
 _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f-\x9f<>:"\\|?*]')
 _MAX_COMPONENT = 120
+_DEVICE = re.compile("con|prn|aux|nul|com[1-9]|lpt[1-9]", re.IGNORECASE)
+"""Names that Windows keeps for devices, with any extension."""
 _MAX_PATH = 800
 """In bytes: below what file systems and object stores take, with room for a suffix and a folder before it."""
 
@@ -31,10 +33,18 @@ def file_names(image_ids: Iterable[str], extension: str) -> dict[str, str]:
     """
     stems = {image_id: _safe(image_id, extension) for image_id in image_ids}
     taken = Counter(_folded(stem) for stem, _ in stems.values())
-    return {
-        image_id: stem + (f"-{_hash(image_id)}" if changed or taken[_folded(stem)] > 1 else "") + extension
+    names = {
+        image_id: stem + (f"-{_hash(image_id)}" if changed or taken[_folded(stem)] > 1 else "")
         for image_id, (stem, changed) in stems.items()
     }
+    # An id may look like another one with its hash.
+    while True:
+        taken = Counter(_folded(name) for name in names.values())
+        alike = [image_id for image_id, name in names.items() if taken[_folded(name)] > 1]
+        if not alike:
+            return {image_id: name + extension for image_id, name in names.items()}
+        for image_id in alike:
+            names[image_id] += f"-{_hash(image_id)}"
 
 
 def _safe(image_id: str, extension: str) -> tuple[str, bool]:
@@ -52,6 +62,8 @@ def _safe(image_id: str, extension: str) -> tuple[str, bool]:
 def _component(part: str) -> str:
     part = _FORBIDDEN.sub("_", part).rstrip(". ")
     part = part.encode()[:_MAX_COMPONENT].decode(errors="ignore")
+    if _DEVICE.fullmatch(part.partition(".")[0]):
+        part += "_"
     return part if part.strip(".") else "_"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,6 +34,8 @@ _DECISION_TYPES = tuple(DECISIONS_SCHEMA.field(name).type for name in DECISION_C
 _BATCH = 4096
 _STARTS_A_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 """What makes a cell a formula in Excel, LibreOffice or Google Sheets, with the full-width forms."""
+_STARTS_A_FORMULA_LATER = re.compile("([;|\t]\\s*)(?=[=+\\-@\uff1d\uff0b\uff0d\uff20])")
+"""The same after what other countries' spreadsheets take for the end of a cell."""
 
 
 def decisions_if_any(output: str) -> pd.DataFrame | None:
@@ -56,7 +59,12 @@ def write_csv(output: str, decisions: pd.DataFrame | None, target: str) -> str:
 
 def defused(text: str) -> str:
     """``text``, with a ``'`` before it where a spreadsheet would take it for a formula."""
-    return f"'{text}" if text.lstrip(" ").startswith(_STARTS_A_FORMULA) else text
+    text = _STARTS_A_FORMULA_LATER.sub(r"\1'", text)
+    return (
+        f"'{text}"
+        if text.lstrip(" ").startswith(_STARTS_A_FORMULA) or text.lstrip().startswith(_STARTS_A_FORMULA)
+        else text
+    )
 
 
 def _write(output: str, decisions: pd.DataFrame | None, sink: Sink, counts: dict[str, int]) -> None:

@@ -17,7 +17,7 @@ from zsad.storage import describe_run
 
 
 def run_demo(folder: str, per_kind: int, seed: int) -> None:
-    """Run the demo into ``folder``; images in ``folder/images``, results in ``folder/results``.
+    """Run the demo into ``folder``; images in ``folder/images-seedS-nN``, results in ``folder/results-seedS-nN``.
 
     Args:
         folder: local; an earlier demo of the same seed and size there is resumed.

@@ -24,7 +24,7 @@ from zsad.pipeline.text import stage_times
 from zsad.storage import RunInfo, clear_success, write_run
 
 _GIVEN_UP = 10
-"""Images, or 1 % where that is more, that may end every process that works on them before the run stops."""
+"""Images, or 1 % of those done where that is more, that may end every process that works on them before the run stops."""
 _GO_ON = "What is committed stays; run the same command again to go on."
 
 
@@ -71,12 +71,13 @@ def execute(
         write_run(output, info)
         rows_per_part = config.runtime.rows_per_part or min(max(work.num_rows // 100, 16), 2048)
         sink = PartSink(output, run_id, rows_per_part)
-        counter = start_ledger(work.num_rows)
+        counter = start_ledger()
         start = time.monotonic()
         try:
             with ProgressReporter(counter, work.num_rows, stream) as progress:
                 run_graph(work, pools, config, info.fingerprint, sink, counter)
-        except (ray.exceptions.RayError, RuntimeError, OSError) as error:
+        except Exception as error:
+            # Ray Data's own errors, such as that of no progress, have no base class but this.
             raise _explain(error) from error
         seconds = time.monotonic() - start
         print(f"Per image: {stage_times(progress.stage_ms)}.", file=stream, flush=True)
@@ -90,12 +91,11 @@ def execute(
         }
 
 
-def start_ledger(images: int) -> Any:
+def start_ledger() -> Any:
     """Handle of the run's ``Ledger``, on the node that this process is connected to: the last one to go."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
-    limit = max(_GIVEN_UP, images // 100)
-    return ray.remote(Ledger).options(**options).remote(limit)
+    return ray.remote(Ledger).options(**options).remote(_GIVEN_UP)
 
 
 def _explain(error: BaseException) -> ZsadError:

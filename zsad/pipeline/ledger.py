@@ -34,13 +34,14 @@ class Ledger(ProgressCounter):
     takes them one by one, so that the image that did it shows, and the others are scored.
 
     Args:
-        given_up_limit: images that may be given up before the run stops: then the fault is not in the images.
+        given_up_limit: images that may be given up before the run stops, or 1 % of those done where that is more:
+            beyond, the fault is not in the images.
     """
 
     def __init__(self, given_up_limit: int) -> None:
         super().__init__()
         self._attempts: dict[tuple[str, str], Attempt] = {}
-        self._given_up = 0
+        self._given_up: set[str] = set()
         self._limit = given_up_limit
 
     def begin(self, pool: str, ids: Sequence[str]) -> list[Attempt]:
@@ -57,7 +58,7 @@ class Ledger(ProgressCounter):
 
     def enter_stage(self, pool: str, image_id: str, stage: str) -> None:
         """The process that works on this image alone has come to ``stage``."""
-        self._attempts[pool, image_id].stage = stage
+        self._attempts.setdefault((pool, image_id), Attempt(ended=1)).stage = stage
 
     def last_words(self, pool: str, ids: Sequence[str], reason: str) -> None:
         """The process that works on these images ends itself, for this reason."""
@@ -76,10 +77,11 @@ class Ledger(ProgressCounter):
         Raises:
             ZsadError: too many of this run did not.
         """
-        self._given_up += 1
-        if self._given_up > self._limit:
+        # A batch whose other images end processes too is gone through again, this image with it.
+        self._given_up.add(image_id)
+        if len(self._given_up) > max(self._limit, self._done // 100):
             raise ZsadError(
-                f"{self._given_up} images, the last of them {image_id!r}, ended every process that worked on them. "
+                f"{len(self._given_up)} images, the last of them {image_id!r}, ended every process that worked on them. "
                 "So many point to the machine, its memory or its GPU driver rather than to the images. Look at the "
                 "logs of Ray's workers; runtime.batch_size, runtime.device_batch and runtime.<pool>.size lower the "
                 "need for memory."

@@ -52,7 +52,8 @@ class ProgressCounter:
 
     def read(self, seen: int) -> Snapshot:
         """The state; the first ``seen`` failures have been shown and are let go."""
-        del self._unseen[: seen - (self._failed - len(self._unseen))]
+        # A counter that was lost and began anew has counted less than its reader has seen.
+        del self._unseen[: max(0, seen - (self._failed - len(self._unseen))) if seen <= self._failed else 0]
         return Snapshot(self._done, self._failed, tuple(self._unseen), dict(self._stage_ms))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable
@@ -32,9 +33,12 @@ from zsad.report.records import (
 )
 from zsad.report.summary import summarise_run
 from zsad.storage import describe_run, read_predictions, read_run, read_success, write_atomically
+from zsad.storage.files import list_files
 
 DETAILS = 20
 """Default of how many images per class and kind get large pictures."""
+MARK = "report.json"
+"""Says that a folder is a report's, so that its old files may be replaced."""
 ASSETS = ("report.css", "page.js", "gallery.js", "detail.js", "icon.svg")
 
 
@@ -78,7 +82,7 @@ def build_report(
         progress: called now and then with how many of how many new images are drawn.
 
     Raises:
-        UsageError: no run there, nothing scored yet, or ``details`` below 0.
+        UsageError: no run there, nothing scored yet, ``details`` below 0, or a destination that holds other things.
         ZsadError: the results are damaged, or the report cannot be written.
     """
     if details < 0:
@@ -90,6 +94,7 @@ def build_report(
         raise UsageError(f"No predictions in {redact(output)!r}. Nothing has been scored there yet.")
     info, dataset = read_run(output), describe_run(output)[0]
     folder = ReportFolder(absolute(destination) if destination else join(output, "report"))
+    _claim(output, folder)
     ranked = rank(predictions)
     thresholds, scale = f1_thresholds(ranked), colour_scale(ranked)
     wanted = subjects(ranked, choose_large(ranked, thresholds, details), scale)
@@ -136,6 +141,24 @@ def build_report(
     uri = join(folder.uri, "index.html")
     write_atomically(uri, lambda sink: sink.write(page.encode()))
     return Report(uri, len(ranked), sum(bool(item.problems) for item in drawn), time.monotonic() - start)
+
+
+def _claim(output: str, folder: ReportFolder) -> None:
+    """Make the folder that of a report, or refuse: whatever a report did not write there would be deleted."""
+    shown, own = redact(folder.uri), join(output, "report").rstrip("/")
+    uri = folder.uri.rstrip("/")
+    if uri != own and f"{uri}/".startswith(f"{output.rstrip('/')}/"):
+        raise UsageError(
+            f"Cannot write the report to {shown!r}: it lies among the results. Expected a folder elsewhere."
+        )
+    if folder.get(MARK) is None:
+        present = [info.base_name for info in list_files(folder.uri) if not info.base_name.startswith(".")]
+        if present:
+            raise UsageError(
+                f"Cannot write the report to {shown!r}: it holds files of something else, such as {present[0]!r}. "
+                "Expected a new or empty folder, or an earlier report."
+            )
+    folder.put(MARK, json.dumps({"report_of": redact(output)}).encode())
 
 
 def print_progress(done: int, total: int) -> None:

@@ -47,7 +47,8 @@ def summarise_run(ranked: pd.DataFrame, info: RunInfo | None, success: Success |
     """
     dataset: Mapping[str, Any] = {} if info is None else info.dataset
     config: Mapping[str, Any] = {} if info is None else info.config
-    timings: Mapping[str, Any] = {} if info is None else info.timings
+    runs = [] if info is None else info.timings.get("runs", [])
+    timings: Mapping[str, Any] = runs[-1] if runs else {}
     root = str(dataset.get("root") or "").rstrip("/").rsplit("/", 1)[-1]
     failed = ranked[ranked["status"] != "ok"]
     return RunSummary(
@@ -107,7 +108,6 @@ def _facts(
         ("Object", dataset.get("object")),
         ("Categories", ", ".join(map(str, dataset.get("categories") or []))),
         ("Limit", dataset.get("limit")),
-        ("Device", dataset.get("device")),
         ("Preset", config.get("preset")),
         ("Fingerprint", info.fingerprint if info else None),
         ("Manifest", success.manifest_hash if success else None),

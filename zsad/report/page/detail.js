@@ -15,8 +15,8 @@ zsad.detail = (() => {
   };
   const SOURCES = {
     "sam+dis": "the SAM annotations that lie in the salient region (DIS map)",
-    dis: "the salient region (DIS map) alone, since no SAM annotation was kept",
-    full_image: "the whole image, since no foreground was found",
+    dis: "the salient region (DIS map) alone: no SAM annotation was kept, or none was asked for",
+    full_image: "the whole image: no foreground was found, or none was asked for",
     precomputed: "given beforehand",
   };
 

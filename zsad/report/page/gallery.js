@@ -173,7 +173,7 @@ zsad.gallery = (() => {
   /** The highest threshold of largest F1, or without labels the score that one image in a hundred reaches. */
   function best() {
     const name = facts.classes[chosenClass()];
-    const value = chosenClass() < 0 ? facts.overall : facts.thresholds[name];
+    const value = chosenClass() < 0 ? facts.overall : Object.hasOwn(facts.thresholds, name) ? facts.thresholds[name] : null;
     byId("threshold-best").hidden = value === null || value === undefined;
     if (value !== null && value !== undefined) return value;
     const own = [];
