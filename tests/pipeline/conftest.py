@@ -10,7 +10,6 @@ BRANCHES = (
     "models.clip.name=random-clip",
     "models.clipseg.name=random-clipseg",
     "foreground.point_pruning=none",
-    *(f"models.{family}.name=random-{family}" for family in ("isnet", "sam", "clip", "clipseg")),
     # Random weights never pass the published thresholds; with these some images end in every branch.
     "foreground.binarise_threshold=0.58",
     "foreground.pred_iou_threshold=-100",

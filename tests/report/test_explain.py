@@ -8,6 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.pipeline.conftest import BRANCHES
 from zsad.cli import main
 from zsad.config import load_config
 from zsad.detector import Detector
@@ -23,16 +24,7 @@ from zsad.report.overlay import grey
 from zsad.report.panels import UNIT, Line, fit, printable, text_block
 
 SETTINGS = (
-    *(f"models.{family}.name=random-{family}" for family in ("isnet", "sam", "clip", "clipseg")),
-    # With these, random weights end in every branch of the foreground extraction.
-    "foreground.point_pruning=none",
-    "foreground.binarise_threshold=0.58",
-    "foreground.pred_iou_threshold=-100",
-    "foreground.stability_threshold=0",
-    "foreground.min_coverage=0.5",
-    "foreground.points_per_side=6",
-    "foreground.closing_radius=0",
-    "foreground.min_component_fraction=0.003",
+    *BRANCHES,
     # Two states in 22 templates each: enough to rank, quick to encode.
     "prompts.normal_states=['[o]', 'flawless [o]']",
     "prompts.anomalous_states=['damaged [o]', 'cracked [o]']",

@@ -3,8 +3,7 @@
 Renders the training pictures (kinds A) into the work folder, trains the four models one after the other (or those
 given, so that two processes can share the work), and writes float16 safetensors. Stopped and started again, it
 goes on from the last checkpoint; with a larger ``--steps`` a finished run is carried on. The figures of the card:
-``python -m tools.train_mini.figures``. A new training
-needs its new hashes in ``zsad/models/registry.py``.
+``python -m tools.train_mini.figures``. New weights need their hashes in ``zsad/models/registry.py``.
 """
 
 from __future__ import annotations

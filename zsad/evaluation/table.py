@@ -96,7 +96,7 @@ PUBLISHED = (
     ),
 )
 
-_COLUMNS = (
+COLUMNS = (
     ("sample", "f1_max", "F1-max"),
     ("sample", "auroc", "AUROC"),
     ("sample", "ap", "AP"),
@@ -105,6 +105,7 @@ _COLUMNS = (
     ("pixel", "ap", "AP"),
     ("pixel", "aupro", "AUPRO"),
 )
+"""Level, metric and heading of every column, in order."""
 
 _EXCLUDED = {
     "excluded_error": "failed",
@@ -115,7 +116,7 @@ _EXCLUDED = {
 }
 
 
-_INTERVALS = tuple((metric, title) for level, metric, title in _COLUMNS if level == "sample")
+_INTERVALS = tuple((metric, title) for level, metric, title in COLUMNS if level == "sample")
 
 
 def format_table(
@@ -180,7 +181,7 @@ def _main_table(metrics: pd.DataFrame, categories: list[str]) -> list[str]:
     width = min(14, max(len(_clean(name)) for name in [*categories, "class"]))
     groups = f"{'':{width}}{'':13} |{'sample':^21} |{'pixel':^28}".rstrip()
     header = f"{'class':{width}}{'images':>7}{'anom.':>6} |" + "".join(
-        f"{title:>7}" + (" |" if index == 2 else "") for index, (_, _, title) in enumerate(_COLUMNS)
+        f"{title:>7}" + (" |" if index == 2 else "") for index, (_, _, title) in enumerate(COLUMNS)
     )
     rule = "-" * len(header)
     lines = [groups, header, rule]
@@ -189,7 +190,7 @@ def _main_table(metrics: pd.DataFrame, categories: list[str]) -> list[str]:
             lines.append(rule)
         cells = "".join(
             f"{_percent(values.get((category, level, metric))):>7}" + (" |" if index == 2 else "")
-            for index, (level, metric, _) in enumerate(_COLUMNS)
+            for index, (level, metric, _) in enumerate(COLUMNS)
         )
         images, anomalous = counts.loc[category, ["num_images", "num_anomalous"]]
         lines.append(f"{_short(category, width):{width}}{images:>7}{anomalous:>6} |{cells}")

@@ -12,20 +12,11 @@ import pyarrow.parquet as pq
 from zsad.evaluation import PUBLISHED, Curve, sample_metrics
 from zsad.evaluation.metrics import curve_from_scores, f1_max
 from zsad.evaluation.summary import MEAN
-from zsad.evaluation.table import VISA_CLASSES
+from zsad.evaluation.table import COLUMNS, VISA_CLASSES
 from zsad.filesystem import join, resolve
 from zsad.report.curves import histogram_svg, precision_recall_svg, roc_svg
 from zsad.storage.files import list_files
 
-COLUMNS = (
-    ("sample", "f1_max", "F1-max"),
-    ("sample", "auroc", "AUROC"),
-    ("sample", "ap", "AP"),
-    ("pixel", "f1_max", "F1-max"),
-    ("pixel", "auroc", "AUROC"),
-    ("pixel", "ap", "AP"),
-    ("pixel", "aupro", "AUPRO"),
-)
 MAX_CLASSES = 60
 """Classes whose curves are drawn: the drawings stand in the page itself, which is to open quickly."""
 

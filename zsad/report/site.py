@@ -16,9 +16,10 @@ import pandas as pd
 
 from zsad.errors import UsageError
 from zsad.evaluation import mask_limits
+from zsad.evaluation.table import COLUMNS
 from zsad.filesystem import absolute, join, redact
 from zsad.report.drawing import Scale
-from zsad.report.figures import COLUMNS, draw_curves, f1_thresholds, overall_threshold, read_metrics
+from zsad.report.figures import draw_curves, f1_thresholds, overall_threshold, read_metrics
 from zsad.report.folder import ReportFolder
 from zsad.report.overlay import heat
 from zsad.report.pictures import draw_all
