@@ -55,7 +55,7 @@ def manifest(folder, **columns):
 
 @pytest.fixture
 def root(tmp_path):
-    root = tmp_path / "root"
+    root = tmp_path / "photos"
     root.mkdir()
     (root / "a.png").write_bytes(b"x")
     (tmp_path / "secret.png").write_bytes(b"x")
@@ -87,7 +87,7 @@ def root(tmp_path):
         "link.png",
         "gone.png",
         "up/secret.png",
-        "up/root/../secret.png",
+        "up/photos/../secret.png",
     ],
 )
 @pytest.mark.parametrize("column", ["image_path", "mask_path", "foreground_path"])
