@@ -50,28 +50,35 @@ Address = Annotated[
         help="local = Ray on this machine; auto or ray://host:10001 = a cluster. Default: $RAY_ADDRESS or local."
     ),
 ]
+DatasetLayout = Annotated[Dataset, typer.Option(help="Layout of the dataset.")]
+Root = Annotated[str, typer.Option(help="Folder or s3://, gs:// URI of the dataset (or of the manifest file).")]
+Preset = Annotated[str, typer.Option(help="vand2023, fast, strong or mini.")]
+ObjectName = Annotated[
+    str | None, typer.Option("--object", help="What a folder's photographs show, e.g. 'metal washer'.")
+]
+Category = Annotated[list[str] | None, typer.Option(help="Only this category (repeatable).")]
+Split = Annotated[str, typer.Option(help="Only this split, where the dataset has splits; all = every one.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only the first N images.")]
+ConfigFile = Annotated[str | None, typer.Option(help="YAML file with settings over the preset's.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="One setting (repeatable).")
+]
 
 
 @app.command(
     epilog='Example: zsad score --dataset folder --root photos/ --object "metal washer" --preset mini --output out/'
 )
 def score(
-    dataset: Annotated[Dataset, typer.Option(help="Layout of the dataset.")],
-    root: Annotated[str, typer.Option(help="Folder or s3://, gs:// URI of the dataset (or of the manifest file).")],
+    dataset: DatasetLayout,
+    root: Root,
     output: Annotated[str, typer.Option(help="Folder or URI for the results; the same again = resume.")],
-    preset: Annotated[str, typer.Option(help="vand2023, fast, strong or mini.")] = "vand2023",
-    object_name: Annotated[
-        str | None, typer.Option("--object", help="What a folder's photographs show, e.g. 'metal washer'.")
-    ] = None,
-    category: Annotated[list[str] | None, typer.Option(help="Only this category (repeatable).")] = None,
-    split: Annotated[
-        str, typer.Option(help="Only this split, where the dataset has splits; all = every one.")
-    ] = "test",
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N images.")] = None,
-    config: Annotated[str | None, typer.Option(help="YAML file with settings over the preset's.")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="One setting (repeatable).")
-    ] = None,
+    preset: Preset = "vand2023",
+    object_name: ObjectName = None,
+    category: Category = None,
+    split: Split = "test",
+    limit: Limit = None,
+    config: ConfigFile = None,
+    set_: Settings = None,
     address: Address = None,
     retry_errors: Annotated[
         bool, typer.Option("--retry-errors", help="Score images again that failed before.")
@@ -112,22 +119,16 @@ def score(
     epilog="Example: zsad plan --dataset visa --root VisA/ --preset vand2023 --gpus 8, with the arguments of zsad score."
 )
 def plan(
-    dataset: Annotated[Dataset, typer.Option(help="Layout of the dataset.")],
-    root: Annotated[str, typer.Option(help="Folder or s3://, gs:// URI of the dataset (or of the manifest file).")],
+    dataset: DatasetLayout,
+    root: Root,
     output: Annotated[str, typer.Option(help="Folder or URI of the results; what is committed there is done.")] = "",
-    preset: Annotated[str, typer.Option(help="vand2023, fast, strong or mini.")] = "vand2023",
-    object_name: Annotated[
-        str | None, typer.Option("--object", help="What a folder's photographs show, e.g. 'metal washer'.")
-    ] = None,
-    category: Annotated[list[str] | None, typer.Option(help="Only this category (repeatable).")] = None,
-    split: Annotated[
-        str, typer.Option(help="Only this split, where the dataset has splits; all = every one.")
-    ] = "test",
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the first N images.")] = None,
-    config: Annotated[str | None, typer.Option(help="YAML file with settings over the preset's.")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="One setting (repeatable).")
-    ] = None,
+    preset: Preset = "vand2023",
+    object_name: ObjectName = None,
+    category: Category = None,
+    split: Split = "test",
+    limit: Limit = None,
+    config: ConfigFile = None,
+    set_: Settings = None,
     retry_errors: Annotated[bool, typer.Option("--retry-errors", help="Count images that failed as work.")] = False,
     allow_outside_root: Annotated[
         bool, typer.Option("--allow-outside-root", help="Allow manifest paths that leave the root.")
@@ -258,11 +259,9 @@ def export(
 def explain(
     image: Annotated[str, typer.Argument(metavar="IMAGE", help="Path or URI of a photograph.", show_default=False)],
     object_name: Annotated[str, typer.Option("--object", help="What the photograph shows, e.g. 'metal washer'.")],
-    preset: Annotated[str, typer.Option(help="vand2023, fast, strong or mini.")] = "vand2023",
-    config: Annotated[str | None, typer.Option(help="YAML file with settings over the preset's.")] = None,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="SECTION.FIELD=VALUE", help="One setting (repeatable).")
-    ] = None,
+    preset: Preset = "vand2023",
+    config: ConfigFile = None,
+    set_: Settings = None,
     output: Annotated[
         str | None,
         typer.Option(
