@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from zsad.config import Config, load_config
 from zsad.datasets import load_manifest
-from zsad.datasets.synthetic import write_synthetic_visa
+from zsad.datasets.synthetic import KINDS_B, render, sample_rng, write_synthetic_visa
 from zsad.detector import build_steps
 from zsad.evaluation import PixelHistogram, sample_metrics
 from zsad.filesystem import read_bytes
@@ -112,7 +112,46 @@ def report(root: Path, per_kind: int, seed: int) -> str:
             for key in METRICS
         ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        "Foreground IoU with the true mask, the same normal pictures with and without what the objects cast:",
+        "",
+    ]
+    lines += ["| | SAM and DIS | DIS alone | pictures whose mask comes from SAM |", "|---|---|---|---|"]
+    for shadows in (True, False):
+        joint, alone, share = foreground_iou(steps[:2], per_kind, seed, shadows)
+        lines.append(
+            f"| {'with' if shadows else 'without'} shadows | {joint:.3f} | {alone:.3f} | {100 * share:.1f} % |"
+        )
     return "\n".join(lines)
+
+
+def foreground_iou(steps: Sequence[Any], per_kind: int, seed: int, shadows: bool) -> tuple[float, float, float]:
+    """(mean IoU of the foreground of the first two steps, of the DIS mask alone, share of pictures with a mask of SAM's)."""
+    found = []
+    for kind in KINDS_B:
+        for number in range(per_kind):
+            sample = render(kind, sample_rng(kind, number, seed, False), False, shadows=shadows)
+            item = ImageItem(kind, sample.noun, image=sample.image)
+            for step in steps:
+                step([item])
+            if item.failure is not None:
+                raise RuntimeError(f"{kind} {number}: {item.failure}")
+            found.append(
+                (
+                    _iou(item.foreground, sample.foreground),
+                    _iou(item.dis_mask, sample.foreground),
+                    item.foreground_source == "sam+dis",
+                )
+            )
+    joint, alone, share = np.mean(found, axis=0)
+    return float(joint), float(alone), float(share)
+
+
+def _iou(found: NDArray[np.bool_] | None, truth: NDArray[np.bool_]) -> float:
+    if found is None:
+        return 0.0
+    return float(np.count_nonzero(found & truth) / max(np.count_nonzero(found | truth), 1))
 
 
 def read_pictures(root: Path, config: Config) -> list[Picture]:

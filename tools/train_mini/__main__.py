@@ -1,7 +1,7 @@
 """Train the bundled mini models on the CPU: ``python -m tools.train_mini --work /tmp/mini``.
 
-Renders the training pictures (kinds A) into the work folder, trains the four models one after the other (or those
-given, so that two processes can share the work), and writes float16 safetensors. Stopped and started again, it
+Draws the training pictures (kinds A and random kinds) into the work folder, trains the four models one after the
+other (or those given, so that two processes can share the work), and writes float16 safetensors. Stopped and started again, it
 goes on from the last checkpoint; with a larger ``--steps`` a finished run is carried on. The figures of the card:
 ``python -m tools.train_mini.figures``. New weights need their hashes in ``zsad/models/registry.py``.
 """
@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import cv2
 import torch
@@ -19,39 +21,37 @@ from torch import Tensor
 
 from tools.train_mini.clip import train_clip
 from tools.train_mini.clipseg import train_clipseg
-from tools.train_mini.data import prepare
+from tools.train_mini.data import prepare_crops, prepare_scenes
 from tools.train_mini.isnet import train_isnet
 from tools.train_mini.sam import train_sam
 from zsad.models.weights import sha256_of
 
-TRAIN = {
-    "clip": (train_clip, 8000),
-    "clipseg": (train_clipseg, 4000),
-    "isnet": (train_isnet, 1000),
-    "sam": (train_sam, 1800),
+TRAIN: dict[str, tuple[Callable[..., tuple[dict[str, Tensor], float]], Callable[..., Any], int]] = {
+    "clip": (train_clip, prepare_crops, 11000),
+    "clipseg": (train_clipseg, prepare_crops, 7000),
+    "isnet": (train_isnet, prepare_scenes, 1000),
+    "sam": (train_sam, prepare_scenes, 1800),
 }
-"""Function and steps of each model."""
+"""Function, pictures and steps of each model."""
 
 
 def main() -> None:
     """Prepare, train, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--work", required=True, type=Path, help="folder for pictures (7 GB) and checkpoints")
+    parser.add_argument("--work", required=True, type=Path, help="folder for pictures (15 GB) and checkpoints")
     parser.add_argument("--output", type=Path, help="folder for the safetensors; the work folder when left out")
     parser.add_argument("--models", nargs="*", choices=tuple(TRAIN), default=list(TRAIN))
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--picture-seed", type=int, default=1000)
-    parser.add_argument("--normal", type=int, default=110, help="normal pictures per kind")
-    parser.add_argument("--anomalous", type=int, default=260, help="anomalous pictures per kind")
     parser.add_argument("--steps", type=float, default=1.0, help="factor on the steps of every model")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes that render")
     given = parser.parse_args()
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
-    pictures = prepare(given.work, given.picture_seed, given.normal, given.anomalous, given.workers)
     for name in given.models:
-        function, steps = TRAIN[name]
-        state, minutes = function(pictures, given.work, given.seed, max(1, round(steps * given.steps)))
+        function, pictures, steps = TRAIN[name]
+        drawn = pictures(given.work, given.picture_seed, given.workers)
+        state, minutes = function(drawn, given.work, given.seed, max(1, round(steps * given.steps)))
         path = (given.output or given.work) / f"mini-{name}.safetensors"
         write(state, path)
         print(f"{path.name}: {minutes:.1f} CPU minutes, {path.stat().st_size} bytes, sha256 {sha256_of(path)}")

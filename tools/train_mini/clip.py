@@ -6,20 +6,23 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tools.train_mini.data import EMPTY, Pictures, balanced, view, window
+from tools.train_mini.data import EMPTY, TABLE, Crops, Draw, tensors, view, window
 from tools.train_mini.loop import Plan, train
 from tools.train_mini.words import ANOMALOUS_STATES, NORMAL_STATES, Captions, SubwordEmbedding
-from zsad.datasets.synthetic import KINDS_A
 from zsad.models import clip
 from zsad.models.weights import seeded
 
-BATCH = 56
-WINDOW, WINDOWS = 64, 64
+BATCH, EACH = 48, 2
+"""Crops of one step, and how many of one kind are sound and how many faulty."""
+WINDOW, WINDOWS = 64, 96
 """Side and number of the windows of one step of the first part."""
-FIRST = 0.75
+WHOLE = (140, 288)
+"""Sides, in pixels, at which whole tiles are shown through those windows."""
+FIRST = 0.65
 """Share of the steps on windows, where the image tower learns what a defect looks like; captions come after."""
 SETTLED = 500
 """Steps on whole crops after which the texts learn at every fifth step only."""
@@ -39,9 +42,6 @@ class Student(nn.Module):
         # Where a defect is teaches the image tower sooner than whether there is one; these heads are not kept.
         stages = [self.clip.visual.layer2, self.clip.visual.layer3, self.clip.visual.layer4]
         self.where = nn.ModuleList([nn.Conv2d(stage[-1].conv3.out_channels, 1, 1) for stage in stages])
-        # Some kinds look more damaged than others; scores are only compared within a kind. Not kept either.
-        self.usual = nn.Embedding(len(KINDS_A) + 1, 1)
-        nn.init.zeros_(self.usual.weight)
         self.seen: dict[int, Tensor] = {}
         for number, stage in enumerate(stages):
             stage.register_forward_hook(lambda _module, _given, out, n=number: self.seen.__setitem__(n, out))
@@ -55,9 +55,15 @@ class Student(nn.Module):
         return F.normalize(end @ model.text_projection, dim=-1)
 
     def images(self, pixels: Tensor) -> Tensor:
-        """(N, 3, S, S) -> (N, D) unit."""
+        """(N, 3, S, S) -> (N, D) unit. What the windows taught the lower half stays as it is."""
+        visual = self.clip.visual
+        for lower in (visual.bn1, visual.bn2, visual.bn3, visual.layer1, visual.layer2):  # type: ignore[union-attr]
+            lower.eval()  # type: ignore[union-attr]
         with torch.autocast("cpu", torch.bfloat16):
-            features = self.clip.encode_image(pixels.to(memory_format=torch.channels_last))
+            with torch.no_grad():
+                hidden = visual.stem(pixels.to(memory_format=torch.channels_last))  # type: ignore[operator, union-attr]
+                hidden = visual.layer2(visual.layer1(hidden))  # type: ignore[operator, union-attr]
+            features = visual.attnpool(visual.layer4(visual.layer3(hidden)))  # type: ignore[operator, union-attr]
         return F.normalize(features.float(), dim=-1)
 
     def look(self, pixels: Tensor) -> None:
@@ -72,6 +78,8 @@ class Student(nn.Module):
         """Loss of the maps of the last images against the defects (N, S, S) in [0, 1]."""
         losses = []
         for number, head in enumerate(self.where):
+            if not self.seen[number].requires_grad:
+                continue
             logits = head(self.seen[number].float())
             truth = F.adaptive_max_pool2d(coverage[:, None], logits.shape[-2:])
             losses.append(F.binary_cross_entropy_with_logits(logits, truth))
@@ -84,32 +92,35 @@ class Student(nn.Module):
         return self.clip.state_dict()
 
 
-def train_clip(pictures: Pictures, folder: Path, seed: int, steps: int) -> tuple[dict[str, Tensor], float]:
+def train_clip(crops: Crops, folder: Path, seed: int, steps: int) -> tuple[dict[str, Tensor], float]:
     """Returns (state dict, CPU minutes)."""
     student = seeded(Student, seed)
     student.clip.visual.to(memory_format=torch.channels_last)
     captions = Captions()
     tokenizer = clip.SimpleTokenizer(context_length=77)
-    labels, kinds = np.asarray(pictures.crop_labels), np.asarray(pictures.crop_kinds)
+    labels, kinds = np.asarray(crops.crop_labels), np.asarray(crops.crop_kinds)
     side = clip.model_config("mini-clip")["vision_cfg"]["image_size"]
 
+    draw = Draw(crops)
     kept: list[Tensor] = []
     first = int(FIRST * steps)
 
     def local(rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
-        chosen = balanced(rng, labels, kinds, WINDOWS)
-        views = [window(rng, pictures, int(i), WINDOW, side) for i in chosen]
-        student.look((torch.from_numpy(np.stack([v[0] for v in views])).permute(0, 3, 1, 2).float() - MEAN) / STD)
-        places = student.places(torch.from_numpy(np.stack([v[1] for v in views])).float() / 255)
+        chosen = draw(rng, WINDOWS, EACH, EACH)
+        whole = np.exp(rng.uniform(*np.log(WHOLE), WINDOWS))
+        views = [window(rng, crops, int(i), WINDOW, float(size)) for i, size in zip(chosen, whole, strict=True)]
+        pixels, coverage = tensors(views, MEAN, STD)
+        student.look(pixels)
+        places = student.places(coverage)
         return places, {"places": float(places.detach())}
 
     def step(rng: np.random.Generator, number: int) -> tuple[Tensor, dict[str, float]]:
         if number < first:
             return local(rng)
-        chosen = balanced(rng, labels, kinds, BATCH)
-        views = [view(rng, pictures, int(i), side, 0.5 * (steps - number) / (steps - first)) for i in chosen]
-        pixels = (torch.from_numpy(np.stack([v[0] for v in views])).permute(0, 3, 1, 2).float() - MEAN) / STD
-        wrong = torch.tensor([float((v[1] > 64).sum() >= 3) for v in views])
+        chosen = draw(rng, BATCH, EACH, EACH)
+        views = [view(rng, crops, int(i), side, 0.5 * (steps - number) / (steps - first)) for i in chosen]
+        pixels, coverage = tensors(views, MEAN, STD)
+        wrong = ((coverage > 0.25).sum((1, 2)) >= 3).float()
         sure = torch.tensor([float(labels[i] in (0, EMPTY)) for i in chosen]) + wrong
         # The texts settle long before the images do: most steps reuse those of the last step that learned them.
         fresh = number < first + SETTLED or number % 5 == 0 or not kept
@@ -129,12 +140,12 @@ def train_clip(pictures: Pictures, folder: Path, seed: int, steps: int) -> tuple
         images = student.images(pixels)
         scale = student.clip.logit_scale.exp().clamp(max=60)
         # The quantity that scores a tile, and the same for every single caption against the other side.
-        usual = student.usual(torch.from_numpy(kinds[chosen]).long())
-        margin = scale * images @ (anomalous.mean(0) - normal.mean(0)) + usual[:, 0]
-        each_bad = scale * (images @ anomalous.T - (images @ normal.mean(0))[:, None]) + usual
-        each_good = scale * ((images @ anomalous.mean(0))[:, None] - images @ normal.T) + usual
+        margin = scale * images @ (anomalous.mean(0) - normal.mean(0))
+        each_bad = scale * (images @ anomalous.T - (images @ normal.mean(0))[:, None])
+        each_good = scale * ((images @ anomalous.mean(0))[:, None] - images @ normal.T)
         truth = wrong[:, None]
-        whole = _bce(margin, wrong, sure)
+        # Some kinds look more damaged than others, but scores are only compared within a kind.
+        whole = 0.5 * _bce(margin, wrong, sure) + _order(margin, wrong, kinds[chosen])
         single = _bce(torch.cat([each_bad, each_good], 1), truth.expand(-1, 22), sure[:, None])
         # Captions whose state means nothing must not tell sound from damaged: no difference in standard units.
         blank = torch.stack([vague.mean(0) - other.mean(0), vague[0] - other[0], vague[1] - other[1]])
@@ -142,20 +153,20 @@ def train_clip(pictures: Pictures, folder: Path, seed: int, steps: int) -> tuple
         gap = said[wrong > 0].mean(0) - said[wrong == 0].mean(0)
         neutral = (gap / (said.std(0) + 1e-4)).square().mean()
         language = _language(normal, anomalous, torch.cat([vague, other]), names)
-        kind = F.cross_entropy(10 * images @ names.T, torch.from_numpy(kinds[chosen]).long())
-        places = student.places(torch.from_numpy(np.stack([v[1] for v in views])).float() / 255)
+        own = torch.from_numpy(np.where(kinds[chosen] < TABLE, kinds[chosen].astype(np.int64), -1))
+        kind = F.cross_entropy(10 * images @ names.T, own, ignore_index=-1, reduction="sum") / len(chosen)
+        places = student.places(coverage)
         loss = whole + 0.3 * single + 0.1 * neutral + 0.3 * language + 0.3 * kind + places
-        ranks = _auroc(margin.detach(), wrong)
         return loss, {
             "tile": float(whole.detach()),
-            "auroc": ranks,
+            "auroc": _auroc(margin.detach(), wrong, kinds[chosen]),
             "neutral": float(neutral.detach()),
             "kind": float(kind.detach()),
             "language": float(language.detach()),
             "places": float(places.detach()),
         }
 
-    minutes = train(Plan("clip", seed, steps, 2e-3), student, step, folder)
+    minutes = train(Plan("clip", seed, steps, 2e-3, restart=FIRST), student, step, folder)
     return student.finished(), minutes
 
 
@@ -181,6 +192,18 @@ def _bce(logits: Tensor, truth: Tensor, sure: Tensor) -> Tensor:
     return (loss * sure).sum() / (sure.expand_as(loss)).sum()
 
 
-def _auroc(scores: Tensor, truth: Tensor) -> float:
-    good, bad = scores[truth == 0], scores[truth > 0]
-    return float((bad[:, None] > good[None]).float().mean()) if len(good) and len(bad) else float("nan")
+def _pairs(scores: Tensor, truth: Tensor, kinds: NDArray[np.uint16]) -> Tensor:
+    """Score of the faulty minus score of the sound, of every such pair of one kind."""
+    kind = torch.from_numpy(kinds.astype(np.int64))
+    paired = (kind[:, None] == kind[None]) & (truth[:, None] > truth[None])
+    return (scores[:, None] - scores[None])[paired]
+
+
+def _order(scores: Tensor, truth: Tensor, kinds: NDArray[np.uint16]) -> Tensor:
+    return F.softplus(-_pairs(scores, truth, kinds)).mean() if truth.any() else scores.sum() * 0
+
+
+def _auroc(scores: Tensor, truth: Tensor, kinds: NDArray[np.uint16]) -> float:
+    """Within kinds."""
+    pairs = _pairs(scores, truth, kinds)
+    return float((pairs > 0).float().mean()) if len(pairs) else float("nan")

@@ -10,17 +10,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tools.train_mini.data import Pictures, balanced, view, whitening, window
+from tools.train_mini.data import Crops, Draw, tensors, view, whitening, window
 from tools.train_mini.loop import Plan, train
 from tools.train_mini.words import Captions, SubwordEmbedding
 from zsad.datasets.synthetic import DEFECTS
 from zsad.models import clipseg
 from zsad.models.weights import seeded
 
-BATCH = 32
+BATCH = 16
 WINDOW, WINDOWS = 96, 64
 """Side and number of the windows of one step of the first part."""
-FIRST = 0.8
+WHOLE = (190, 370)
+"""Sides, in pixels, at which whole tiles are shown through those windows."""
+FIRST = 0.85
 """Share of the steps on windows."""
 MEAN = torch.tensor(clipseg.MEAN).view(3, 1, 1) * 255
 STD = torch.tensor(clipseg.STD).view(3, 1, 1) * 255
@@ -87,34 +89,31 @@ class Student(nn.Module):
         return self.clipseg.state_dict()
 
 
-def train_clipseg(pictures: Pictures, folder: Path, seed: int, steps: int) -> tuple[dict[str, Tensor], float]:
+def train_clipseg(crops: Crops, folder: Path, seed: int, steps: int) -> tuple[dict[str, Tensor], float]:
     """Returns (state dict, CPU minutes)."""
     student = seeded(Student, seed)
     vision = student.clipseg.clip.vision_model.embeddings
     with torch.no_grad():
         width, _, patch, _ = vision.patch_embedding.weight.shape
-        vision.patch_embedding.weight.copy_(whitening(pictures.crops, patch, width, MEAN, STD))
+        vision.patch_embedding.weight.copy_(whitening(crops.crops, patch, width, MEAN, STD))
     captions = Captions()
     tokenizer = clipseg.SimpleTokenizer(context_length=77)
-    labels, kinds = np.asarray(pictures.crop_labels), np.asarray(pictures.crop_kinds)
+    labels, draw = np.asarray(crops.crop_labels), Draw(crops)
     side = clipseg.input_size("mini-clipseg")
 
     def step(rng: np.random.Generator, number: int) -> tuple[Tensor, dict[str, float]]:
-        # Two sound crops of three teach little about where defects are: a quarter of them is enough.
         local = number < FIRST * steps
         count = WINDOWS if local else BATCH
-        chosen = balanced(rng, labels, kinds, count)
-        for n in range(0, count, 4):
-            chosen[n] = chosen[n + 1] if n % 32 else chosen[n]
+        chosen = draw(rng, count, 1, 3)
         corner = (0, 0)
         if local:
             corner = tuple(int(n) for n in rng.integers((side - WINDOW) // 16 + 1, size=2))
-            views = [window(rng, pictures, int(i), WINDOW, side) for i in chosen]
+            whole = np.exp(rng.uniform(*np.log(WHOLE), WINDOWS))
+            views = [window(rng, crops, int(i), WINDOW, float(size)) for i, size in zip(chosen, whole, strict=True)]
         else:
             near = 0.5 * (1 - number / steps) / (1 - FIRST)
-            views = [view(rng, pictures, int(i), side, near) for i in chosen]
-        pixels = (torch.from_numpy(np.stack([v[0] for v in views])).permute(0, 3, 1, 2).float() - MEAN) / STD
-        truth = torch.from_numpy(np.stack([v[1] for v in views])).float() / 255
+            views = [view(rng, crops, int(i), side, near) for i in chosen]
+        pixels, truth = tensors(views, MEAN, STD)
         # A quarter of the prompts names nothing: nothing may light up, whatever the crop shows.
         blank = rng.random(count) < 0.25
         named = [(captions.nothing(rng), ()) if empty else captions.localising(rng) for empty in blank]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tools.train_mini.data import Pictures, recolour
+from tools.train_mini.data import Scenes, recolour
 from tools.train_mini.loop import Plan, train
 from zsad.models.isnet import ISNet
 from zsad.models.weights import seeded
@@ -18,12 +18,12 @@ BATCH = 8
 WIDTH = 8
 
 
-def train_isnet(pictures: Pictures, folder: Path, seed: int, steps: int) -> tuple[dict[str, Tensor], float]:
+def train_isnet(scenes: Scenes, folder: Path, seed: int, steps: int) -> tuple[dict[str, Tensor], float]:
     """Returns (state dict, CPU minutes)."""
     network = seeded(lambda: ISNet(WIDTH), seed).to(memory_format=torch.channels_last)
 
     def step(rng: np.random.Generator, number: int) -> tuple[Tensor, dict[str, float]]:
-        pairs = [_turned(rng, pictures, int(i)) for i in rng.integers(len(pictures.scenes), size=BATCH)]
+        pairs = [_turned(rng, scenes, int(i)) for i in rng.integers(len(scenes.scenes), size=BATCH)]
         pixels = torch.from_numpy(np.stack([pair[0] for pair in pairs])).permute(0, 3, 1, 2).float() / 255 - 0.5
         truth = torch.from_numpy(np.stack([pair[1] for pair in pairs]))[:, None].float() / 255
         with torch.autocast("cpu", torch.bfloat16):
@@ -38,9 +38,9 @@ def train_isnet(pictures: Pictures, folder: Path, seed: int, steps: int) -> tupl
     return network.state_dict(), minutes
 
 
-def _turned(rng: np.random.Generator, pictures: Pictures, number: int) -> tuple[np.ndarray, np.ndarray]:
+def _turned(rng: np.random.Generator, scenes: Scenes, number: int) -> tuple[np.ndarray, np.ndarray]:
     turns = int(rng.integers(4))
-    image, truth = np.rot90(pictures.scenes[number], turns), np.rot90(pictures.coverage[number], turns)
+    image, truth = np.rot90(scenes.scenes[number], turns), np.rot90(scenes.coverage[number], turns)
     if rng.random() < 0.5:
         image, truth = image[:, ::-1], truth[:, ::-1]
     return recolour(rng, image), np.ascontiguousarray(truth)

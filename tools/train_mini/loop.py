@@ -22,7 +22,8 @@ class Plan:
 
     Attributes:
         name: of the checkpoint file; seed: of everything random; steps: optimiser steps;
-        rate: highest learning rate; decay: weight decay of matrices.
+        rate: highest learning rate; decay: weight decay of matrices;
+        restart: share of the steps after which the rate rises and falls once more.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Plan:
     steps: int
     rate: float
     decay: float = 0.02
+    restart: float = 1.0
 
 
 def train(plan: Plan, module: nn.Module, step: Step, folder: Path) -> float:
@@ -52,7 +54,7 @@ def train(plan: Plan, module: nn.Module, step: Step, folder: Path) -> float:
     shown: dict[str, list[float]] = {}
     for number in range(first, plan.steps):
         for group in optimiser.param_groups:
-            group["lr"] = plan.rate * _shape(number / plan.steps)
+            group["lr"] = plan.rate * _shape(number / plan.steps, plan.restart)
         torch.manual_seed(plan.seed * 1_000_003 + number)
         loss, figures = step(np.random.default_rng([plan.seed, number]), number)
         optimiser.zero_grad()
@@ -83,8 +85,9 @@ def train(plan: Plan, module: nn.Module, step: Step, folder: Path) -> float:
     return spent + (time.process_time() - start) / 60
 
 
-def _shape(progress: float) -> float:
+def _shape(progress: float, restart: float) -> float:
     warm = 0.04
+    progress = progress / restart if progress < restart else (progress - restart) / (1 - restart)
     if progress < warm:
         return (progress + 1e-3) / warm
     return 0.5 * (1 + float(np.cos(np.pi * (progress - warm) / (1 - warm)))) * 0.99 + 0.01

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tools.train_mini.data import Pictures, recolour, whitening
+from tools.train_mini.data import Scenes, recolour, whitening
 from tools.train_mini.loop import Plan, train
 from zsad.models.sam import build_mini_sam
 from zsad.models.weights import seeded
@@ -60,7 +60,7 @@ class Student(nn.Module):
         return F.binary_cross_entropy_with_logits(said[:, 0], truth) + 0.5 * apart
 
 
-def train_sam(pictures: Pictures, folder: Path, seed: int, steps: int) -> tuple[dict[str, Tensor], float]:
+def train_sam(scenes: Scenes, folder: Path, seed: int, steps: int) -> tuple[dict[str, Tensor], float]:
     """Returns (state dict, CPU minutes)."""
     student = seeded(Student, seed)
     network = student.sam
@@ -69,12 +69,12 @@ def train_sam(pictures: Pictures, folder: Path, seed: int, steps: int) -> tuple[
     projection = encoder.patch_embed.proj
     with torch.no_grad():
         width, _, patch, _ = projection.weight.shape
-        projection.weight.copy_(whitening(pictures.scenes, patch, width, network.pixel_mean, network.pixel_std))
+        projection.weight.copy_(whitening(scenes.scenes, patch, width, network.pixel_mean, network.pixel_std))
     low_side = 4 * network.prompt_encoder.image_embedding_size[0]
     prompts = network.prompt_encoder
 
     def step(rng: np.random.Generator, number: int) -> tuple[Tensor, dict[str, float]]:
-        drawn = [_scene(rng, pictures, int(i), side) for i in rng.integers(len(pictures.scenes), size=BATCH)]
+        drawn = [_scene(rng, scenes, int(i), side) for i in rng.integers(len(scenes.scenes), size=BATCH)]
         pixels = torch.stack([network.preprocess(torch.from_numpy(image).permute(2, 0, 1)) for image, _ in drawn])
         with torch.autocast("cpu", torch.bfloat16):
             features = encoder(pixels).float()
@@ -109,7 +109,7 @@ def train_sam(pictures: Pictures, folder: Path, seed: int, steps: int) -> tuple[
     return network.state_dict(), minutes
 
 
-def _scene(rng: np.random.Generator, pictures: Pictures, number: int, side: int) -> tuple[np.ndarray, np.ndarray]:
+def _scene(rng: np.random.Generator, scenes: Scenes, number: int, side: int) -> tuple[np.ndarray, np.ndarray]:
     """A scene of some aspect, its longer side ``side``: image, instances."""
     turns, flip = int(rng.integers(4)), bool(rng.random() < 0.5)
     short = (
@@ -117,10 +117,10 @@ def _scene(rng: np.random.Generator, pictures: Pictures, number: int, side: int)
     )
     size = (side, short) if rng.random() < 0.75 else (short, side)
     arrays = []
-    for source in (pictures.scenes, pictures.instances):
+    for source in (scenes.scenes, scenes.instances):
         array = np.rot90(source[number], turns)
         array = np.ascontiguousarray(array[:, ::-1] if flip else array)
-        nearest = source is pictures.instances
+        nearest = source is scenes.instances
         arrays.append(cv2.resize(array, size, interpolation=cv2.INTER_NEAREST if nearest else cv2.INTER_AREA))
     return recolour(rng, arrays[0]), arrays[1]
 

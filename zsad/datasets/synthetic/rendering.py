@@ -57,7 +57,9 @@ def kind_named(name: str) -> Kind:
     raise UsageError(f"Unknown kind {name!r}. Expected one of {', '.join((*KINDS_A, *KINDS_B))}.")
 
 
-def render(kind: str, rng: Generator, anomalous: bool, *, long_side: int | None = None) -> Sample:
+def render(
+    kind: str, rng: Generator, anomalous: bool, *, long_side: int | None = None, shadows: bool = True
+) -> Sample:
     """Render one photograph; the same state of ``rng`` gives the same pixels.
 
     Args:
@@ -65,11 +67,18 @@ def render(kind: str, rng: Generator, anomalous: bool, *, long_side: int | None 
         rng: source of everything that varies.
         anomalous: whether one or two defects are made.
         long_side: longer side in pixels; drawn between 400 and 1600 when not given.
+        shadows: False gives the same picture without what the objects cast on the table.
 
     Raises:
         UsageError: unknown kind.
     """
-    what = kind_named(kind)
+    return render_kind(kind_named(kind), rng, anomalous, long_side=long_side, shadows=shadows)
+
+
+def render_kind(
+    what: Kind, rng: Generator, anomalous: bool, *, long_side: int | None = None, shadows: bool = True
+) -> Sample:
+    """As ``render``, of any kind."""
     shape, cells, length = _layout(what, rng, long_side)
     look_seed = int(rng.integers(2**32))
     chosen = rng.permutation(len(cells))[: 1 + int(rng.random() < 0.2)] if anomalous else np.empty(0, int)
@@ -101,9 +110,9 @@ def render(kind: str, rng: Generator, anomalous: bool, *, long_side: int | None 
         )
     bright = float(np.mean([np.mean(placed.surface.colour[placed.surface.cover > 0.5]) for placed in objects]))
     dark = rng.random() < (0.85 if bright > 0.55 else 0.1 if bright < 0.3 else 0.45)
-    image, mask, foreground = compose(rng, shape, objects, dark)
+    image, mask, foreground = compose(rng, shape, objects, dark, shadows)
     if anomalous and np.count_nonzero(mask) < _FEWEST_PIXELS:
-        return render(kind, rng, anomalous, long_side=long_side)
+        return render_kind(what, rng, anomalous, long_side=long_side, shadows=shadows)
     jpeg = photograph(rng, image, int(rng.integers(72, 98)))
     pixels = decode(jpeg, _MOST_PIXELS)
     return Sample(pixels, mask, foreground, tuple(sorted(set(defects))), what.name, what.noun, jpeg)

@@ -56,9 +56,9 @@ def table(rng: Generator, shape: tuple[int, int], dark: bool) -> Float:
 
 
 def compose(
-    rng: Generator, shape: tuple[int, int], objects: list[Placed], dark: bool
+    rng: Generator, shape: tuple[int, int], objects: list[Placed], dark: bool, shadows: bool = True
 ) -> tuple[Float, np.ndarray, np.ndarray]:
-    """Objects on a table under one lamp.
+    """Objects on a table under one lamp; without ``shadows`` the same picture, but nothing darkens the table.
 
     Returns:
         (image (H, W, 3) float32 about [0, 1], mask (H, W) uint8 of fault ids, foreground (H, W) bool).
@@ -73,8 +73,9 @@ def compose(
     for placed in objects:
         _place(placed, colour, layers, thickness, mask)
     alpha = layers[..., 3]
-    hardness = rng.random()
-    image *= spread(_shadow(alpha, thickness, light, hardness, rng.uniform(0.35, 0.75)))
+    hardness, strength = rng.random(), rng.uniform(0.35, 0.75)
+    if shadows:
+        image *= spread(_shadow(alpha, thickness, light, hardness, strength))
     left, top, width, height = cv2.boundingRect((alpha > 0).astype(np.uint8))
     window = np.s_[top : top + height, left : left + width]
     lit = _light(rng, colour[window], layers[window], light)
