@@ -180,6 +180,16 @@ def test_a_finished_run_gives_the_code_of_its_table_without_starting_ray(folder,
     assert ("load/truncated 1" in done.stderr) == bool(errors)
 
 
+def test_a_reader_of_the_log_that_leaves_ends_no_run(folder, tmp_path):
+    finished_run(folder, tmp_path / "out", errors=1)
+    command = [COMMAND, "score", "--dataset", "folder", "--root", folder, "--output", tmp_path / "out"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([*command, "--object", "nut", "--preset", "mini"], stdout=writing, stderr=writing)
+    os.close(writing)
+    assert done.returncode == 3
+
+
 def test_another_configuration_into_the_same_output(folder, tmp_path):
     finished_run(folder, tmp_path / "out", 0)
     before = sorted(tmp_path.rglob("*"))

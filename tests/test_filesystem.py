@@ -1,10 +1,12 @@
 import os
+import re
+from types import SimpleNamespace
 
 import pytest
 from pyarrow import fs
 
 from zsad.errors import ImageError, UsageError
-from zsad.filesystem import absolute, exists, is_local, join, read_bytes, redact, resolve
+from zsad.filesystem import BACK_OFF, absolute, exists, is_local, join, patiently, read_bytes, redact, resolve
 
 
 def test_local_paths(tmp_path, monkeypatch):
@@ -62,6 +64,50 @@ def test_reading_says_why_it_failed(tmp_path, name, limit, kind):
     with pytest.raises(ImageError) as caught:
         read_bytes(str(tmp_path / name), limit)
     assert caught.value.kind == kind
+
+
+@pytest.mark.parametrize(
+    ("error", "passes"),
+    [
+        (OSError("AWS Error NETWORK_CONNECTION during HeadObject operation: curlCode: 7"), True),
+        (OSError("AWS Error SLOW_DOWN during GetObject operation"), True),
+        (OSError("AWS Error UNKNOWN (HTTP status 429) during GetObject operation"), True),
+        (OSError(5, "Input/output error"), True),
+        (OSError("AWS Error ACCESS_DENIED during HeadObject operation"), False),
+        (OSError("AWS Error NO_SUCH_BUCKET during CreateMultipartUpload operation"), False),
+        (OSError("AWS Error UNKNOWN (HTTP status 400) during HeadObject operation"), False),
+        (FileNotFoundError(2, "No such file"), False),
+    ],
+)
+def test_what_may_pass_is_tried_five_times_and_all_else_once(monkeypatch, error, passes):
+    waits = []
+    monkeypatch.setattr("zsad.filesystem.time.sleep", waits.append)
+    calls = []
+
+    def work():
+        calls.append(1)
+        raise error
+
+    with pytest.raises(OSError, match=re.escape(str(error))):
+        patiently(work)
+    assert len(calls) == (5 if passes else 1)
+    assert waits == [pytest.approx(usual, rel=0.5) for usual in BACK_OFF[: len(waits)]]
+
+
+def test_a_look_up_of_a_bucket_that_fails_is_tried_again_and_counts_as_passing(monkeypatch):
+    monkeypatch.setattr("zsad.filesystem.time.sleep", lambda _: None)
+    calls = []
+
+    def unreachable(uri):
+        calls.append(uri)
+        raise OSError("AWS Error NETWORK_CONNECTION during HeadBucket operation")
+
+    monkeypatch.setattr("zsad.filesystem.fs", SimpleNamespace(FileSystem=SimpleNamespace(from_uri=unreachable)))
+    with pytest.raises(ImageError) as caught:
+        read_bytes("s3://no-such-bucket-here/x.png")
+    assert (caught.value.kind, caught.value.transient, len(calls)) == ("unreadable", True, 3)
+    with pytest.raises(UsageError, match="NETWORK_CONNECTION"):
+        resolve("s3://no-such-bucket-here/x.png")
 
 
 def test_redact():

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import warnings
 from collections.abc import Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, TextIO, cast
 
 import typer
 
@@ -376,6 +377,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """
     warnings.showwarning = _show_warning
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    stderr, sys.stderr = sys.stderr, cast(TextIO, _Stderr(sys.stderr))
     try:
         app(args=None if arguments is None else list(arguments))
     except UsageError as error:
@@ -384,6 +386,37 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ZsadError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(1)
+    finally:
+        sys.stderr = stderr
+
+
+class _Stderr:
+    """The error stream, whose reader may leave (``zsad score ... 2>&1 | head``) without ending the run."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except BrokenPipeError:
+            return self._leave(text)
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except BrokenPipeError:
+            self._leave("")
+
+    def _leave(self, text: str) -> int:
+        # What is still buffered goes there, too; else Python fails at its own exit.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, self._stream.fileno())
+        os.close(nowhere)
+        return len(text)
 
 
 def _show_warning(message: Warning | str, category: type[Warning], filename: str, *_: object, **__: object) -> None:

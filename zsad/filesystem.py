@@ -5,19 +5,31 @@ from __future__ import annotations
 import errno
 import os
 import re
+import time
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import unquote
 
+import numpy as np
 from pyarrow import fs
 
 from zsad.errors import ImageError, UsageError
 
+T = TypeVar("T")
+
+BACK_OFF = (0.5, 2.0, 8.0, 30.0)
+"""Seconds before the second and each later try of what a store refused for the moment; each up to half more or less."""
 _SCHEME = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]+)://")
 # A secret may hold slashes, so everything up to an @ counts once there is a colon before it.
 _CREDENTIALS = re.compile(r"(?<=://)(?!anonymous@)(?:[^/\s]+|[^/@\s]*:[^@\s]*)@")
 _LASTING = frozenset({errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.EISDIR})
 """What no second try mends, of the errors that reading a file can end with."""
+_LASTING_TEXT = re.compile(
+    r"AWS Error (ACCESS_DENIED|NO_SUCH_|INVALID_|SIGNATURE_DOES_NOT_MATCH)|HTTP status 4(?!08|29)|Bucket .* not found"
+)
+"""The same in the words of an object store."""
 _SECRET_PARAMETER = re.compile(
     r"(?i)\b([\w-]{0,32}(?:password|secret|token|credential|signature|access[_-]?key(?:[_-]?id)?"
     r"|(?:secret|api|account)[_-]?key)|sig)=[^&\s'\"]+"
@@ -40,6 +52,16 @@ def resolve(uri: str) -> tuple[fs.FileSystem, str]:
         UsageError: the scheme is unknown, the URI is malformed, or it holds credentials, which would end
             up in every row.
     """
+    try:
+        return _resolve(uri)
+    except (ValueError, OSError) as error:
+        raise UsageError(
+            f"Cannot open {redact(uri)!r}: {redact(str(error))}. Expected a local path or an s3:// or gs:// URI."
+        ) from None
+
+
+def _resolve(uri: str) -> tuple[fs.FileSystem, str]:
+    """``resolve``, with the errors of a remote file system as they are."""
     if is_local(uri):
         path = uri[len("file://") :] if uri.startswith("file://") else uri
         try:
@@ -51,16 +73,7 @@ def resolve(uri: str) -> tuple[fs.FileSystem, str]:
             f"The URI {redact(uri)!r} holds credentials, which would be stored with every row. Expected them in the "
             "environment, e.g. AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or in the provider's own files."
         )
-    try:
-        return _open_remote(uri)
-    except (ValueError, OSError) as error:
-        raise UsageError(
-            f"Cannot open {redact(uri)!r}: {redact(str(error))}. Expected a local path or an s3:// or gs:// URI."
-        ) from None
-
-
-def _open_remote(uri: str) -> tuple[fs.FileSystem, str]:
-    """The path comes from the whole URI, the client, with its connections, is shared by a bucket."""
+    # The path comes from the whole URI, the client, with its connections, is shared by a bucket.
     base, mark, query = uri.partition("?")
     scheme, _, rest = base.partition("://")
     bucket, _, key = rest.partition("/")
@@ -70,8 +83,28 @@ def _open_remote(uri: str) -> tuple[fs.FileSystem, str]:
 
 @lru_cache(maxsize=64)
 def _client(uri: str) -> tuple[fs.FileSystem, str]:
-    filesystem, root = fs.FileSystem.from_uri(uri)
+    # Opening a bucket may ask the store where it is.
+    filesystem, root = patiently(lambda: fs.FileSystem.from_uri(uri), BACK_OFF[:2])
     return filesystem, root
+
+
+def patiently(work: Callable[[], T], waits: Sequence[float] = BACK_OFF) -> T:
+    """``work()``; on an I/O error that may pass by itself again after each of ``waits`` (seconds)."""
+    for wait in waits:
+        try:
+            return work()
+        except OSError as error:
+            if not may_pass(error):
+                raise
+        time.sleep(wait * np.random.default_rng().uniform(0.5, 1.5))
+    return work()
+
+
+def may_pass(error: OSError) -> bool:
+    """Whether an I/O error may pass by itself: no wrong name or missing permission, but a store out of reach now."""
+    if isinstance(error, FileNotFoundError | NotADirectoryError | PermissionError) or error.errno in _LASTING:
+        return False
+    return _LASTING_TEXT.search(str(error)) is None
 
 
 def join(uri: str, *parts: str) -> str:
@@ -102,7 +135,7 @@ def read_bytes(uri: str, max_bytes: int | None = None) -> bytes:
         ImageError: kind ``missing``, ``not_a_file``, ``unreadable`` or ``file_too_large`` (over ``max_bytes``).
     """
     try:
-        filesystem, path = resolve(uri)
+        filesystem, path = _resolve(uri)
         if isinstance(filesystem, fs.LocalFileSystem):
             # Opening a named pipe would wait for a writer for ever.
             if os.path.exists(path) and not os.path.isfile(path):
@@ -114,7 +147,7 @@ def read_bytes(uri: str, max_bytes: int | None = None) -> bytes:
             _check_size(stream.size(), max_bytes)
             return stream.read()
     except UsageError as error:
-        # Of this file only: another bucket, or a look-up that failed just now.
+        # Of this file only, not of the run.
         raise ImageError("unreadable", str(error)[:300]) from None
     except (FileNotFoundError, NotADirectoryError):
         hint = " (names that are not UTF-8 cannot be read: rename the file)" if "\\x" in uri else ""
@@ -122,9 +155,9 @@ def read_bytes(uri: str, max_bytes: int | None = None) -> bytes:
     except PermissionError:
         raise ImageError("unreadable", "no permission to read this file") from None
     except (OSError, ValueError) as error:
-        lasting = isinstance(error, ValueError) or error.errno in _LASTING
+        transient = isinstance(error, OSError) and may_pass(error)
         message = getattr(error, "strerror", None) or str(error)
-        raise ImageError("unreadable", redact(message)[:300], transient=not lasting) from None
+        raise ImageError("unreadable", redact(message)[:300], transient=transient) from None
 
 
 def _check_size(size: int, max_bytes: int | None) -> None:

@@ -4,7 +4,7 @@ from zsad.config import load_config
 from zsad.errors import UsageError, ZsadError
 from zsad.pipeline.cost import StageCosts
 from zsad.pipeline.execute import _explain
-from zsad.pipeline.pools import describe, plan_pools, proportional
+from zsad.pipeline.pools import describe, images_within, plan_pools, proportional
 from zsad.pipeline.text import duration, failure_line, progress_line, size, stage_times
 
 GIB = 1024**3
@@ -54,6 +54,18 @@ def test_sizes_in_proportion():
     assert proportional(32, {"a": 5, "b": 80, "c": 5, "d": 10}) == {"a": 2, "b": 25, "c": 2, "d": 3}
     assert proportional(2, {"a": 1, "b": 1, "c": 1}) == {"a": 1, "b": 1, "c": 1}
     assert proportional(5, {"a": 0, "b": 1}) == {"a": 1, "b": 4}
+
+
+def test_the_slowest_pool_bounds_what_is_at_work_for_three_minutes():
+    resources = {"CPU": 64, "GPU": 8, "memory": 64 * GIB}
+    slow = StageCosts({"load": 100.0, "saliency": 0.0, "instances": 59_900.0, "tile_scores": 0.0}, "measured", "cuda")
+    pools = plan_pools(load_config("mini"), resources, 1.0, slow)
+    (size,) = [pool.size for pool in pools if pool.name == "instances"]
+    assert size > 4
+    assert images_within(180, pools, slow) == (3, 3 * size)
+    assert images_within(10, pools, slow)[0] == 1
+    one = plan({"CPU": 1})
+    assert images_within(180, one, None) == (180, 180)
 
 
 def test_a_given_size_stands():

@@ -2,6 +2,7 @@
 
 import shutil
 import threading
+from contextlib import nullcontext
 from itertools import count
 from pathlib import Path
 
@@ -11,6 +12,12 @@ import pytest
 
 from zsad import UsageError
 from zsad.cli import main
+from zsad.errors import ZsadError
+from zsad.evaluation import evaluate_part, merge_states
+from zsad.export import export_run
+from zsad.export import maps as maps_module
+from zsad.pipeline import evaluate as evaluate_module
+from zsad.pipeline.evaluate import decide_run
 from zsad.storage import (
     RunInfo,
     cleanup,
@@ -22,6 +29,7 @@ from zsad.storage import (
     read_anomaly_map,
     read_predictions,
     read_success,
+    while_unchanged,
     write_part,
     write_run,
     write_success,
@@ -30,6 +38,7 @@ from zsad.storage import (
 from zsad.storage import compact as compact_module
 from zsad.storage import run as run_module
 from zsad.storage.compact import compact
+from zsad.storage.files import DamagedPart
 from zsad.storage.run import clear_success
 
 RUN = "20260101T000000000000Zabcdef"
@@ -247,3 +256,39 @@ def test_the_command_prints_before_and_after(run, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("predictions") and "10 files" in lines[0] and "-> 3 files" in lines[0]
     assert lines[1].startswith("anomaly_maps") and "10 files" in lines[1]
+
+
+@pytest.mark.parametrize("module", [maps_module, evaluate_module])
+def test_an_export_or_a_decision_begins_again_when_its_parts_are_replaced(run, monkeypatch, module):
+    def here(output, parts, resolution, limits):
+        return merge_states([evaluate_part(output, *part, resolution, limits) for part in parts], resolution)
+
+    monkeypatch.setattr(evaluate_module, "connected", nullcontext)
+    monkeypatch.setattr(evaluate_module, "_merge_parts", here)
+    name = "each_map" if module is maps_module else "_merge_parts"
+    work = getattr(module, name)
+
+    def after_compaction(*args):
+        if len(list_parts(run, "predictions")) == 10:
+            compact(run)
+        return work(*args)
+
+    monkeypatch.setattr(module, name, after_compaction)
+    if module is maps_module:
+        assert export_run(run, "tiff").summary.startswith("16 ")
+    else:
+        assert len(decide_run(run, "quantile:0.9")) == 20
+    assert len(list_parts(run, "predictions")) == 1
+
+
+def test_reading_ends_where_parts_are_replaced_without_end(run, rows):
+    tries = []
+
+    def read():
+        tries.append(1)
+        write_part(run, part_name("20270101T000000000000Zabcdef", len(tries)), rows.table(rows.row("new")))
+        raise DamagedPart("gone")
+
+    with pytest.raises(ZsadError, match="were replaced 10 times while they were read") as caught:
+        while_unchanged(run, read)
+    assert not isinstance(caught.value, DamagedPart) and len(tries) == 10

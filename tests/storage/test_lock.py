@@ -2,6 +2,7 @@
 
 import io
 import os
+import pickle
 import subprocess
 import sys
 import threading
@@ -12,7 +13,8 @@ import pytest
 from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
-from zsad.errors import UsageError
+from zsad.errors import UsageError, ZsadError
+from zsad.storage import lock as lock_module
 from zsad.storage import output_lock
 
 HOLD = "import sys, time\nfrom zsad.storage import output_lock\nwith output_lock(sys.argv[1]): print('held', flush=True); time.sleep(60)"
@@ -66,33 +68,117 @@ def test_an_output_that_cannot_be_locked_says_why(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def bucket():
+def server():
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
     query = f"?scheme=http&endpoint_override={host}%3A{port}&region=us-east-1&allow_bucket_creation=true"
     filesystem, _ = fs.FileSystem.from_uri(f"s3://locks{query}")
     filesystem.create_dir("locks")
-    yield f"s3://locks/out{query}", filesystem
+    yield f"s3://locks/OUT{query}", filesystem
     server.stop()
 
 
-def test_a_heartbeat_on_an_object_store(bucket):
-    out, filesystem = bucket
-    # Modification times there have a resolution of one second.
-    times = {"beat": 1.2, "stale": 5.0}
-    stream = io.StringIO()
-    with output_lock(out, stream, **times):
-        assert len(filesystem.get_file_info(fs.FileSelector("locks/out/.running"))) == 1
-        refused = pytest.raises(UsageError, match=rf"Another run is writing.*process {os.getpid()} on")
-        with refused, output_lock(out, stream, **times):
-            pass
-    assert "Waiting up to 5 s" in stream.getvalue()
-    assert not filesystem.get_file_info(fs.FileSelector("locks/out/.running", allow_not_found=True))
+@pytest.fixture
+def bucket(server, request, monkeypatch):
+    """An output of its own, and what its lock holds."""
+    uri, filesystem = server
+    name = request.node.name
+    monkeypatch.setattr(lock_module, "_SETTLE_SECONDS", 0.2)
 
-    with filesystem.open_output_stream("locks/out/.running/dead.json") as corpse:
-        corpse.write(b"{}")
+    def content(new=None):
+        path = f"locks/{name}/.lock.json"
+        if new is not None:
+            with filesystem.open_output_stream(path) as sink:
+                sink.write(new)
+        if filesystem.get_file_info(path).type == fs.FileType.NotFound:
+            return None
+        return filesystem.open_input_stream(path).read()
+
+    return uri.replace("OUT", name), content
+
+
+TIMES = {"beat": 0.2, "stale": 2.5}
+
+
+def test_on_an_object_store_a_living_run_is_told_from_a_dead_one(bucket):
+    out, content = bucket
+    stream = io.StringIO()
+    with output_lock(out, stream, **TIMES) as lock:
+        refused = pytest.raises(UsageError, match=rf"Another run is writing.*process {os.getpid()} on .*since 20")
+        with refused, output_lock(out, stream, **TIMES):
+            pass
+        lock.check()
+    assert "to see whether it is alive" in stream.getvalue()
+    assert content() is None
+
+    content(b"the last words of a run that was killed")
     start = time.monotonic()
-    with output_lock(out, stream, **times):
-        assert time.monotonic() - start > 3
-        assert len(filesystem.get_file_info(fs.FileSelector("locks/out/.running"))) == 1
+    with output_lock(out, stream, **TIMES) as lock:
+        # Modification times there have a resolution of one second.
+        assert time.monotonic() - start > 1.4
+        lock.check()
+
+
+def test_a_run_that_was_taken_for_dead_stops_and_leaves_the_lock_alone(bucket):
+    out, content = bucket
+    stream = io.StringIO()
+    with output_lock(out, stream, **TIMES) as lock:
+        content(b'{"token": "other", "host": "elsewhere", "pid": 7, "since": "now"}')
+        with pytest.raises(ZsadError, match="taken over the output .*process 7 on elsewhere"):
+            pickle.loads(pickle.dumps(lock)).check()
+        time.sleep(0.7)
+        assert b"other" in content()
+    assert b"other" in content()
+    assert stream.getvalue().count("Another run has taken over") == 1
+
+
+def test_no_error_ends_the_renewing(bucket, monkeypatch):
+    out, content = bucket
+    failures = [OSError("connection reset"), RuntimeError("anything")]
+    write = lock_module._write
+
+    def failing(*args):
+        if failures:
+            raise failures.pop()
+        write(*args)
+
+    with output_lock(out, **TIMES) as lock:
+        before = content()
+        monkeypatch.setattr(lock_module, "_write", failing)
+        time.sleep(1.2)
+        assert not failures and content() != before
+        lock.check()
+
+
+def test_of_two_that_start_at_the_same_moment_one_gets_the_lock(bucket, monkeypatch):
+    out, content = bucket
+    read, both_looked, ended = lock_module._read, threading.Barrier(2), threading.Barrier(2)
+    waiting = threading.local()
+
+    def looking(output):
+        found = read(output)
+        if not hasattr(waiting, "done"):
+            waiting.done = True
+            both_looked.wait(10)
+        return found
+
+    monkeypatch.setattr(lock_module, "_read", looking)
+    outcomes = []
+
+    def start():
+        try:
+            with output_lock(out, beat=5.0, stale=60.0):
+                outcomes.append("held")
+                ended.wait(10)
+        except UsageError:
+            outcomes.append("refused")
+            ended.wait(10)
+
+    threads = [threading.Thread(target=start) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(outcomes) == ["held", "refused"]
+    assert content() is None

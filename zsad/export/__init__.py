@@ -14,7 +14,7 @@ from zsad.export.stream import decided_rows, scored_rows
 from zsad.export.table import decisions_if_any, write_csv
 from zsad.export.target import claim, complete
 from zsad.filesystem import absolute, join
-from zsad.storage import read_run
+from zsad.storage import read_run, while_unchanged
 
 __all__ = ["FORMATS", "Exported", "export_run"]
 
@@ -73,9 +73,13 @@ def export_run(output: str, format_name: str, target: str | None = None) -> Expo
     output = absolute(output)
     target = join(output, "exports", format_name) if target is None else absolute(target)
     form = FORMATS[format_name]
-    source = form.read(output)
-    info = read_run(output)
-    claim(output, target, format_name, info.fingerprint if info else None)
-    summary = form.write(output, source, target)
+
+    def export() -> str:
+        source = form.read(output)
+        info = read_run(output)
+        claim(output, target, format_name, info.fingerprint if info else None)
+        return form.write(output, source, target)
+
+    summary = while_unchanged(output, export)
     complete(target)
     return Exported(target, summary)

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from zsad.errors import UsageError, ZsadError
+from zsad.errors import UsageError
 from zsad.filesystem import exists, join, redact
 from zsad.storage import (
     DECISIONS_SCHEMA,
@@ -24,7 +24,7 @@ from zsad.storage import (
     write_atomically,
 )
 from zsad.storage.committed import committed_rows, superseded
-from zsad.storage.files import Sink
+from zsad.storage.files import DamagedPart, Sink
 from zsad.storage.schemas import SUPERSEDING_COLUMNS
 
 PREDICTIONS_CSV = "predictions.csv"
@@ -122,6 +122,8 @@ def _valid_rows(output: str) -> Iterator[pa.Table]:
     start = 0
     for name, rows in committed_rows(output, PREDICTIONS_SCHEMA.names):
         if name not in parts or parts[name].num_rows != rows.num_rows:
-            raise ZsadError(f"The predictions in {redact(output)!r} changed meanwhile. Export again when scoring ends.")
+            raise DamagedPart(
+                f"The predictions in {redact(output)!r} changed meanwhile. Export again when scoring ends."
+            )
         yield rows.filter(pa.array(valid[start : start + rows.num_rows]))
         start += rows.num_rows

@@ -89,13 +89,13 @@ def wait_for_gpus(root: str, output: str, config: Config, stream: TextIO) -> Non
 
 
 def check_nodes(root: str, output: str, config: Config) -> None:
-    """On a cluster of several nodes refuse local paths, and try the output from every node.
+    """On a cluster of several nodes, or of other machines than this, refuse local paths and try the output on each.
 
     Raises:
         UsageError: says which path, or which output, and what to do.
     """
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
-    if len(nodes) <= 1:
+    if len(nodes) <= 1 and not _is_client():
         return
     _refuse_local(root, output, config)
     task: Any = ray.remote(num_cpus=0, max_retries=0)(probe)
@@ -115,12 +115,19 @@ def check_nodes(root: str, output: str, config: Config) -> None:
         raise ZsadError(f"A node could not try the output: {redact(str(error))[:300]}") from None
 
 
+def _is_client() -> bool:
+    """Whether this process is on no node of the cluster: it has connected to ``ray://``."""
+    return bool(ray.util.client.ray.is_connected())
+
+
 def _refuse_local(root: str, output: str, config: Config) -> None:
+    machines = "machines of its own (ray://)" if _is_client() else "several nodes"
     for name, uri in (("--output", output), ("--root", root)):
         if is_local(uri) and not config.runtime.shared_filesystem:
             raise UsageError(
-                f"{name} {redact(uri)!r} is a local path, but the cluster has several nodes. Expected an s3:// or "
-                "gs:// URI; if every node sees the same files there, say --set runtime.shared_filesystem=true."
+                f"{name} {redact(uri)!r} is a local path, but the cluster has {machines}. Expected an s3:// or gs:// "
+                "URI; if this machine and every node see the same files there, say "
+                "--set runtime.shared_filesystem=true."
             )
 
 

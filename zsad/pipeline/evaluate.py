@@ -28,7 +28,7 @@ from zsad.evaluation.summary import check_bootstrap
 from zsad.evaluation.thresholds import decide, parse_rule, rows_to_count
 from zsad.filesystem import absolute, join, redact
 from zsad.pipeline.cluster import connected
-from zsad.storage import read_run, write_atomically, write_decisions
+from zsad.storage import read_run, while_unchanged, write_atomically, write_decisions
 
 _IN_FLIGHT_PER_CPU = 2
 
@@ -59,16 +59,21 @@ def evaluate_run(
     check_resolution(resolution)
     check_bootstrap(bootstrap)
     output = absolute(output)
-    predictions = load_predictions(output, split)
-    if predictions["gt_label"].notna().sum() == 0:
-        raise UsageError(
-            f"None of the {len(predictions)} images in {redact(output)!r} has a label, so there is nothing to compare "
-            "with. Expected a dataset with labels, or a manifest with gt_label; 'zsad top' ranks without labels, and --threshold quantile:0.99 or budget:200 decides without."
-        )
     info = read_run(output)
     limits = mask_limits(info)
-    with connected(address):
-        merged = _merge_parts(output, evaluable_parts(predictions), resolution, limits)
+
+    def measure() -> tuple[pd.DataFrame, PartState]:
+        predictions = load_predictions(output, split)
+        if predictions["gt_label"].notna().sum() == 0:
+            raise UsageError(
+                f"None of the {len(predictions)} images in {redact(output)!r} has a label, so there is nothing to "
+                "compare with. Expected a dataset with labels, or a manifest with gt_label; 'zsad top' ranks without "
+                "labels, and --threshold quantile:0.99 or budget:200 decides without."
+            )
+        with connected(address):
+            return predictions, _merge_parts(output, evaluable_parts(predictions), resolution, limits)
+
+    predictions, merged = while_unchanged(output, measure)
     metrics = summarise([merged], predictions, resolution, info.fingerprint if info else None, bootstrap)
     _write(metrics, metrics_uri(output, resolution, split))
     return metrics
@@ -92,12 +97,16 @@ def decide_run(output: str, threshold: str, split: str | None = None, address: s
     """
     rule = parse_rule(threshold)
     output = absolute(output)
-    predictions = load_predictions(output, split)
-    counted = rows_to_count(predictions, rule)
     info = read_run(output)
     limits = mask_limits(info)
-    with connected(address):
-        merged = _merge_parts(output, evaluable_parts(counted), "native", limits)
+
+    def measure() -> tuple[pd.DataFrame, PartState]:
+        predictions = load_predictions(output, split)
+        counted = rows_to_count(predictions, rule)
+        with connected(address):
+            return predictions, _merge_parts(output, evaluable_parts(counted), "native", limits)
+
+    predictions, merged = while_unchanged(output, measure)
     decisions = decide(predictions, merged, rule, info.fingerprint if info else None)
     write_decisions(output, decisions)
     return decisions

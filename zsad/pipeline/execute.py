@@ -17,14 +17,16 @@ from zsad.pipeline.cluster import check_nodes, cluster_resources, connected, pro
 from zsad.pipeline.cost import slow_warning, stage_costs, weights_gib
 from zsad.pipeline.graph import run_graph
 from zsad.pipeline.ledger import Ledger
-from zsad.pipeline.pools import describe, plan_pools
+from zsad.pipeline.pools import describe, images_within, plan_pools
 from zsad.pipeline.progress import ProgressReporter
 from zsad.pipeline.sink import PartSink
 from zsad.pipeline.text import stage_times
-from zsad.storage import RunInfo, clear_success, write_run
+from zsad.storage import Lock, RunInfo, clear_success, write_run
 
 _GIVEN_UP = 10
 """Images, or 1 % of those done where that is more, that may end every process that works on them before the run stops."""
+_PART_SECONDS = 180.0
+"""No part, and no batch, is to take longer, as far as the costs of an image are known: it is what a kill can cost."""
 _GO_ON = "What is committed stays; run the same command again to go on."
 
 
@@ -35,6 +37,7 @@ def execute(
     run_id: str,
     root: str,
     output: str,
+    lock: Lock,
     address: str | None,
     stream: TextIO,
 ) -> dict[str, Any]:
@@ -47,6 +50,7 @@ def execute(
         run_id: part of the names of the parts.
         root: of the dataset.
         output: of the run.
+        lock: of the output; checked before every commit.
         address: see ``zsad.pipeline.cluster.connected``.
         stream: for progress.
 
@@ -66,11 +70,16 @@ def execute(
         if warning:
             print(f"Warning: {warning}", file=stream)
         print(f"Actor pools: {describe(pools)}", file=stream, flush=True)
-        # From here on the output is written to.
+        # From here on the output is written to; waiting for GPUs may have taken long.
+        lock.check()
         clear_success(output)
         write_run(output, info)
-        rows_per_part = config.runtime.rows_per_part or min(max(work.num_rows // 100, 16), 2048)
-        sink = PartSink(output, run_id, rows_per_part)
+        actor_rows, all_rows = images_within(_PART_SECONDS, pools, costs)
+        rows_per_part = config.runtime.rows_per_part or min(max(work.num_rows // 100, 16), 2048, all_rows)
+        if actor_rows < config.runtime.batch_size:
+            runtime = config.runtime.model_copy(update={"batch_size": actor_rows})
+            config = config.model_copy(update={"runtime": runtime})
+        sink = PartSink(output, run_id, rows_per_part, lock)
         counter = start_ledger()
         start = time.monotonic()
         try:

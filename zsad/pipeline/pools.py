@@ -15,6 +15,8 @@ _ACTORS_PER_GPU = 2
 """Of topology ``pools``. One actor alone leaves the GPU idle while it decodes and post-processes."""
 _LEAST_ACTORS = 8
 """On few GPUs more of them share one: four pools of one actor each follow no proportion."""
+_UNKNOWN_MS = 1000.0
+"""Per image and actor, where no costs are known."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,18 @@ def proportional(total: int, costs: Mapping[str, float]) -> dict[str, int]:
         slowest = max(costs, key=lambda name: costs[name] / sizes[name])
         sizes[slowest] += 1
     return sizes
+
+
+def images_within(seconds: float, pools: Sequence[Pool], costs: StageCosts | None) -> tuple[int, int]:
+    """How many images the slowest pool finishes in so long: one actor of it, and all of them; at least one.
+
+    >>> images_within(60, [Pool("fused", ("a", "b"), 3, 0, 1, 1)], StageCosts({"a": 5000, "b": 7000}, "", "cpu"))
+    (5, 15)
+    """
+    ms = [sum(costs.ms.get(stage, 0.0) for stage in ("load", *pool.steps)) if costs else _UNKNOWN_MS for pool in pools]
+    slowest_actor = max(*ms, 1e-3)
+    slowest_pool = max(*(each / pool.size for each, pool in zip(ms, pools, strict=True)), 1e-3)
+    return max(1, int(1000 * seconds / slowest_actor)), max(1, int(1000 * seconds / slowest_pool))
 
 
 def describe(pools: Sequence[Pool]) -> str:

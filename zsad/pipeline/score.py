@@ -106,14 +106,15 @@ class ScoreSummary:
     trained: bool
 
 
-def score(options: ScoreOptions, stream: TextIO = sys.stderr) -> ScoreSummary:
-    """Score a collection; run again to resume. Progress and summary go to ``stream``.
+def score(options: ScoreOptions, stream: TextIO | None = None) -> ScoreSummary:
+    """Score a collection; run again to resume. Progress and summary go to ``stream``, ``sys.stderr`` by default.
 
     Raises:
         UsageError: anything that can be known to be wrong before a worker starts; nothing is written then.
         ZsadError: the run failed; what is committed stays.
     """
     start = time.monotonic()
+    stream = stream or sys.stderr
     config = load_config(options.preset, options.config, options.overrides)
     root, output = absolute(options.root), absolute(options.output)
     manifest = manifest_of(options, config)
@@ -137,7 +138,7 @@ def score(options: ScoreOptions, stream: TextIO = sys.stderr) -> ScoreSummary:
             _announce(options, config, manifest, work, mark, trained, stream)
             return _finish(options, count_rows(manifest, output, mark), output, 0, start, trained, stream)
 
-    with output_lock(output, stream), _interruptible(stream):
+    with output_lock(output, stream) as lock, _interruptible(stream):
         # Another run may have ended since the first look.
         earlier = check_output(output, mark, fields)
         if earlier is not None:
@@ -153,9 +154,10 @@ def score(options: ScoreOptions, stream: TextIO = sys.stderr) -> ScoreSummary:
             # Ray and torch take seconds to import; a finished run and a wrong option need neither.
             from zsad.pipeline.execute import execute
 
-            timings = execute(work, config, info, new_run_id(output), root, output, options.address, stream)
+            timings = execute(work, config, info, new_run_id(output), root, output, lock, options.address, stream)
             earlier_runs = earlier.timings.get("runs", []) if earlier is not None else []
             info = replace(info, timings={"runs": [*earlier_runs, timings]})
+        lock.check()
         drop_superseded(output, mark)
         rows = count_rows(manifest, output, mark)
         if rows.images < manifest.num_rows:
@@ -166,6 +168,7 @@ def score(options: ScoreOptions, stream: TextIO = sys.stderr) -> ScoreSummary:
             )
         summary = _finish(options, rows, output, work.num_rows, start, trained, stream)
         counts = {"images": summary.images, "ok": summary.images - summary.errors, "errors": summary.errors}
+        lock.check()
         write_run(output, replace(info, counts={**counts, "reasons": dict(rows.reasons)}))
         write_success(output, counts, hashed)
         return summary

@@ -5,13 +5,14 @@ from zsad.storage.codec import decode_map, decode_tile_maps, encode_map, encode_
 from zsad.storage.committed import Counts, committed_rows, count_rows, work_left
 from zsad.storage.decisions import DECISIONS_SCHEMA, decisions_uri, read_decisions, write_decisions
 from zsad.storage.files import list_parts, write_atomically
-from zsad.storage.lock import output_lock
+from zsad.storage.lock import Lock, output_lock
 from zsad.storage.reader import (
     iter_maps,
     iter_maps_with_foreground,
     read_anomaly_map,
     read_foreground,
     read_predictions,
+    while_unchanged,
 )
 from zsad.storage.rle import decode_rle, encode_rle
 from zsad.storage.run import (
@@ -36,6 +37,7 @@ __all__ = [
     "SCORED_SCHEMA",
     "Cleanup",
     "Counts",
+    "Lock",
     "RunInfo",
     "Success",
     "WrittenPart",
@@ -68,6 +70,7 @@ __all__ = [
     "read_run",
     "read_success",
     "set_aside_broken",
+    "while_unchanged",
     "work_left",
     "write_atomically",
     "write_decisions",

@@ -63,14 +63,14 @@ def compact(output: str, rows_per_part: int = ROWS_PER_PART, maps_bytes: int = M
 
     Raises:
         UsageError: no run at ``output``, or a run is writing to it.
-        ZsadError: a part is damaged, or a file cannot be written; nothing is lost.
+        ZsadError: a part is damaged, a file cannot be written, or another run took over; nothing is lost.
     """
     info = read_run(output)
     if info is None:
         raise UsageError(
             f"No run at {redact(output)!r}. Expected the folder or URI that was given to 'zsad score --output'."
         )
-    with output_lock(output):
+    with output_lock(output) as lock:
         before = stored(output)
         # Also removes what a killed compaction left.
         drop_superseded(output, info.fingerprint)
@@ -79,7 +79,9 @@ def compact(output: str, rows_per_part: int = ROWS_PER_PART, maps_bytes: int = M
             suspend_success(output)
         run_id = new_run_id(output)
         for index, names in enumerate(groups):
+            lock.check()
             _merge(output, names, part_name(run_id, index), maps_bytes)
+        lock.check()
         resume_success(output)
         return Compaction(before, stored(output))
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from zsad.errors import ZsadError
-from zsad.filesystem import join, redact, resolve
+from zsad.filesystem import join, patiently, redact, resolve
 
 Sink = Any
 """What ``pyarrow.parquet.ParquetWriter`` writes to; has ``write(bytes)``."""
@@ -26,7 +26,7 @@ def write_atomically(uri: str, write: Callable[[Sink], object]) -> int:
     """Create or replace the file at ``uri``, whole or not at all.
 
     On a local file system a hidden temporary name in the same folder, fsync and ``os.replace``; on an
-    object store the content is built in memory and put once.
+    object store the content is built in memory and put, again where the store is out of reach for the moment.
 
     Args:
         uri: path or URI of the file.
@@ -45,8 +45,12 @@ def write_atomically(uri: str, write: Callable[[Sink], object]) -> int:
         buffer = pa.BufferOutputStream()
         write(buffer)
         content = buffer.getvalue()
-        with filesystem.open_output_stream(path) as stream:
-            stream.write(content)
+
+        def put() -> None:
+            with filesystem.open_output_stream(path) as stream:
+                stream.write(content)
+
+        patiently(put)
         return int(content.size)
     except OSError as error:
         raise ZsadError(f"Cannot write {redact(uri)!r}: {redact(str(error))}") from error
@@ -120,7 +124,9 @@ def open_part(output: str, folder: str, name: str) -> pq.ParquetFile:
     try:
         source = filesystem.open_input_file(path)
     except FileNotFoundError:
-        raise DamagedPart(f"The part {redact(uri)!r} is missing. {_REPAIR}") from None
+        raise DamagedPart(
+            f"The part {redact(uri)!r} is missing. If 'zsad compact' is at work there, do this again after it. {_REPAIR}"
+        ) from None
     except OSError as error:
         raise ZsadError(f"Cannot open {redact(uri)!r}: {redact(str(error))}") from error
     try:

@@ -1,7 +1,9 @@
 """One writer at a time: an output is locked while a run writes to it.
 
 On a file system the operating system holds the lock, so it ends with its process however that dies. An object
-store has no locks: there every run renews a small object (its heartbeat), and one that stays silent is dead.
+store has no locks: there one object names the run that holds the output, and that run renews it. The last writer
+of the object has the lock, whoever held it before: a run looks at it before it renews it and before it commits, so
+that one that was silent for too long, and was taken for dead, stops.
 """
 
 from __future__ import annotations
@@ -13,38 +15,74 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from filelock import FileLock, Timeout
 from pyarrow import fs
 
 from zsad.errors import UsageError, ZsadError
 from zsad.filesystem import join, redact, resolve
-from zsad.storage.files import delete, list_files, write_atomically
+from zsad.storage.files import write_atomically
 
 _LOCK = ".lock"
 _HOLDER = ".lock.json"
-_HEARTBEATS = ".running"
 BEAT_SECONDS = 15.0
 STALE_SECONDS = 60.0
-"""A heartbeat that did not change for so long is that of a dead run."""
+"""A lock that was not renewed for so long is that of a dead run."""
+_SETTLE_SECONDS = 1.0
+"""Between taking the lock on an object store and looking who has it: longer than another's look and write."""
+
+
+@dataclass(frozen=True)
+class Lock:
+    """A held output; may be sent to the processes that write to it.
+
+    Attributes:
+        output: folder or URI of the run.
+        token: what the object names while the lock is held; None for a lock of the operating system.
+    """
+
+    output: str
+    token: str | None = None
+
+    def check(self) -> None:
+        """That the lock is still held: one small read on an object store, nothing on a file system.
+
+        Raises:
+            ZsadError: another run has taken the output over, or the store cannot be reached.
+        """
+        if self.token is None:
+            return
+        try:
+            found = _read(self.output)
+        except OSError as error:
+            raise ZsadError(f"Cannot read the lock of {redact(self.output)!r}: {redact(str(error))}") from error
+        if _parse(found).get("token") != self.token:
+            raise ZsadError(
+                f"Another run has taken over the output {redact(self.output)!r} ({_describe(found)}): this one was "
+                "silent for too long. It commits nothing more."
+            )
 
 
 @contextmanager
 def output_lock(
     output: str, stream: TextIO = sys.stderr, beat: float = BEAT_SECONDS, stale: float = STALE_SECONDS
-) -> Iterator[None]:
+) -> Iterator[Lock]:
     """Hold the output for the duration of the block; leaves no new folder behind.
 
     Args:
         output: folder or URI of a run.
-        stream: told when the end of another run's heartbeat is waited for (object stores only).
-        beat: seconds between two heartbeats.
+        stream: told when it is waited for whether another run is alive, and when the lock is lost (object stores).
+        beat: seconds between two renewals.
         stale: seconds after which a silent run counts as dead; several times ``beat``.
+
+    Yields:
+        The lock; to be checked before every commit.
 
     Raises:
         UsageError: another run holds it (says host, process and since when), or it cannot be written to.
@@ -52,10 +90,10 @@ def output_lock(
     filesystem, folder = resolve(output)
     if isinstance(filesystem, fs.LocalFileSystem):
         with _file_lock(output, Path(folder)):
-            yield
+            yield Lock(output)
     else:
-        with _heartbeat(output, stream, beat, stale):
-            yield
+        with _object_lock(output, stream, beat, stale) as lock:
+            yield lock
 
 
 @contextmanager
@@ -66,12 +104,12 @@ def _file_lock(output: str, folder: Path) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
-        raise _refusal(output, _read_holder(folder / _HOLDER)) from None
+        raise _refusal(output, _read_local(folder / _HOLDER)) from None
     except OSError as error:
         raise _unwritable(output, error) from None
     try:
         try:
-            write_atomically(str(folder / _HOLDER), lambda sink: sink.write(_holder()))
+            write_atomically(str(folder / _HOLDER), lambda sink: sink.write(_encode(_holder())))
         except ZsadError as error:
             raise _unwritable(output, error) from None
         yield
@@ -86,87 +124,140 @@ def _file_lock(output: str, folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _heartbeat(output: str, stream: TextIO, beat: float, stale: float) -> Iterator[None]:
-    name = f"{secrets.token_hex(8)}.json"
-    own = join(output, _HEARTBEATS, name)
-    content = _holder()
+def _object_lock(output: str, stream: TextIO, beat: float, stale: float) -> Iterator[Lock]:
+    token = secrets.token_hex(8)
+    lock = Lock(output, token)
+    holder = _holder() | {"token": token}
     stop = threading.Event()
 
-    def keep_beating() -> None:
+    def keep_renewing() -> None:
+        number = 0
         while not stop.wait(beat):
-            # A store out of reach just now may be back at the next beat.
-            with suppress(ZsadError):
-                write_atomically(own, lambda sink: sink.write(content))
+            # Nothing may end this thread but the end of the lock: a store out of reach just now may be back at the
+            # next beat, and if another run took over meanwhile, the object says so.
+            with suppress(Exception):
+                found = _read(output)
+                if _parse(found).get("token") != token:
+                    print(f"Another run has taken over the output: {_describe(found)}.", file=stream, flush=True)
+                    return
+                number += 1
+                _write(output, _encode(holder | {"renewed": number}))
 
+    thread = threading.Thread(target=keep_renewing, daemon=True)
     try:
-        write_atomically(own, lambda sink: sink.write(content))
-    except ZsadError as error:
-        raise _unwritable(output, error) from None
-    thread = threading.Thread(target=keep_beating, daemon=True)
-    thread.start()
-    try:
-        # Everyone writes first and looks then, so of two that start together at least one sees the other.
-        _outlive_the_dead(output, name, stream, beat, stale)
-        yield
+        try:
+            _take(lock, holder, stream, beat, stale)
+        except OSError as error:
+            raise _unwritable(output, error) from None
+        thread.start()
+        yield lock
     finally:
         stop.set()
-        thread.join()
-        with suppress(OSError):
-            delete(output, _HEARTBEATS, name)
+        if thread.is_alive():
+            thread.join()
+        with suppress(OSError, ZsadError):
+            lock.check()
+            _delete(output, _HOLDER)
 
 
-def _outlive_the_dead(output: str, own: str, stream: TextIO, beat: float, stale: float) -> None:
-    """Return once no other run has a heartbeat; refuse as soon as one of them beats."""
-    first_seen: dict[str, datetime | None] = {}
-    start = time.monotonic()
-    while True:
-        found = {info.base_name: info.mtime for info in list_files(join(output, _HEARTBEATS))}
-        now = found.pop(own, None)
-        for name, mtime in found.items():
-            if first_seen.setdefault(name, mtime) != mtime:
-                raise _refusal(output, _read_holder_object(output, name))
-            # Both times are the store's, so the clocks of the two machines do not matter.
-            silent = (now - mtime).total_seconds() if now is not None and mtime is not None else 0.0
-            if max(silent, time.monotonic() - start) > stale:
-                delete(output, _HEARTBEATS, name)
-            elif time.monotonic() - start < beat / 3:
-                print(
-                    f"Another run began here: {_read_holder_object(output, name)}. Waiting up to {stale:g} s to see "
-                    "whether it is alive.",
-                    file=stream,
-                    flush=True,
-                )
-        if not found:
+def _take(lock: Lock, holder: Mapping[str, Any], stream: TextIO, beat: float, stale: float) -> None:
+    """Return once the lock is held; refuse when another run holds it that is alive."""
+    found = _read(lock.output)
+    if found is not None:
+        _outlive(lock.output, found, stream, beat, stale)
+    _write(lock.output, _encode(holder))
+    # Of several that come this far at once the last to write has it, and all of them see which one that is.
+    time.sleep(_SETTLE_SECONDS)
+    found = _read(lock.output)
+    if _parse(found).get("token") != lock.token:
+        raise _refusal(lock.output, _describe(found))
+
+
+def _outlive(output: str, found: bytes, stream: TextIO, beat: float, stale: float) -> None:
+    """Return once the run that wrote ``found`` is gone or counts as dead; refuse as soon as it renews it."""
+    left = stale - _age(output)
+    if left > 0:
+        print(
+            f"Another run began here: {_describe(found)}. Waiting up to {left:.0f} s to see whether it is alive.",
+            file=stream,
+            flush=True,
+        )
+    end = time.monotonic() + left
+    while time.monotonic() < end:
+        time.sleep(max(0.0, min(beat / 3, end - time.monotonic())))
+        now = _read(output)
+        if now is None:
             return
-        time.sleep(beat / 3)
+        if now != found:
+            raise _refusal(output, _describe(now))
 
 
-def _holder() -> bytes:
+def _age(output: str) -> float:
+    """Seconds since the lock was written, by the store's own clock."""
+    name = f"{_HOLDER}.{secrets.token_hex(4)}"
+    filesystem, now = resolve(join(output, name))
+    _, then = resolve(join(output, _HOLDER))
+    _write(output, b"", name)
+    try:
+        times = [info.mtime for info in filesystem.get_file_info([now, then])]
+    finally:
+        _delete(output, name)
+    return (times[0] - times[1]).total_seconds() if None not in times else 0.0
+
+
+def _holder() -> dict[str, Any]:
     since = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    return json.dumps({"host": socket.gethostname(), "pid": os.getpid(), "since": since}).encode()
+    return {"host": socket.gethostname(), "pid": os.getpid(), "since": since}
 
 
-def _read_holder(path: Path) -> str:
+def _encode(holder: Mapping[str, Any]) -> bytes:
+    return json.dumps(holder).encode()
+
+
+def _read(output: str) -> bytes | None:
+    """The lock's object, None when there is none. Raises OSError."""
+    filesystem, path = resolve(join(output, _HOLDER))
+    try:
+        with filesystem.open_input_stream(path) as source:
+            return bytes(source.read())
+    except FileNotFoundError:
+        return None
+
+
+def _write(output: str, content: bytes, name: str = _HOLDER) -> None:
+    filesystem, path = resolve(join(output, name))
+    with filesystem.open_output_stream(path) as sink:
+        sink.write(content)
+
+
+def _delete(output: str, name: str) -> None:
+    filesystem, path = resolve(join(output, name))
+    with suppress(FileNotFoundError):
+        filesystem.delete_file(path)
+
+
+def _read_local(path: Path) -> str:
     try:
         return _describe(path.read_bytes())
     except OSError:
         return "a process that has just begun"
 
 
-def _read_holder_object(output: str, name: str) -> str:
-    filesystem, path = resolve(join(output, _HEARTBEATS, name))
+def _parse(content: bytes | None) -> dict[str, Any]:
     try:
-        with filesystem.open_input_stream(path) as source:
-            return _describe(source.read())
-    except OSError:
-        return "a process that has just ended"
+        holder = json.loads(content or b"{}")
+    except ValueError:
+        return {}
+    return holder if isinstance(holder, dict) else {}
 
 
-def _describe(content: bytes) -> str:
+def _describe(content: bytes | None) -> str:
+    if content is None:
+        return "a process that has ended"
+    holder = _parse(content)
     try:
-        holder = json.loads(content)
         return f"process {holder['pid']} on {holder['host']}, since {holder['since']}"
-    except (ValueError, KeyError, TypeError):
+    except KeyError:
         return "a process that does not say which"
 
 

@@ -33,6 +33,7 @@ T = TypeVar("T")
 _POINTER_COLUMNS = ["map_part", "map_row_group", "error_stage", "error_type", "error_message"]
 _MAX_COMPARED = 20_000
 """Ids compared for a suggestion; more would take longer than the user waits."""
+_TRIES = 10
 
 
 def read_predictions(output: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
@@ -53,7 +54,7 @@ def read_predictions(output: str, columns: Sequence[str] | None = None) -> pd.Da
     unknown = [name for name in wanted if name not in PREDICTIONS_SCHEMA.names]
     if unknown:
         raise UsageError(f"Unknown columns {unknown}. Expected some of: {', '.join(PREDICTIONS_SCHEMA.names)}.")
-    return _unchanged(output, lambda: _valid_rows(output, wanted)).select(wanted).to_pandas()
+    return while_unchanged(output, lambda: _valid_rows(output, wanted)).select(wanted).to_pandas()
 
 
 def read_anomaly_map(output: str, image_id: str) -> NDArray[np.float16]:
@@ -66,15 +67,38 @@ def read_anomaly_map(output: str, image_id: str) -> NDArray[np.float16]:
         UsageError: no run at ``output``, no such image, or an image that could not be scored.
         ZsadError: a part is missing or damaged.
     """
-    row = _unchanged(output, lambda: _map_row(output, image_id, ANOMALY_MAPS_SCHEMA.names))
+    row = while_unchanged(output, lambda: _map_row(output, image_id, ANOMALY_MAPS_SCHEMA.names))
     return _decode(row)
 
 
 def read_foreground(output: str, image_id: str) -> NDArray[np.bool_]:
     """The foreground of one image: (H, W) bool. Raises as ``read_anomaly_map``."""
     columns = ["image_id", "height", "width", "foreground_rle"]
-    row = _unchanged(output, lambda: _map_row(output, image_id, columns))
+    row = while_unchanged(output, lambda: _map_row(output, image_id, columns))
     return decode_rle(row["foreground_rle"], row["height"], row["width"])
+
+
+def while_unchanged(output: str, read: Callable[[], T]) -> T:
+    """``read()``, again where a part was gone because others took its place meanwhile (``zsad compact``).
+
+    Args:
+        output: folder or URI of the run.
+        read: begins with the predictions, which say where the maps lie.
+
+    Raises:
+        ZsadError: a part is damaged or lacks its maps, or parts were replaced again and again.
+    """
+    for _ in range(_TRIES):
+        before = list_parts(output, PREDICTIONS)
+        try:
+            return read()
+        except DamagedPart:
+            if list_parts(output, PREDICTIONS) == before:
+                raise
+    raise ZsadError(
+        f"The files of {redact(output)!r} were replaced {_TRIES} times while they were read. Wait until 'zsad compact' "
+        "or 'zsad score' has ended there, then do this again."
+    )
 
 
 def iter_maps(
@@ -95,17 +119,6 @@ def iter_maps(
         for index in range(part.num_row_groups) if row_groups is None else row_groups:
             row = _read_row(part, join(output, ANOMALY_MAPS, part_name), index, ANOMALY_MAPS_SCHEMA.names)
             yield row["image_id"], _decode(row)
-
-
-def _unchanged(output: str, read: Callable[[], T]) -> T:
-    """``read()``, once more where a part was gone because others took its place meanwhile (``zsad compact``)."""
-    while True:
-        before = list_parts(output, PREDICTIONS)
-        try:
-            return read()
-        except DamagedPart:
-            if list_parts(output, PREDICTIONS) == before:
-                raise
 
 
 def iter_maps_with_foreground(
