@@ -116,6 +116,12 @@ def image_size(data: bytes, max_pixels: int) -> tuple[int, int]:
     return (width, height) if turned else (height, width)
 
 
+def pixel_count(data: bytes, max_pixels: int) -> int:
+    """Number of pixels, from the header alone. Raises ImageError as ``decode``."""
+    width, height = _open(data, max_pixels).size
+    return int(width * height)
+
+
 def orientation(data: bytes, max_pixels: int) -> int:
     """The EXIF orientation, 1 to 8 (1 = upright or unknown). Raises ImageError as ``decode``."""
     return _orientation(_open(data, max_pixels))

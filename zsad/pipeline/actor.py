@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import cv2
@@ -21,7 +22,7 @@ from zsad.pipeline.adapter import items_from_table, scored_table, transport_tabl
 from zsad.pipeline.ledger import PATIENCE, Attempt
 from zsad.pipeline.pools import Pool
 from zsad.pipeline.progress import FailedImage
-from zsad.steps.item import ImageItem, load, lost_device, out_of_memory
+from zsad.steps.item import ImageItem, fitting, load, lost_device, out_of_memory, read
 from zsad.storage.schemas import STAGE_MS
 
 _MAX_WORDS = 200
@@ -51,6 +52,8 @@ class StepActor:
         self.ledger = progress
         # Several batches may be decoded at once, but only one may fill the device.
         self.device = threading.Lock()
+        # A batch takes one place; an image that may end this process takes all of them, so that no other ends with it.
+        self.places = threading.Semaphore(pool.calls)
         self.single = threading.Lock()
 
     def build(self, config: Config, names: Sequence[str]) -> Sequence[Step]:
@@ -68,7 +71,8 @@ class StepActor:
             rows = [self._alone(batch.slice(index, 1), attempt) for index, attempt in enumerate(attempts)]
             result = pa.concat_tables(rows)
         else:
-            result = self._or_die(batch)
+            with self.places:
+                result = self._or_die(batch)
         self.ledger.finish.remote(self.pool.name, ids)
         if self.is_last:
             self.ledger.add.remote(result.num_rows, _failures(result), _stage_ms(result))
@@ -76,14 +80,23 @@ class StepActor:
 
     def _work(self, batch: pa.Table, entering: Callable[[str], object] = str) -> pa.Table:
         """``entering`` is told the name of every stage before it begins."""
+        images, threads = self.config.images, self.config.runtime.threads
         items = items_from_table(batch)
         entering("load")
-        load(items, self.config.images, self.config.runtime.threads)
-        with self.device:
-            for step in self.steps:
-                entering(step.name)
-                step(items)
-        return self._table(items, batch)
+        read(items, images, threads)
+        tables, done = [], 0
+        # A batch of large images is decoded a few at a time, and no more of them at once than the largest one allowed.
+        while done < batch.num_rows:
+            some = items[: fitting(items, images.max_pixels)]
+            del items[: len(some)]
+            load(some, images, threads)
+            with self.device:
+                for step in self.steps:
+                    entering(step.name)
+                    step(some)
+            tables.append(self._table(some, batch.slice(done, len(some))))
+            done += len(some)
+        return pa.concat_tables(tables)
 
     def _table(self, items: list[ImageItem], batch: pa.Table) -> pa.Table:
         if self.is_last:
@@ -91,7 +104,7 @@ class StepActor:
         return transport_table(items, batch)
 
     def _alone(self, row: pa.Table, earlier: Attempt) -> pa.Table:
-        """One image, with no other beside it in this process; an error row when it had its chances."""
+        """One image, with no other at work in this process; an error row when it had its chances."""
         (image_id,) = row["image_id"].to_pylist()
         pool = self.pool.name
         if earlier.ended >= PATIENCE:
@@ -101,7 +114,9 @@ class StepActor:
             error = ImageError("process_died", f"{earlier.ended} processes that worked on this image ended{words}")
             item.fail(earlier.stage or self.pool.steps[0], error)
             return self._table([item], row)
-        with self.single:
+        with self.single, ExitStack() as places:
+            for _ in range(self.pool.calls):
+                places.enter_context(self.places)
             ray.get(self.ledger.begin_alone.remote(pool, image_id))
             result = self._or_die(row, lambda stage: ray.get(self.ledger.enter_stage.remote(pool, image_id, stage)))
         self.ledger.finish.remote(pool, [image_id])

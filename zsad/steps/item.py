@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from zsad.config import ImagesConfig
 from zsad.errors import ImageError, UsageError
-from zsad.filesystem import read_bytes, redact
-from zsad.images import decode, decode_mask
+from zsad.filesystem import BACK_OFF, read_bytes, redact
+from zsad.images import decode, decode_mask, pixel_count
 from zsad.method.tiling import Tile
 from zsad.projection import project
 from zsad.steps.trace import Trace
@@ -24,8 +24,8 @@ from zsad.steps.trace import Trace
 T = TypeVar("T")
 
 _MAX_MESSAGE = 300
-_BACK_OFF = (0.5, 2.0)
-"""Seconds before the second and the third try of what may pass by itself."""
+_MEMORY_BACK_OFF = (0.5, 2.0)
+"""Seconds before the second and the third try when others held the memory; I/O has ``filesystem.BACK_OFF``."""
 _NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "ALLOC_FAILED", "Insufficient memory")
 """How out-of-memory reads where it has no type of its own: torch on the CPU, cuBLAS and cuDNN, OpenCV."""
 
@@ -86,6 +86,22 @@ class ImageItem:
         self.failure = Failure(stage, kind, lines[0][:_MAX_MESSAGE])
 
 
+def read(items: Sequence[ImageItem], config: ImagesConfig, threads: int = 1) -> None:
+    """Read the files that are not read yet; what fails becomes a failure of stage ``load``.
+
+    Args:
+        items: ``data`` is filled in.
+        config: cap on file size.
+        threads: files read at once.
+    """
+
+    def read_one(item: ImageItem) -> None:
+        if item.image is None and item.data is None:
+            item.data = read_bytes(item.path, config.max_file_bytes)
+
+    _each("load", items, read_one, threads)
+
+
 def load(items: Sequence[ImageItem], config: ImagesConfig, threads: int = 1) -> None:
     """Read and decode the images that are not decoded yet; what fails becomes a failure of stage ``load``.
 
@@ -109,14 +125,38 @@ def load(items: Sequence[ImageItem], config: ImagesConfig, threads: int = 1) -> 
                 "(images.max_aspect)",
             )
 
-    with timed("load", items):
-        pending = [item for item in items if item.failure is None]
+    _each("load", items, load_one, threads)
+
+
+def fitting(items: Sequence[ImageItem], max_pixels: int) -> int:
+    """How many of the first items, read but not decoded, have ``max_pixels`` in all at most; at least one."""
+    total = 0
+    for count, item in enumerate(items):
+        total += _pixels(item, max_pixels)
+        if count and total > max_pixels:
+            return count
+    return len(items)
+
+
+def _pixels(item: ImageItem, max_pixels: int) -> int:
+    if item.failure is not None or item.data is None:
+        return 0
+    try:
+        return item.height * item.width or pixel_count(item.data, max_pixels)
+    except ImageError:
+        # It will not be decoded either.
+        return 0
+
+
+def _each(stage: str, items: Sequence[ImageItem], work: Callable[[ImageItem], object], threads: int) -> None:
+    with timed(stage, items):
+        pending = alive(items)
         if threads > 1 and len(pending) > 1:
             with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(lambda item: attempt("load", item, load_one), pending))
+                list(pool.map(lambda item: attempt(stage, item, work), pending))
         else:
             for item in pending:
-                attempt("load", item, load_one)
+                attempt(stage, item, work)
 
 
 def load_foreground(item: ImageItem, config: ImagesConfig) -> NDArray[np.bool_]:
@@ -220,16 +260,20 @@ def even_batch(count: int, target: int) -> int:
 
 
 def persistently(work: Callable[[], T]) -> T:
-    """``work()``; on an error that may pass by itself (I/O, out of memory) again after a while, three times in all."""
-    for wait in _BACK_OFF:
+    """``work()``; on an error that may pass by itself again after a while: out of memory twice, I/O four times."""
+    tries = 0
+    while True:
         try:
             return work()
         except Exception as error:
-            if not is_transient(error):
+            waits = BACK_OFF if isinstance(error, ImageError) else _MEMORY_BACK_OFF
+            if not is_transient(error) or tries >= len(waits):
                 raise
+            wait = waits[tries]
+        tries += 1
+        # After the except block, which keeps what the failed call had allocated alive.
         free_memory()
-        time.sleep(wait)
-    return work()
+        time.sleep(wait * np.random.default_rng().uniform(0.5, 1.5))
 
 
 def is_transient(error: Exception) -> bool:

@@ -1,0 +1,98 @@
+"""How an actor takes a batch."""
+
+import threading
+import time
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+
+from zsad.config import load_config
+from zsad.datasets import load_manifest
+from zsad.pipeline import actor as actor_module
+from zsad.pipeline.actor import StepActor
+from zsad.pipeline.ledger import Ledger
+from zsad.pipeline.pools import Pool
+
+POOL = Pool("saliency", ("saliency",), 1, 0.0, 1, 1)
+
+
+class Looking:
+    """A step that notes what is decoded at once."""
+
+    name = "saliency"
+
+    def __init__(self):
+        self.groups, self.pixels = [], []
+
+    def __call__(self, items):
+        self.groups.append("".join(item.path[-5] for item in items))
+        self.pixels.append(sum(item.image.size // 3 for item in items if item.image is not None))
+
+
+@pytest.mark.parametrize(
+    ("max_pixels", "groups"), [(1000, ["ab", "cde"]), (100_000, ["abcde"]), (400, ["ab", "cd", "e"])]
+)
+def test_a_batch_holds_no_more_decoded_pixels_at_once_than_one_image_may_have(tmp_path, max_pixels, groups):
+    for name, (height, width) in {"a": (20, 20), "b": (30, 20), "c": (10, 20), "e": (20, 20)}.items():
+        cv2.imwrite(str(tmp_path / f"{name}.png"), np.zeros((height, width, 3), np.uint8))
+    (tmp_path / "d.png").write_bytes(b"no image")
+    manifest = load_manifest("folder", str(tmp_path), object_name="nut")
+    look = Looking()
+
+    class Actor(StepActor):
+        def build(self, config, names):
+            return [look]
+
+    config = load_config("mini", None, [f"images.max_pixels={max_pixels}"])
+    result = Actor(POOL, config, "f" * 64)(manifest)
+    assert look.groups == groups and max(look.pixels) <= max_pixels
+    assert result["image_id"].to_pylist() == manifest["image_id"].to_pylist()
+    over = "too_many_pixels" if max_pixels == 400 else None
+    assert result["error_type"].to_pylist() == [None, over, None, "not_an_image", None]
+
+
+class Here:
+    """A ``Ledger`` as its handle, in this process."""
+
+    def __init__(self, ledger):
+        self.ledger = ledger
+
+    def __getattr__(self, name):
+        return SimpleNamespace(remote=getattr(self.ledger, name))
+
+
+def test_an_image_that_may_have_ended_a_process_shares_the_next_one_with_no_other(tmp_path, monkeypatch):
+    for name in "abcdef":
+        cv2.imwrite(str(tmp_path / f"{name}.png"), np.zeros((20, 20, 3), np.uint8))
+    manifest = load_manifest("folder", str(tmp_path), object_name="nut")
+    suspects, others = manifest.slice(0, 2), [manifest.slice(2, 2), manifest.slice(4, 2)]
+    at_work, seen = [], []
+    load = actor_module.load
+
+    def noting(items, *args):
+        at_work.append(len(items))
+        seen.append(tuple(at_work))
+        time.sleep(0.05)
+        load(items, *args)
+        at_work.remove(len(items))
+
+    monkeypatch.setattr(actor_module, "load", noting)
+    monkeypatch.setattr(actor_module.ray, "get", lambda found: found)
+
+    class Actor(StepActor):
+        def build(self, config, names):
+            return []
+
+    ledger = Ledger(10)
+    # A process died over this batch.
+    ledger.begin("saliency", suspects["image_id"].to_pylist())
+    actor = Actor(Pool("saliency", ("saliency",), 1, 0.0, 1, 3), load_config("mini"), "f" * 64, Here(ledger))
+    threads = [threading.Thread(target=actor, args=(batch,)) for batch in (others[0], suspects, others[1])]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sum(1 in together for together in seen) == 2
+    assert all(together == (1,) for together in seen if 1 in together)
