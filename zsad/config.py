@@ -158,7 +158,8 @@ class RuntimeConfig(Section):
     device_batch: int = Field(32, ge=1)
     """Tiles per forward of CLIP and CLIPSeg: at least so many when they are there, less than twice as many."""
     rows_per_part: int | None = Field(None, ge=1)
-    """Images per Parquet part (target); null = about 100 parts a run, within 16 to 2048 images."""
+    """Images per Parquet part (target); null = about 100 parts a run, within 16 to 2048 images
+    and three minutes' work of the slowest pool."""
     threads: int = Field(2, ge=1)
     """Files read at once in the first step of a pool."""
     no_progress_seconds: float = Field(3600.0, gt=0)
