@@ -33,6 +33,7 @@ GOALS: Mapping[str, str] = MappingProxyType(
         "P8": "scoring:device_batches",
         "P9": "ingest:inputs",
         "P10": "job:memory",
+        "P11": "gpu:run",
         "resume": "resume:run",
         "ceiling": "ceiling:run",
     }
@@ -50,17 +51,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, help="Markdown file to write, with a JSON file beside it")
     options = parser.parse_args(arguments)
     one_thread()
-    rows = []
+    output = options.output or (None if options.quick or options.only else Path(__file__).with_name("RESULTS.md"))
+    described = machine()
+    rows: list[Row] = []
     for goal in options.only or GOALS:
         rows += measure(goal, options.quick)
-    described = machine()
-    text = markdown(rows, described)
-    print(text)
-    output = options.output or (None if options.quick or options.only else Path(__file__).with_name("RESULTS.md"))
-    if output:
-        output.write_text(f"# Benchmarks\n\n`python -m benchmarks`: {text}\n", "utf-8")
-        output.with_suffix(".json").write_text(json.dumps(as_json(rows, described), indent=1) + "\n", "utf-8")
+        # After every goal: a run that is interrupted keeps what it has measured.
+        if output:
+            write(output, rows, described)
+    print(markdown(rows, described))
     return int(any(row.met is False for row in rows))
+
+
+def write(output: Path, rows: Sequence[Row], described: str) -> None:
+    """The table as Markdown, and beside it as JSON."""
+    output.write_text(f"# Benchmarks\n\n`python -m benchmarks`: {markdown(rows, described)}\n", "utf-8")
+    output.with_suffix(".json").write_text(json.dumps(as_json(rows, described), indent=1) + "\n", "utf-8")
 
 
 def measure(goal: str, quick: bool) -> list[Row]:

@@ -26,7 +26,7 @@ import pyarrow.parquet as pq
 import ray
 from numpy.typing import NDArray
 
-from benchmarks.measure import family_cpu_seconds
+from benchmarks.measure import FamilyClock
 from benchmarks.rows import Row
 from zsad.config import Config, load_config
 from zsad.datasets import load_manifest
@@ -100,9 +100,9 @@ class Free:
 class Started:
     """Notes time and CPU time of all processes when the first images are finished."""
 
-    def __init__(self, ledger: Any) -> None:
-        self.time, self.cpu, self.done = time.monotonic(), family_cpu_seconds(), 0
-        self._ledger = ledger
+    def __init__(self, ledger: Any, clock: FamilyClock) -> None:
+        self.time, self.cpu, self.done = time.monotonic(), clock.read(), 0
+        self._ledger, self._clock = ledger, clock
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -118,7 +118,7 @@ class Started:
         while not self._stop.wait(0.1):
             done = ray.get(self._ledger.read.remote(0)).done
             if done:
-                self.time, self.cpu, self.done = time.monotonic(), family_cpu_seconds(), done
+                self.time, self.cpu, self.done = time.monotonic(), self._clock.read(), done
                 return
 
 
@@ -143,9 +143,9 @@ def measure(images: int, folder: Path, batch: int = BATCH) -> Ceiling:
         cpus = int(ray.cluster_resources()["CPU"])
         pool = Pool("fused", tuple(step.name for step in METHOD), cpus, 0.0, 1, 1)
         ledger = start_ledger()
-        with Started(ledger) as started:
+        with FamilyClock() as clock, Started(ledger, clock) as started:
             run_graph(manifest, [pool], config, "f" * 64, PartSink(output, run_id, ROWS_PER_PART), ledger, FreeActor)
-        seconds, cpu = time.monotonic() - started.time, family_cpu_seconds() - started.cpu
+        seconds, cpu = time.monotonic() - started.time, clock.read() - started.cpu
         counted = ray.get(ledger.read.remote(0))
     committed = count_rows(manifest, output, "f" * 64)
     if committed.ok != images:

@@ -27,28 +27,21 @@ def inputs(quick: bool) -> list[Row]:
     image, tiles = photograph(0), six_tiles()
     data = jpeg(image)
     network: Any = models.sam_network("small" if quick else "real")
-    clip_config = clip.preprocess_config(models.CLIP_NAME)
-    clipseg_model = models.clipseg_model("small" if quick else "half")
+    clip_model, clipseg_model = models.clip_model("half"), models.clipseg_model("half")
     saliency = isnet.ISNetModel(torch.nn.Identity(), 1024, "cpu", "fp32", "")  # type: ignore[arg-type]
-    transform = clip_transform(clip_config)
-    sam_model = models.sam_model(network, wrapped=False)
+    sam_resize = ResizeLongestSide(network.image_encoder.img_size)
 
     def ours() -> tuple[torch.Tensor, ...]:
         pixels = decode(data, MAX_PIXELS)
         parts = [crop(pixels, tile) for tile in tiles]
         return (
             saliency.preprocess(pixels),
-            sam_model.preprocess(pixels)
-            if hasattr(sam_model, "preprocess")
-            else network.preprocess(
-                torch.as_tensor(ResizeLongestSide(network.image_encoder.img_size).apply_image(pixels)).permute(2, 0, 1)[
-                    None
-                ]
-            ),
-            torch.stack([transform(clip.Image.fromarray(part)) for part in parts]),
+            network.preprocess(torch.as_tensor(sam_resize.apply_image(pixels)).permute(2, 0, 1)[None]),
+            torch.stack([clip_model.preprocess(part) for part in parts]),
             torch.stack([clipseg_model.preprocess(part) for part in parts]),
         )
 
+    transform = clip_transform(clip.preprocess_config(models.CLIP_NAME))
     baseline = PillowIngest(
         1024, network.image_encoder.img_size, network.preprocess, transform, clipseg_transform(clipseg_model.input_size)
     )

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from benchmarks import ceiling, models
-from benchmarks.measure import family, family_cpu_seconds, resident_bytes, shared_bytes
+from benchmarks.measure import FamilyClock, family, resident_bytes, shared_bytes
 from benchmarks.pictures import jpeg, photograph
 from benchmarks.rows import Row
 from zsad.config import Config, load_config
@@ -43,13 +43,13 @@ FUSED = Pool("fused", tuple(step.name for step in METHOD), 1, 0.0, 1, 1)
 
 
 class MeteredActor(StepActor):
-    """The real actor, which adds up the CPU time of its models' forwards and leaves the sum in ``$METER``."""
+    """The real actor, which adds up its images and its forwards' CPU time and leaves the sums in ``$METER``."""
 
     size = "small"
 
     def build(self, config: Config, names: Sequence[str]) -> Sequence[Step]:
         """The preset's models where they are trained, else seeded ones whose answers look trained."""
-        self.forwards, self.shaping = 0.0, 0.0
+        self.images, self.forwards, self.shaping = 0, 0.0, 0.0
         shaped = self.size != "small" or not all_trained(config.models)
         if shaped:
             network = models.sam_network(self.size)
@@ -79,7 +79,11 @@ class MeteredActor(StepActor):
     def __call__(self, batch: pa.Table) -> pa.Table:
         """As the real one."""
         result = super().__call__(batch)
-        Path(os.environ[METER], str(os.getpid())).write_text(f"{self.forwards} {self.shaping}")
+        self.images += result.num_rows
+        # Replaced as a whole: the driver reads it at any moment.
+        unfinished = Path(f"{os.environ[METER]}.new")
+        unfinished.write_text(f"{self.images} {self.forwards} {self.shaping}")
+        unfinished.replace(os.environ[METER])
         return result
 
     def _metered(self, forward: Callable[..., Any], forwards: int = 1, shaping: int = 0) -> Callable[..., Any]:
@@ -106,8 +110,8 @@ class HalfActor(MeteredActor):
 def efficiency(quick: bool) -> list[Row]:
     """P7: CPU time of the forwards against CPU time of everything, from encoded files to committed parts."""
     if quick:
-        return [_overhead(MeteredActor, 2, 4, (300, 450))]
-    return [_overhead(HalfActor, 2, 6, (1000, 1500)), _overhead(MeteredActor, 8, 40, (1000, 1500))]
+        return [_overhead(MeteredActor, 4, 8, (300, 450))]
+    return [_overhead(HalfActor, 4, 8, (1000, 1500)), _overhead(MeteredActor, 16, 48, (1000, 1500))]
 
 
 def memory(quick: bool, lengths: tuple[int, int] = (200, 2000)) -> list[Row]:
@@ -134,23 +138,17 @@ def memory(quick: bool, lengths: tuple[int, int] = (200, 2000)) -> list[Row]:
     ]
 
 
-def _overhead(actor: type[MeteredActor], fewer: int, more: int, shape: tuple[int, int]) -> Row:
-    """The cost of an image in the long run: two runs of different length, their difference by image."""
-    overrides = ["runtime.batch_size=4" if actor.size == "small" else "runtime.batch_size=2"]
-    preset = "mini" if actor.size == "small" else "vand2023"
-    config = load_config(preset, None, overrides)
+def _overhead(actor: type[MeteredActor], warm: int, images: int, shape: tuple[int, int]) -> Row:
+    """The cost of an image once the first ``warm`` ones are done, until all ``images`` are committed."""
+    small = actor.size == "small"
+    config = load_config("mini" if small else "vand2023", None, [f"runtime.batch_size={4 if small else 2}"])
     with tempfile.TemporaryDirectory(prefix="zsad-") as name:
         folder = Path(name)
-        manifest = _collection(folder, more, shape)
+        manifest = _collection(folder, images, shape)
         os.environ[METER] = str(folder / "meter")
-        (folder / "meter").mkdir()
         with connected("local"):
-            costs = [
-                _run(actor, manifest.slice(0, count), config, str(folder / f"out{count}")) for count in (fewer, more)
-            ]
-    total, forwards = ((costs[1][i] - costs[0][i]) / (more - fewer) for i in (0, 1))
+            total, forwards = _run(actor, manifest, config, str(folder / "out"), warm)
     share, beside = forwards / total, total - forwards
-    small = actor.size == "small"
     met = beside <= NON_MODEL if small else share >= EFFICIENCY
     trained = "trained" if small and all_trained(config.models) else "random"
     return Row(
@@ -159,33 +157,40 @@ def _overhead(actor: type[MeteredActor], fewer: int, more: int, shape: tuple[int
         f"non-model cost <= {1e3 * NON_MODEL:.0f} ms per image" if small else "efficiency >= 85 %, then 92 %",
         f"{100 * share:.1f} % ({total:.3f} s per image, {forwards:.3f} in forwards, {1e3 * beside:.0f} ms beside them)",
         None if shape[0] < 1000 else met,
-        f"CPU time of all processes of the session, {more} images less {fewer}, so start-up is left out",
+        f"CPU time of all processes of the session, from the end of image {warm} to the commit of image {images}",
     )
 
 
-def _run(actor: type[StepActor], work: pa.Table, config: Config, output: str) -> tuple[float, float]:
-    """CPU seconds of all processes (without what shapes random answers), and of the forwards, of one run."""
-    before = family_cpu_seconds(), *_meter()
-    run_graph(
-        work,
-        [FUSED],
-        config,
-        FINGERPRINT,
-        PartSink(output, new_run_id(output), 16),
-        start_ledger(),
-        actor,
-    )
+def _run(actor: type[StepActor], work: pa.Table, config: Config, output: str, warm: int) -> tuple[float, float]:
+    """CPU seconds per image of all processes (without what shapes random answers), and of the forwards."""
+    at_warm: list[tuple[float, ...]] = []
+    with FamilyClock() as clock:
+
+        def await_warm() -> None:
+            # All it costs lies before the moment that counts.
+            while (now := _meter())[0] < warm:
+                time.sleep(0.02)
+            at_warm.append((clock.read(), *now))
+
+        waiting = threading.Thread(target=await_warm, daemon=True)
+        waiting.start()
+        # Every batch is committed at once, so that the process that writes is warm as well.
+        sink = PartSink(output, new_run_id(output), config.runtime.batch_size)
+        run_graph(work, [FUSED], config, FINGERPRINT, sink, start_ledger(), actor)
+        at_end = clock.read(), *_meter()
     committed = count_rows(work, output, FINGERPRINT)
     if committed.ok != work.num_rows:
         raise RuntimeError(f"{committed.ok} of {work.num_rows} images committed: {dict(committed.reasons)}")
-    total, forwards, shaping = (now - then for now, then in zip((family_cpu_seconds(), *_meter()), before, strict=True))
-    return total - shaping, forwards
+    waiting.join()
+    total, images, forwards, shaping = (now - then for now, then in zip(at_end, at_warm[0], strict=True))
+    return (total - shaping) / images, forwards / images
 
 
-def _meter() -> tuple[float, float]:
-    """CPU seconds of the forwards and of the shaping of all actors so far."""
-    sums = [path.read_text().split() for path in Path(os.environ[METER]).iterdir()]
-    return sum(float(one[0]) for one in sums), sum(float(one[1]) for one in sums)
+def _meter() -> tuple[float, float, float]:
+    """Images, and CPU seconds of the forwards and of the shaping, of the one actor so far."""
+    path = Path(os.environ[METER])
+    images, forwards, shaping = map(float, path.read_text().split()) if path.exists() else (0.0, 0.0, 0.0)
+    return images, forwards, shaping
 
 
 def _collection(folder: Path, count: int, shape: tuple[int, int]) -> pa.Table:

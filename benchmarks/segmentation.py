@@ -42,7 +42,7 @@ def annotations(quick: bool) -> list[Row]:
     sample = sam.point_grid(32)[4::8]
     return [
         *_compare("real", image, sample, "2 batches of 64 points", 2, judged=True),
-        *_compare("small", image, sam.point_grid(32), "full grid, 1024 points", 1, judged=False),
+        *_compare("small", photograph(0, 500, 750), sam.point_grid(32), "full grid, 1024 points", 1, judged=False),
     ]
 
 

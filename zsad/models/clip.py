@@ -15,9 +15,11 @@ from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
 from PIL import Image
 from torch import Tensor, nn
+from torchvision.transforms import Compose
 
 from zsad.errors import UsageError
 from zsad.models import weights
+from zsad.models.pixels import normalise
 
 if TYPE_CHECKING:
     from zsad.config import ModelConfig, Precision
@@ -54,7 +56,11 @@ class CLIPModel:
         self.sha256 = sha256
         self.device = device
         self.precision = precision
-        self._transform = image_transform_v2(config, is_train=False)
+        transform = image_transform_v2(config, is_train=False).transforms
+        # The last two steps, to a tensor and normalised, look at one value at a time.
+        self._place = Compose(transform[:-2])
+        every_value = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)
+        self._normalised = Compose(transform[-2:])(Image.fromarray(every_value))[:, 0].numpy()
 
     def preprocess(self, tile: np.ndarray) -> Tensor:
         """One tile as the checkpoint wants it: its own resize, interpolation, mean and std.
@@ -65,7 +71,7 @@ class CLIPModel:
         Returns:
             (3, S, S) float32 on the CPU. A tile that is not square is resized and cropped as open_clip does.
         """
-        return self._transform(Image.fromarray(tile))
+        return normalise(np.asarray(self._place(Image.fromarray(tile))), self._normalised)
 
     def tokenize(self, texts: list[str]) -> Tensor:
         """(P, context_length) int64 tokens.

@@ -19,6 +19,7 @@ from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 
 from zsad.errors import UsageError
 from zsad.models import weights
+from zsad.models.pixels import normalise
 
 if TYPE_CHECKING:
     from zsad.config import ModelConfig, Precision
@@ -29,7 +30,10 @@ MINI = ("mini-clipseg", "random-clipseg")
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 TEXT_BATCH = 256
+DECODER_BATCH = 64
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_BYTES = np.arange(256, dtype=np.float32)[None]
+_NORMALISED = (_BYTES / 255.0 - np.array(MEAN, np.float32)[:, None]) / np.array(STD, np.float32)[:, None]
 
 
 class CLIPSegModel:
@@ -39,7 +43,7 @@ class CLIPSegModel:
         name: as in the configuration.
         module: the transformers model, in eval mode on ``device``.
         input_size: side S of the square input and of the logits, pixels.
-        max_decoder_batch: most (tile, prompt) pairs per decoder call; bounds memory.
+        max_decoder_batch: most (tile, prompt) pairs per decoder call; bounds memory. Chosen for the device if not given.
         sha256: hash of the weights.
         device, precision: where and how it computes.
     """
@@ -51,7 +55,7 @@ class CLIPSegModel:
         sha256: str,
         device: str,
         precision: Precision,
-        max_decoder_batch: int = 64,
+        max_decoder_batch: int | None = None,
     ) -> None:
         self.name = name
         config: Any = module.config
@@ -59,7 +63,7 @@ class CLIPSegModel:
         self.module.to(device)
         self.input_size = input_size(name)
         self.context_length = int(config.text_config.max_position_embeddings)
-        self.max_decoder_batch = max_decoder_batch
+        self.max_decoder_batch = max_decoder_batch or _decoder_batch(config, self.input_size, device)
         self.sha256 = sha256
         self.device = device
         self.precision = precision
@@ -75,11 +79,7 @@ class CLIPSegModel:
             (3, S, S) float32 on the CPU.
         """
         resized = Image.fromarray(tile).resize((self.input_size, self.input_size), Image.Resampling.BILINEAR)
-        pixels = np.array(resized, np.float32)
-        pixels /= 255.0
-        pixels -= np.asarray(MEAN, np.float32)
-        pixels /= np.asarray(STD, np.float32)
-        return torch.from_numpy(np.ascontiguousarray(pixels.transpose(2, 0, 1)))
+        return normalise(np.asarray(resized), _NORMALISED)
 
     def tokenize(self, prompts: list[str]) -> Tensor:
         """(P, L) int64 tokens, L that of the longest prompt.
@@ -275,6 +275,16 @@ def model_config(name: str) -> CLIPSegConfig:
             use_complex_transposed_convolution=True,
         )
     raise UsageError(f"{name!r} is not a CLIPSeg model. Expected clipseg-rd64-refined or mini-clipseg.")
+
+
+def _decoder_batch(config: Any, side: int, device: str) -> int:
+    """Pairs per decoder call."""
+    if torch.device(device).type != "cpu":
+        return DECODER_BATCH
+    tokens = (side // config.vision_config.patch_size) ** 2 + 1
+    # The hidden layer holds most. Beyond 32 MiB the system hands an array out anew each time, page by page.
+    pair = tokens * config.decoder_intermediate_size * 4
+    return max(1, min(DECODER_BATCH, 2**24 // pair))
 
 
 def _transformer(width: int, layers: int, heads: int) -> dict[str, int]:

@@ -24,7 +24,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 _PROMPTS_ON_CPU = 16
-"""More prompts at once than fit into the processor's caches make nothing faster."""
+_TOKENS_ON_CPU = 16384
+"""At most so many prompts, and tokens of the image times prompts, at once: four prompts at 1024 x 1024 pixels.
+
+More make nothing faster, and arrays beyond 32 MiB are handed out anew by the system each time, page by page.
+"""
 
 
 class SharedMaskDecoder(MaskDecoder):
@@ -57,24 +61,41 @@ class SharedMaskDecoder(MaskDecoder):
         Returns:
             Logits (P, M, 4 h, 4 w) and predicted IoUs (P, M), M = 3 or 1.
         """
-        if image_embeddings.device.type == "cpu" and len(sparse_prompt_embeddings) > _PROMPTS_ON_CPU:
-            parts = [
-                self(image_embeddings, image_pe, part, dense_prompt_embeddings, multimask_output)
-                for part in sparse_prompt_embeddings.split(_PROMPTS_ON_CPU)
-            ]
-            return torch.cat([masks for masks, _ in parts]), torch.cat([ious for _, ious in parts])
-        height, width = image_embeddings.shape[2:]
+        at_once = upscaled_at_once = max(1, len(sparse_prompt_embeddings))
+        if image_embeddings.device.type == "cpu":
+            at_once = max(1, min(_PROMPTS_ON_CPU, _TOKENS_ON_CPU // image_embeddings[0, 0].numel()))
+            # They take several times the memory.
+            upscaled_at_once = max(1, at_once // 4)
+        image = _tokens(image_embeddings + dense_prompt_embeddings[:1])
+        grid = (image_embeddings.shape[2], image_embeddings.shape[3])
+        chosen = range(1, self.num_mask_tokens) if multimask_output else range(1)
+        parts = [
+            self._decode(image, _tokens(image_pe), part, grid, chosen, upscaled_at_once)
+            for part in sparse_prompt_embeddings.split(at_once)
+        ]
+        return torch.cat([masks for masks, _ in parts]), torch.cat([ious for _, ious in parts])
+
+    def _decode(
+        self,
+        image: Tensor,
+        positions: Tensor,
+        sparse_prompt_embeddings: Tensor,
+        grid: tuple[int, int],
+        chosen: range,
+        upscaled_at_once: int,
+    ) -> tuple[Tensor, Tensor]:
+        """``forward`` of some prompts: image and positions (1, N, C) of a (h, w) grid, the chosen mask tokens."""
         output = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
         prompts = torch.cat((output.expand(len(sparse_prompt_embeddings), -1, -1), sparse_prompt_embeddings), 1)
-        image = _tokens(image_embeddings + dense_prompt_embeddings[:1])
-        tokens, pixels = self._transform(image, _tokens(image_pe), prompts)
-        chosen = range(1, self.num_mask_tokens) if multimask_output else range(1)
-        weights = [self.output_hypernetworks_mlps[i](tokens[:, 1 + i]) for i in chosen]
-        masks = self._upscale(pixels) @ torch.stack(weights, 2)
+        tokens, pixels = self._transform(image, positions, prompts)
+        weights = torch.stack([self.output_hypernetworks_mlps[i](tokens[:, 1 + i]) for i in chosen], 2)
+        some = zip(pixels.split(upscaled_at_once), weights.split(upscaled_at_once), strict=True)
+        masks = torch.cat([self._upscale(of_some) @ weight for of_some, weight in some])
         # Each pixel was split twice into 2 x 2: rows are (h, a, b), columns (w, c, d).
-        masks = masks.view(-1, height, width, 2, 2, 2, 2, len(weights)).permute(0, 7, 1, 3, 5, 2, 4, 6)
+        height, width = grid
+        masks = masks.view(-1, height, width, 2, 2, 2, 2, len(chosen)).permute(0, 7, 1, 3, 5, 2, 4, 6)
         ious = self.iou_prediction_head(tokens[:, 0])
-        return masks.reshape(-1, len(weights), 4 * height, 4 * width), ious[:, chosen.start : chosen.stop]
+        return masks.reshape(-1, len(chosen), 4 * height, 4 * width), ious[:, chosen.start : chosen.stop]
 
     def _transform(self, image: Tensor, positions: Tensor, prompts: Tensor) -> tuple[Tensor, Tensor]:
         """The two-way transformer: image and positions (1, N, C), prompts (P, T, C) -> (P, T, C), (P, N, C)."""
