@@ -57,7 +57,7 @@ def test_registered_architectures_and_their_preprocessing(name: str) -> None:
 
 
 @pytest.mark.parametrize("shape", [(352, 352), (61, 61), (96, 96), (300, 200)])
-@pytest.mark.parametrize("name", ["mini-clip", "ViT-B-16-plus-240/laion400m_e31", "PE-Core-L-14-336/meta"])
+@pytest.mark.parametrize("name", ["random-clip", "ViT-B-16-plus-240/laion400m_e31", "PE-Core-L-14-336/meta"])
 def test_preprocess_is_open_clips(mini: clip.CLIPModel, name: str, shape: tuple[int, int]) -> None:
     tokenizer = open_clip.get_tokenizer("ViT-B-16")
     model = clip.CLIPModel(name, mini.module, tokenizer, "", "cpu", "fp32")
@@ -123,7 +123,7 @@ def test_half_precision_comes_back_as_float32(mini: clip.CLIPModel) -> None:
 
 @pytest.mark.parametrize("form", ["safetensors", "half", "wrapped"])
 def test_published_forms_load(mini: clip.CLIPModel, tmp_path: Path, form: str) -> None:
-    module = clip.build("mini-clip")
+    module = clip.build("random-clip")
     state = module.state_dict()
     path = tmp_path / ("file.pt" if form == "wrapped" else "file.safetensors")
     if form == "wrapped":
@@ -141,8 +141,8 @@ def test_published_forms_load(mini: clip.CLIPModel, tmp_path: Path, form: str) -
 
 
 def test_old_layout_loads_into_a_model_with_its_own_text_tower() -> None:
-    old = clip.build("mini-clip").state_dict()
-    module = CustomTextCLIP(**clip.model_config("mini-clip"))
+    old = clip.build("random-clip").state_dict()
+    module = CustomTextCLIP(**clip.model_config("random-clip"))
     old["logit_scale"] = old["logit_scale"].reshape(1)
     old["text.transformer.embeddings.position_ids"] = torch.arange(77)
     weights.load_into(module, clip.to_module_layout(module, old), "test")
@@ -150,7 +150,7 @@ def test_old_layout_loads_into_a_model_with_its_own_text_tower() -> None:
 
 
 def test_weights_of_another_size_are_refused(tmp_path: Path) -> None:
-    state = clip.build("mini-clip").state_dict()
+    state = clip.build("random-clip").state_dict()
     state["positional_embedding"] = torch.zeros(50, 64)
     save_file(state, tmp_path / "w.safetensors")
     with pytest.raises(UsageError, match=r"positional_embedding \(50, 64\), expected \(77, 64\)"):

@@ -22,7 +22,7 @@ WINDOW, WINDOWS = 64, 96
 """Side and number of the windows of one step of the first part."""
 WHOLE = (140, 288)
 """Sides, in pixels, at which whole tiles are shown through those windows."""
-FIRST = 0.65
+FIRST = 0.765
 """Share of the steps on windows, where the image tower learns what a defect looks like; captions come after."""
 SETTLED = 500
 """Steps on whole crops after which the texts learn at every fifth step only."""

@@ -17,12 +17,12 @@ from zsad.datasets.synthetic import DEFECTS
 from zsad.models import clipseg
 from zsad.models.weights import seeded
 
-BATCH = 16
+BATCH = 32
 WINDOW, WINDOWS = 96, 64
 """Side and number of the windows of one step of the first part."""
-WHOLE = (190, 370)
+WHOLE = (213, 320)
 """Sides, in pixels, at which whole tiles are shown through those windows."""
-FIRST = 0.85
+FIRST = 0.8
 """Share of the steps on windows."""
 MEAN = torch.tensor(clipseg.MEAN).view(3, 1, 1) * 255
 STD = torch.tensor(clipseg.STD).view(3, 1, 1) * 255
@@ -98,7 +98,7 @@ def train_clipseg(crops: Crops, folder: Path, seed: int, steps: int) -> tuple[di
         vision.patch_embedding.weight.copy_(whitening(crops.crops, patch, width, MEAN, STD))
     captions = Captions()
     tokenizer = clipseg.SimpleTokenizer(context_length=77)
-    labels, draw = np.asarray(crops.crop_labels), Draw(crops)
+    labels, draw = np.asarray(crops.crop_labels), Draw(crops, 1.0)
     side = clipseg.input_size("mini-clipseg")
 
     def step(rng: np.random.Generator, number: int) -> tuple[Tensor, dict[str, float]]:

@@ -162,7 +162,7 @@ def model_config(name: str) -> dict[str, Any]:
     if name in ("mini-clip", "random-clip"):
         return {
             "embed_dim": 64,
-            "vision_cfg": {"image_size": 160, "layers": [1, 2, 2, 1], "width": 24},
+            "vision_cfg": {"image_size": 256 if name == "mini-clip" else 160, "layers": [1, 2, 2, 1], "width": 24},
             "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 4},
         }
     return open_clip.get_model_config(name.rpartition("/")[0])

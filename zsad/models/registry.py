@@ -47,7 +47,7 @@ _UNPINNED = "sha256 not published here: recorded at the first download, held aft
 _MINI: tuple[tuple[Family, str, int], ...] = (
     ("isnet", "eedb25381e547b1c3574bc02ca29a74ca2168df77dcef7410b2b5638a88fa267", 1_472_556),
     ("sam", "d8df1e6ff9a513206298af60a8ed40ba10e74ecb8481eb5bdaf5ca783e7b7169", 1_596_280),
-    ("clip", "795cc2a68ae0a73cfb4684f480445bd91de233f6fe34b46d9948c4c0f8e5fa8b", 13_128_002),
+    ("clip", "ab486afe8c853b90f326d4473d888fa10c437b849dad43338a004d27e4a8c061", 13_187_906),
     ("clipseg", "21b0fdc0b9f4ad430eb2b6599444a3df7c47a209ed11dbdaa028a1a4d6874127", 8_618_668),
 )
 """Family, sha256 and bytes of the models that come with the package."""

@@ -57,9 +57,7 @@ def kind_named(name: str) -> Kind:
     raise UsageError(f"Unknown kind {name!r}. Expected one of {', '.join((*KINDS_A, *KINDS_B))}.")
 
 
-def render(
-    kind: str, rng: Generator, anomalous: bool, *, long_side: int | None = None, shadows: bool = True
-) -> Sample:
+def render(kind: str, rng: Generator, anomalous: bool, *, long_side: int | None = None, shadows: bool = True) -> Sample:
     """Render one photograph; the same state of ``rng`` gives the same pixels.
 
     Args:
