@@ -7,6 +7,7 @@ import os
 import secrets
 import signal
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
@@ -20,6 +21,7 @@ from zsad.config import Config
 from zsad.errors import UsageError, ZsadError
 from zsad.filesystem import is_local, redact, resolve
 
+_PROBE_TRIES = 5
 _PROBE_SECONDS = 60
 
 
@@ -94,25 +96,40 @@ def check_nodes(root: str, output: str, config: Config) -> None:
     Raises:
         UsageError: says which path, or which output, and what to do.
     """
-    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    nodes = _alive()
     if len(nodes) <= 1 and not _is_client():
         return
     _refuse_local(root, output, config)
+    # One node after the other, since on a shared file system the last one tidies up.
+    for node in nodes:
+        _try_on(node, output)
+
+
+def _alive() -> list[str]:
+    return [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+
+
+def _try_on(node: str, output: str) -> None:
+    """``probe`` there; a node that is gone by now has nothing to write."""
     task: Any = ray.remote(num_cpus=0, max_retries=0)(probe)
-    on_node = [task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)) for node in nodes]
-    try:
-        # One node after the other, since on a shared file system the last one tidies up.
-        for pinned in on_node:
+    pinned = task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
+    for tries_left in reversed(range(_PROBE_TRIES)):
+        try:
             ray.get(pinned.remote(output), timeout=_PROBE_SECONDS)
-    except ray.exceptions.RayTaskError as error:
-        raise UsageError(f"Not every node can use the output: {error.cause}") from None
-    except ray.exceptions.GetTimeoutError:
-        raise UsageError(
-            f"A node could not write to {redact(output)!r} within {_PROBE_SECONDS} s. Check the nodes' network "
-            "and credentials."
-        ) from None
-    except ray.exceptions.RayError as error:
-        raise ZsadError(f"A node could not try the output: {redact(str(error))[:300]}") from None
+            return
+        except ray.exceptions.RayTaskError as error:
+            raise UsageError(f"Not every node can use the output: {error.cause}") from None
+        except ray.exceptions.RayError as error:
+            if node not in _alive():
+                return
+            if isinstance(error, ray.exceptions.GetTimeoutError):
+                raise UsageError(
+                    f"A node could not write to {redact(output)!r} within {_PROBE_SECONDS} s. Check the nodes' network "
+                    "and credentials."
+                ) from None
+            if not tries_left:
+                raise ZsadError(f"A node could not try the output: {redact(str(error))[:300]}") from None
+        time.sleep(1)
 
 
 def _is_client() -> bool:
