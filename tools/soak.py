@@ -32,7 +32,7 @@ WEIGHTS = [number / sum(KINDS.values()) for number in KINDS.values()]
 SIGNALS = {"killed": signal.SIGKILL, "terminated": signal.SIGTERM, "interrupted": signal.SIGINT}
 STOPPED = (130, 143, *(-number for number in SIGNALS.values()))
 """Exit codes of a driver that was stopped; negative where the signal came before Python could handle it."""
-LONGEST_PAUSE = 20.0
+LONGEST_PAUSE = 40.0
 """Seconds between two kills, at most."""
 NODE = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 100_000_000}
 
