@@ -77,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         text = report(root, options.per_kind, options.seed)
     print(text)
     if options.output:
-        options.output.write_text(text + "\n", "utf-8")
+        options.output.write_text(f"# Ablation\n\n`python -m benchmarks.ablation`: {text}\n", "utf-8")
 
 
 def report(root: Path, per_kind: int, seed: int) -> str:
