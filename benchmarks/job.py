@@ -164,24 +164,31 @@ def _overhead(actor: type[MeteredActor], warm: int, images: int, shape: tuple[in
 def _run(actor: type[StepActor], work: pa.Table, config: Config, output: str, warm: int) -> tuple[float, float]:
     """CPU seconds per image of all processes (without what shapes random answers), and of the forwards."""
     at_warm: list[tuple[float, ...]] = []
+    over = threading.Event()
     with FamilyClock() as clock:
 
         def await_warm() -> None:
             # All it costs lies before the moment that counts.
-            while (now := _meter())[0] < warm:
-                time.sleep(0.02)
-            at_warm.append((clock.read(), *now))
+            while not over.wait(0.02):
+                if (now := _meter())[0] >= warm:
+                    at_warm.append((clock.read(), *now))
+                    return
 
         waiting = threading.Thread(target=await_warm, daemon=True)
         waiting.start()
         # Every batch is committed at once, so that the process that writes is warm as well.
         sink = PartSink(output, new_run_id(output), config.runtime.batch_size)
-        run_graph(work, [FUSED], config, FINGERPRINT, sink, start_ledger(), actor)
+        try:
+            run_graph(work, [FUSED], config, FINGERPRINT, sink, start_ledger(), actor)
+        finally:
+            over.set()
+            waiting.join()
         at_end = clock.read(), *_meter()
     committed = count_rows(work, output, FINGERPRINT)
     if committed.ok != work.num_rows:
         raise RuntimeError(f"{committed.ok} of {work.num_rows} images committed: {dict(committed.reasons)}")
-    waiting.join()
+    if not at_warm or at_end[1] <= at_warm[0][1]:
+        raise RuntimeError(f"The end of image {warm} was not seen before that of image {work.num_rows}.")
     total, images, forwards, shaping = (now - then for now, then in zip(at_end, at_warm[0], strict=True))
     return (total - shaping) / images, forwards / images
 

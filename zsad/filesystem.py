@@ -27,7 +27,7 @@ _CREDENTIALS = re.compile(r"(?<=://)(?!anonymous@)(?:[^/\s]+|[^/@\s]*:[^@\s]*)@"
 _LASTING = frozenset({errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.EISDIR})
 """What no second try mends, of the errors that reading a file can end with."""
 _LASTING_TEXT = re.compile(
-    r"AWS Error (ACCESS_DENIED|NO_SUCH_|INVALID_|SIGNATURE_DOES_NOT_MATCH)|HTTP status 4(?!08|29)|Bucket .* not found"
+    r"AWS Error (ACCESS_DENIED|NO_SUCH_|INVALID_|SIGNATURE_DOES_NOT_MATCH)|HTTP status (301|4(?!08|29))|Bucket .* not found"
 )
 """The same in the words of an object store."""
 _SECRET_PARAMETER = re.compile(

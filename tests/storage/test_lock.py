@@ -182,3 +182,21 @@ def test_of_two_that_start_at_the_same_moment_one_gets_the_lock(bucket, monkeypa
         thread.join()
     assert sorted(outcomes) == ["held", "refused"]
     assert content() is None
+
+
+def test_a_look_at_the_lock_that_fails_once_does_not_end_the_run(monkeypatch):
+    held = lock_module.Lock("s3://bucket/out", "mine")
+    answers = [OSError("AWS Error SLOW_DOWN during GetObject operation"), b'{"token": "mine"}']
+
+    def read(output):
+        answer = answers.pop(0)
+        if isinstance(answer, OSError):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(lock_module, "_read", read)
+    monkeypatch.setattr("zsad.filesystem.time.sleep", lambda _: None)
+    held.check()
+    answers[:] = [OSError("AWS Error ACCESS_DENIED during GetObject operation")]
+    with pytest.raises(ZsadError, match="Cannot read the lock"):
+        held.check()

@@ -282,7 +282,7 @@ def _decoder_batch(config: Any, side: int, device: str) -> int:
     if torch.device(device).type != "cpu":
         return DECODER_BATCH
     tokens = (side // config.vision_config.patch_size) ** 2 + 1
-    # The hidden layer holds most. Beyond 32 MiB the system hands an array out anew each time, page by page.
+    # The hidden layer holds most, in two arrays. Beyond 32 MiB the system hands an array out anew each time, page by page.
     pair = tokens * config.decoder_intermediate_size * 4
     return max(1, min(DECODER_BATCH, 2**24 // pair))
 

@@ -65,14 +65,16 @@ class StepActor:
         if self.ledger is None:
             return self._work(batch)
         ids = batch["image_id"].to_pylist()
-        attempts: list[Attempt] = ray.get(self.ledger.begin.remote(self.pool.name, ids))
-        if any(attempt.ended for attempt in attempts):
+        # A batch that only waits here has not begun, and is not blamed if this process ends.
+        with self.places:
+            attempts: list[Attempt] = ray.get(self.ledger.begin.remote(self.pool.name, ids))
+            suspect = any(attempt.ended for attempt in attempts)
+            if not suspect:
+                result = self._or_die(batch)
+        if suspect:
             # A process died over this batch. Image by image, the one that did it shows.
             rows = [self._alone(batch.slice(index, 1), attempt) for index, attempt in enumerate(attempts)]
             result = pa.concat_tables(rows)
-        else:
-            with self.places:
-                result = self._or_die(batch)
         self.ledger.finish.remote(self.pool.name, ids)
         if self.is_last:
             self.ledger.add.remote(result.num_rows, _failures(result), _stage_ms(result))

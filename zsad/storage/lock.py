@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 from pyarrow import fs
 
 from zsad.errors import UsageError, ZsadError
-from zsad.filesystem import join, redact, resolve
+from zsad.filesystem import join, patiently, redact, resolve
 from zsad.storage.files import write_atomically
 
 _LOCK = ".lock"
@@ -59,7 +59,7 @@ class Lock:
         if self.token is None:
             return
         try:
-            found = _read(self.output)
+            found = patiently(lambda: _read(self.output))
         except OSError as error:
             raise ZsadError(f"Cannot read the lock of {redact(self.output)!r}: {redact(str(error))}") from error
         if _parse(found).get("token") != self.token:
@@ -71,13 +71,13 @@ class Lock:
 
 @contextmanager
 def output_lock(
-    output: str, stream: TextIO = sys.stderr, beat: float = BEAT_SECONDS, stale: float = STALE_SECONDS
+    output: str, stream: TextIO | None = None, beat: float = BEAT_SECONDS, stale: float = STALE_SECONDS
 ) -> Iterator[Lock]:
     """Hold the output for the duration of the block; leaves no new folder behind.
 
     Args:
         output: folder or URI of a run.
-        stream: told when it is waited for whether another run is alive, and when the lock is lost (object stores).
+        stream: standard error if not given; told when it is waited for whether another run is alive, and when the lock is lost (object stores).
         beat: seconds between two renewals.
         stale: seconds after which a silent run counts as dead; several times ``beat``.
 
@@ -92,7 +92,7 @@ def output_lock(
         with _file_lock(output, Path(folder)):
             yield Lock(output)
     else:
-        with _object_lock(output, stream, beat, stale) as lock:
+        with _object_lock(output, stream or sys.stderr, beat, stale) as lock:
             yield lock
 
 
@@ -155,17 +155,17 @@ def _object_lock(output: str, stream: TextIO, beat: float, stale: float) -> Iter
         stop.set()
         if thread.is_alive():
             thread.join()
-        with suppress(OSError, ZsadError):
-            lock.check()
-            _delete(output, _HOLDER)
+        with suppress(OSError):
+            if _parse(_read(output)).get("token") == token:
+                _delete(output, _HOLDER)
 
 
 def _take(lock: Lock, holder: Mapping[str, Any], stream: TextIO, beat: float, stale: float) -> None:
     """Return once the lock is held; refuse when another run holds it that is alive."""
-    found = _read(lock.output)
+    found = patiently(lambda: _read(lock.output))
     if found is not None:
         _outlive(lock.output, found, stream, beat, stale)
-    _write(lock.output, _encode(holder))
+    patiently(lambda: _write(lock.output, _encode(holder)))
     # Of several that come this far at once the last to write has it, and all of them see which one that is.
     time.sleep(_SETTLE_SECONDS)
     found = _read(lock.output)
