@@ -28,8 +28,8 @@ from tools.train_mini.sam import train_sam
 from zsad.models.weights import sha256_of
 
 TRAIN: dict[str, tuple[Callable[..., tuple[dict[str, Tensor], float]], Callable[..., Any], int]] = {
-    "clip": (train_clip, prepare_crops, 10200),
-    "clipseg": (train_clipseg, partial(prepare_crops, random_kinds=0, normal=110, anomalous=260), 4000),
+    "clip": (train_clip, prepare_crops, 14800),
+    "clipseg": (train_clipseg, partial(prepare_crops, random_kinds=0, own=260), 4000),
     "isnet": (train_isnet, prepare_scenes, 1000),
     "sam": (train_sam, prepare_scenes, 1800),
 }

@@ -138,7 +138,7 @@ def train_clipseg(crops: Crops, folder: Path, seed: int, steps: int) -> tuple[di
         loss = found + 0.3 * meaning + seen
         return loss, {"dice": missed, "meaning": float(meaning.detach()), "seen": float(seen.detach())}
 
-    minutes = train(Plan("clipseg", seed, steps, 1e-3, 0.05), student, step, folder)
+    minutes = train(Plan("clipseg", seed, (steps,), 1e-3, 0.05), student, step, folder)
     return student.finished(), minutes
 
 
