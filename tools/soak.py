@@ -1,9 +1,9 @@
 """Kill a run again and again until it has survived N kills: ``make soak``, or ``python -m tools.soak --kills 40``.
 
-The job runs on two Ray nodes with the mini preset. At random moments the driver (killed, terminated or
-interrupted), an actor or a node goes. A stopped driver is started again with the same command; a finished run
-is compared with an uninterrupted one and begun anew elsewhere, until the kills are used up. Exits with 1 on any
-difference.
+The job runs on two Ray nodes with the mini preset. At random moments, most of them after something new was
+committed, the driver (killed, terminated or interrupted), an actor or a node goes. A stopped driver is started again
+with the same command; a finished run is compared with an uninterrupted one and begun anew elsewhere, until the kills
+are used up. Exits with 1 on any difference.
 """
 
 from __future__ import annotations
@@ -32,8 +32,10 @@ WEIGHTS = [number / sum(KINDS.values()) for number in KINDS.values()]
 SIGNALS = {"killed": signal.SIGKILL, "terminated": signal.SIGTERM, "interrupted": signal.SIGINT}
 STOPPED = (130, 143, *(-number for number in SIGNALS.values()))
 """Exit codes of a driver that was stopped; negative where the signal came before Python could handle it."""
-LONGEST_PAUSE = 40.0
-"""Seconds between two kills, at most."""
+AT_START = 0.2
+"""Share of the kills that may fall while nothing was committed yet since the last one; the others wait for that."""
+LONGEST_START, LONGEST_PAUSE = 30.0, 8.0
+"""Seconds, at most: to such a kill from the last one, and to any other from the first part that is committed."""
 NODE = {"num_cpus": 1, "num_gpus": 0, "object_store_memory": 100_000_000}
 
 
@@ -50,6 +52,7 @@ class Soak:
         self.cluster = Cluster(initialize_head=True, head_node_args=NODE | {"include_dashboard": False})
         self.cluster.add_node(**NODE)
         self.kills: Counter[str] = Counter()
+        self.amid = 0
 
     def close(self) -> None:
         """Stop the nodes."""
@@ -76,24 +79,38 @@ class Soak:
         """Start the job until it has finished; up to ``kills`` more times something goes."""
         job = self.driver(output)
         while True:
-            left = kills - self.kills.total()
-            try:
-                code = job.wait(self.random.uniform(0, LONGEST_PAUSE) if left else None)
-            except subprocess.TimeoutExpired:
+            before = parts(output)
+            if self.kills.total() == kills:
+                code = job.wait()
+            elif self.pause(job, output):
                 kind = str(self.random.choice(list(KINDS), p=WEIGHTS))
+                now = parts(output)
                 if self.kill(kind, job):
                     self.kills[kind] += 1
-                    parts = len(list(output.glob("predictions/part-*.parquet")))
-                    print(f"{time.strftime('%H:%M:%S')} {self.kills.total():3d} {kind}, {parts} parts", flush=True)
+                    self.amid += now > before
+                    told = f"{self.kills.total():3d} {kind}, {now} parts, {now - before} of them new"
+                    print(f"{time.strftime('%H:%M:%S')} {told}", flush=True)
                 if not kind.startswith("driver"):
                     continue
                 code = job.wait(60)
+            else:
+                code = job.wait()
             # Also with _SUCCESS just before the end: whether it is true shows in the comparison.
             if code in (0, 3) or (output / "_SUCCESS").exists():
                 return
             if code not in STOPPED:
                 raise RuntimeError(f"The driver ended with {code}; see {self.log.name}.")
             job = self.driver(output)
+
+    def pause(self, job: subprocess.Popen[bytes], output: Path) -> bool:
+        """Wait for the next kill; False when the job ended before."""
+        if self.random.random() < AT_START:
+            return _runs_for(job, self.random.uniform(0, LONGEST_START))
+        before = parts(output)
+        while parts(output) == before:
+            if not _runs_for(job, 0.1):
+                return False
+        return _runs_for(job, self.random.uniform(0, LONGEST_PAUSE))
 
     def kill(self, kind: str, job: subprocess.Popen[bytes]) -> bool:
         """Whether there was something to kill."""
@@ -112,12 +129,26 @@ class Soak:
         return True
 
 
+def parts(output: Path) -> int:
+    """Number of committed parts."""
+    return len(list(output.glob("predictions/part-*.parquet")))
+
+
+def _runs_for(job: subprocess.Popen[bytes], seconds: float) -> bool:
+    """Whether the job still runs after so long."""
+    try:
+        job.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return True
+    return False
+
+
 def main() -> int:
     """Run the soak; 0 when every table was the same."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=40)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--images", type=int, default=24, help="images per kind of part, of which there are two")
+    parser.add_argument("--images", type=int, default=40, help="images per kind of part, of which there are two")
     given = parser.parse_args()
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     # Ray's sockets below it must fit into 107 characters.
@@ -140,6 +171,7 @@ def main() -> int:
     kinds = ", ".join(f"{number} {kind}" for kind, number in soak.kills.items())
     result = "DIFFERENT" if found else "same"
     minutes = (time.monotonic() - start) / 60
+    print(f"{soak.amid} of the kills fell after something had been committed since the last one")
     print(f"{soak.kills.total()} kills ({kinds}) over {rounds} rounds, seed {given.seed}, {minutes:.1f} min: {result}")
     if not found:
         shutil.rmtree(folder)

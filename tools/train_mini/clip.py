@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -105,16 +104,9 @@ def train_clip(crops: Crops, folder: Path, seed: int, steps: int) -> tuple[dict[
     kept: list[Tensor] = []
     parts = tuple(max(1, round(part[2] * steps / sum(part[2] for part in PARTS))) for part in PARTS)
 
-    def twins(rng: np.random.Generator, count: int) -> tuple[NDArray[np.intp], list[tuple[int, int, Any]]]:
-        """Indices of crops, and for each of them (itself, the crop whose defect is looked at, a generator)."""
-        chosen = draw.twins(rng, count, EACH)
-        seeds = rng.integers(2**63, size=count // 2)
-        seen = [(int(i), int(chosen[n - n % 2]), np.random.default_rng(seeds[n // 2])) for n, i in enumerate(chosen)]
-        return chosen, seen
-
     def local(rng: np.random.Generator, side: int, count: int) -> tuple[Tensor, dict[str, float]]:
         sizes = np.exp(rng.uniform(*np.log(WHOLE), count // 2)).repeat(2)
-        _, seen = twins(rng, count)
+        _, seen = _twins(rng, draw, count)
         views = [
             window(own, crops, i, side, float(size), like) for (i, like, own), size in zip(seen, sizes, strict=True)
         ]
@@ -128,7 +120,7 @@ def train_clip(crops: Crops, folder: Path, seed: int, steps: int) -> tuple[dict[
         windows, count, _ = PARTS[part]
         if windows:
             return local(rng, windows, count)
-        chosen, seen = twins(rng, count)
+        chosen, seen = _twins(rng, draw, count)
         views = [view(own, crops, i, side, 0.5 * (1 - behind), like) for i, like, own in seen]
         pixels, coverage = tensors(views, MEAN, STD)
         wrong = ((coverage > 0.25).sum((1, 2)) >= 3).float()
@@ -136,16 +128,7 @@ def train_clip(crops: Crops, folder: Path, seed: int, steps: int) -> tuple[dict[
         # The texts settle long before the images do: most steps reuse those of the last step that learned them.
         fresh = behind * parts[part] < SETTLED or number % 5 == 0 or not kept
         if fresh:
-            groups = [
-                captions.states(rng, NORMAL_STATES, 10),
-                captions.states(rng, ANOMALOUS_STATES, 12),
-                captions.neutral(rng, 5),
-                captions.neutral(rng, 5),
-                captions.kinds(rng),
-            ]
-            tokens = tokenizer([text for group in groups for text in group])
-            tokens = tokens[:, : int(tokens.argmax(1).max()) + 1]
-            said = student.texts(tokens).split([len(group) for group in groups])
+            said = _said(rng, student, captions, tokenizer)
             kept[:] = [texts.detach() for texts in said]
         normal, anomalous, vague, other, names = said if fresh else kept
         images = student.images(pixels)
@@ -179,6 +162,32 @@ def train_clip(crops: Crops, folder: Path, seed: int, steps: int) -> tuple[dict[
 
     minutes = train(Plan("clip", seed, parts, 2e-3), student, step, folder)
     return student.finished(), minutes
+
+
+def _twins(
+    rng: np.random.Generator, draw: Draw, count: int
+) -> tuple[NDArray[np.intp], list[tuple[int, int, np.random.Generator]]]:
+    """Indices of crops, and for each of them (itself, the crop whose defect is looked at, a generator)."""
+    chosen = draw.twins(rng, count, EACH)
+    seeds = rng.integers(2**63, size=count // 2)
+    seen = [(int(i), int(chosen[n - n % 2]), np.random.default_rng(seeds[n // 2])) for n, i in enumerate(chosen)]
+    return chosen, seen
+
+
+def _said(
+    rng: np.random.Generator, student: Student, captions: Captions, tokenizer: clip.SimpleTokenizer
+) -> tuple[Tensor, ...]:
+    """Unit embeddings of captions: normal, anomalous, twice meaning neither, and one per kind A."""
+    groups = [
+        captions.states(rng, NORMAL_STATES, 10),
+        captions.states(rng, ANOMALOUS_STATES, 12),
+        captions.neutral(rng, 5),
+        captions.neutral(rng, 5),
+        captions.kinds(rng),
+    ]
+    tokens = tokenizer([text for group in groups for text in group])
+    tokens = tokens[:, : int(tokens.argmax(1).max()) + 1]
+    return student.texts(tokens).split([len(group) for group in groups])
 
 
 def _language(normal: Tensor, anomalous: Tensor, meaningless: Tensor, names: Tensor) -> Tensor:
