@@ -49,3 +49,14 @@ def test_a_node_that_is_gone_by_the_time_it_is_tried_does_not_end_the_run(monkey
     listed[:] = [["a", "b"]]
     with pytest.raises(ZsadError, match="A node could not try the output"):
         cluster.check_nodes("s3://bucket/in", "s3://bucket/out", load_config("mini"))
+
+
+def test_a_run_in_a_local_folder_is_not_read_from_other_machines(tmp_path, monkeypatch):
+    folder = str(tmp_path / "run")
+    monkeypatch.setattr(cluster.ray, "nodes", lambda: [{"NodeID": "a", "Alive": True}])
+    cluster.check_readable(folder, shared=False)
+    monkeypatch.setattr(cluster.ray, "nodes", lambda: [{"NodeID": name, "Alive": True} for name in "ab"])
+    with pytest.raises(UsageError, match=r"run' is a local path, but the cluster has several nodes.*--address local"):
+        cluster.check_readable(folder, shared=False)
+    cluster.check_readable(folder, shared=True)
+    cluster.check_readable("s3://bucket/run", shared=False)

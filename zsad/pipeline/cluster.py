@@ -105,6 +105,20 @@ def check_nodes(root: str, output: str, config: Config) -> None:
         _try_on(node, output)
 
 
+def check_readable(output: str, shared: bool) -> None:
+    """As ``check_nodes``, for a job that only reads the run in ``output``.
+
+    Raises:
+        UsageError: a local path that other machines cannot read.
+    """
+    if is_local(output) and not shared and (_is_client() or len(_alive()) > 1):
+        raise UsageError(
+            f"{redact(output)!r} is a local path, but the cluster has {_machines()}, and the run was not made with "
+            "runtime.shared_filesystem=true. Expected an s3:// or gs:// URI; or read it on this machine with "
+            "--address local."
+        )
+
+
 def _alive() -> list[str]:
     return [node["NodeID"] for node in ray.nodes() if node["Alive"]]
 
@@ -137,12 +151,15 @@ def _is_client() -> bool:
     return bool(ray.util.client.ray.is_connected())
 
 
+def _machines() -> str:
+    return "machines of its own (ray://)" if _is_client() else "several nodes"
+
+
 def _refuse_local(root: str, output: str, config: Config) -> None:
-    machines = "machines of its own (ray://)" if _is_client() else "several nodes"
     for name, uri in (("--output", output), ("--root", root)):
         if is_local(uri) and not config.runtime.shared_filesystem:
             raise UsageError(
-                f"{name} {redact(uri)!r} is a local path, but the cluster has {machines}. Expected an s3:// or gs:// "
+                f"{name} {redact(uri)!r} is a local path, but the cluster has {_machines()}. Expected an s3:// or gs:// "
                 "URI; if this machine and every node see the same files there, say "
                 "--set runtime.shared_filesystem=true."
             )

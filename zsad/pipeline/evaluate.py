@@ -27,8 +27,8 @@ from zsad.evaluation.parts import check_resolution
 from zsad.evaluation.summary import check_bootstrap
 from zsad.evaluation.thresholds import decide, parse_rule, rows_to_count
 from zsad.filesystem import absolute, join, redact
-from zsad.pipeline.cluster import connected
-from zsad.storage import read_run, while_unchanged, write_atomically, write_decisions
+from zsad.pipeline.cluster import check_readable, connected
+from zsad.storage import RunInfo, read_run, while_unchanged, write_atomically, write_decisions
 
 _IN_FLIGHT_PER_CPU = 2
 
@@ -53,14 +53,15 @@ def evaluate_run(
         A DataFrame with the columns of ``METRICS_SCHEMA``.
 
     Raises:
-        UsageError: unknown resolution or split, negative ``bootstrap``, no run there, or a run without labels.
+        UsageError: unknown resolution or split, negative ``bootstrap``, no run there, a run without labels, or a local
+            path on a cluster of several nodes.
         ZsadError: a map is missing or damaged.
     """
     check_resolution(resolution)
     check_bootstrap(bootstrap)
     output = absolute(output)
     info = read_run(output)
-    limits = mask_limits(info)
+    limits, shared = mask_limits(info), _shared(info)
 
     def measure() -> tuple[pd.DataFrame, PartState]:
         predictions = load_predictions(output, split)
@@ -71,6 +72,7 @@ def evaluate_run(
                 "labels, and --threshold quantile:0.99 or budget:200 decides without."
             )
         with connected(address):
+            check_readable(output, shared)
             return predictions, _merge_parts(output, evaluable_parts(predictions), resolution, limits)
 
     predictions, merged = while_unchanged(output, measure)
@@ -92,24 +94,31 @@ def decide_run(output: str, threshold: str, split: str | None = None, address: s
         A DataFrame with the columns of ``zsad.storage.decisions.DECISIONS_SCHEMA``.
 
     Raises:
-        UsageError: unknown threshold or split, no run there, or ``f1`` without labels.
+        UsageError: unknown threshold or split, no run there, ``f1`` without labels, or a local path on a cluster
+            of several nodes.
         ZsadError: a map is missing or damaged.
     """
     rule = parse_rule(threshold)
     output = absolute(output)
     info = read_run(output)
-    limits = mask_limits(info)
+    limits, shared = mask_limits(info), _shared(info)
 
     def measure() -> tuple[pd.DataFrame, PartState]:
         predictions = load_predictions(output, split)
         counted = rows_to_count(predictions, rule)
         with connected(address):
+            check_readable(output, shared)
             return predictions, _merge_parts(output, evaluable_parts(counted), "native", limits)
 
     predictions, merged = while_unchanged(output, measure)
     decisions = decide(predictions, merged, rule, info.fingerprint if info else None)
     write_decisions(output, decisions)
     return decisions
+
+
+def _shared(info: RunInfo | None) -> bool:
+    """Whether every node of the cluster saw the files of the run."""
+    return info is not None and bool(info.config.get("runtime", {}).get("shared_filesystem"))
 
 
 def metrics_uri(output: str, resolution: str = "native", split: str | None = None) -> str:
