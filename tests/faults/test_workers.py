@@ -9,6 +9,7 @@ from tests.faults.conftest import run
 from tests.faults.faulty import Faults, faulty_graph, full_disk_sink
 from tools.same_run import differences
 from zsad.errors import ZsadError
+from zsad.pipeline import ledger as ledger_module
 from zsad.pipeline.ledger import PATIENCE, Ledger
 from zsad.storage import read_success
 
@@ -66,6 +67,26 @@ def test_the_ledger_suspects_only_what_was_begun_and_not_finished():
     a, b = ledger.begin("fused", ["a", "b"])
     assert (a.ended, a.stage) == (0, "")
     assert (b.ended, b.stage, b.reason) == (2, "instances", "no memory")
+
+
+def test_an_image_is_not_blamed_for_the_loss_of_its_nodes(monkeypatch):
+    gone = set()
+    monkeypatch.setattr(ledger_module.ray, "nodes", lambda: [{"NodeID": n, "Alive": n not in gone} for n in "abcdefgh"])
+    ledger = Ledger(given_up_limit=2)
+    for node in "abcde":
+        assert [attempt.ended for attempt in ledger.begin("fused", ["x", "y"], node)] == [0, 0]
+        gone.add(node)
+    # An image that takes every machine with it is suspected in the end.
+    assert [attempt.ended for attempt in ledger.begin("fused", ["x", "y"], "f")] == [0, 0]
+    gone.add("f")
+    assert [attempt.ended for attempt in ledger.begin("fused", ["x", "y"], "g")] == [1, 1]
+    ledger.finish("fused", ["x", "y"])
+    # Its node is well, so it was the process.
+    ledger.begin("fused", ["x"], "h")
+    assert ledger.begin("fused", ["x"], "h")[0].ended == 1
+    ledger.begin_alone("fused", "x", "h")
+    gone.add("h")
+    assert ledger.begin("fused", ["x"], "g")[0].ended == 1
 
 
 def test_full_disk_is_said_and_a_run_with_room_finishes(reference, images, tmp_path, monkeypatch):

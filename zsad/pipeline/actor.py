@@ -50,6 +50,7 @@ class StepActor:
         self.fingerprint = fingerprint
         self.pool = pool
         self.ledger = progress
+        self.node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
         # Several batches may be decoded at once, but only one may fill the device.
         self.device = threading.Lock()
         # A batch takes one place; an image that may end this process takes all of them, so that no other ends with it.
@@ -67,7 +68,7 @@ class StepActor:
         ids = batch["image_id"].to_pylist()
         # A batch that only waits here has not begun, and is not blamed if this process ends.
         with self.places:
-            attempts: list[Attempt] = ray.get(self.ledger.begin.remote(self.pool.name, ids))
+            attempts: list[Attempt] = ray.get(self.ledger.begin.remote(self.pool.name, ids, self.node))
             suspect = any(attempt.ended for attempt in attempts)
             if not suspect:
                 result = self._or_die(batch)
@@ -119,7 +120,7 @@ class StepActor:
         with self.single, ExitStack() as places:
             for _ in range(self.pool.calls):
                 places.enter_context(self.places)
-            ray.get(self.ledger.begin_alone.remote(pool, image_id))
+            ray.get(self.ledger.begin_alone.remote(pool, image_id, self.node))
             result = self._or_die(row, lambda stage: ray.get(self.ledger.enter_stage.remote(pool, image_id, stage)))
         self.ledger.finish.remote(pool, [image_id])
         return result

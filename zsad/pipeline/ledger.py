@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+import ray
 
 from zsad.errors import ZsadError
 from zsad.pipeline.progress import ProgressCounter
 
 PATIENCE = 3
 """Processes that may end at an image before it is given up: one with its whole batch, two with it alone."""
+
+FORGIVEN = 5
+"""Nodes that may go while an image is worked on before it is suspected of that, too: spot machines come and go."""
 
 
 @dataclass
@@ -18,13 +23,17 @@ class Attempt:
 
     Attributes:
         ended: how many processes have begun it without finishing it; while one is at work, that one counts too.
+            Those that went with their node are left out, ``FORGIVEN`` of them at most.
         stage: where the last one was; empty when it worked on a whole batch.
         reason: its last words, if it had any.
+        node: where the last one worked; forgiven: how many are left out of ``ended``.
     """
 
     ended: int = 0
     stage: str = ""
     reason: str = ""
+    node: str = ""
+    forgiven: int = 0
 
 
 class Ledger(ProgressCounter):
@@ -44,17 +53,31 @@ class Ledger(ProgressCounter):
         self._given_up: set[str] = set()
         self._limit = given_up_limit
 
-    def begin(self, pool: str, ids: Sequence[str]) -> list[Attempt]:
-        """Earlier attempts at each image; if there were none at any, this is one at all of them."""
+    def begin(self, pool: str, ids: Sequence[str], node: str = "") -> list[Attempt]:
+        """Earlier attempts at each image; if there were none at any, this is one at all of them, on this node."""
         found = [self._attempts.get((pool, image_id), Attempt()) for image_id in ids]
+        self._forgive(found)
         if not any(attempt.ended for attempt in found):
-            for image_id in ids:
-                self._attempts[pool, image_id] = Attempt(ended=1)
+            for image_id, attempt in zip(ids, found, strict=True):
+                self._attempts[pool, image_id] = replace(attempt, ended=1, node=node)
         return found
 
-    def begin_alone(self, pool: str, image_id: str) -> None:
+    def begin_alone(self, pool: str, image_id: str, node: str = "") -> None:
         """A process begins this image, and no other beside it."""
-        self._attempts.setdefault((pool, image_id), Attempt()).ended += 1
+        attempt = self._attempts.setdefault((pool, image_id), Attempt())
+        attempt.ended += 1
+        attempt.node = node
+
+    @staticmethod
+    def _forgive(attempts: Sequence[Attempt]) -> None:
+        """An image is not to blame for the end of a process whose whole node has gone."""
+        named = {attempt.node for attempt in attempts if attempt.ended} - {""}
+        gone = {node["NodeID"] for node in ray.nodes() if not node["Alive"]} & named if named else set()
+        for attempt in attempts:
+            if attempt.ended and attempt.node in gone and attempt.forgiven < FORGIVEN:
+                attempt.ended -= 1
+                attempt.forgiven += 1
+                attempt.node = ""
 
     def enter_stage(self, pool: str, image_id: str, stage: str) -> None:
         """The process that works on this image alone has come to ``stage``."""
