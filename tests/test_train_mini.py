@@ -31,21 +31,6 @@ def test_no_two_random_kinds_are_alike():
     assert len(set(pictures)) == 12
 
 
-def test_batches_hold_as_many_faulty_as_sound_crops_of_a_kind():
-    kinds = np.array([0, 0, 0, 1, 1, TABLE, TABLE + 1, TABLE + 1, TABLE + 1, TABLE + 2], np.uint16)
-    labels = np.array([0, 3, 4, 0, 0, EMPTY, 0, 0, 5, 6], np.uint8)
-    nothing = np.zeros((10, 1, 1), np.uint8)
-    batch = Draw(Crops(nothing, nothing, labels, kinds), share=0.5)(np.random.default_rng(0), 64, 2, 2)
-    assert len(batch) == 64
-    assert labels[batch[0]] == labels[batch[32]] == EMPTY
-    for start in range(4, 32, 4):
-        four = batch[start : start + 4]
-        assert len(set(kinds[four])) == 1
-        assert (labels[four] > 0).tolist() == [False, False, True, True]
-    # Kinds without a sound or without a faulty crop cannot be compared.
-    assert set(kinds[batch]) == {0, TABLE, TABLE + 1}
-
-
 def test_twins_differ_by_the_defect_alone():
     changed = []
     for number in range(8):
@@ -66,7 +51,7 @@ def test_batches_of_twins_hold_a_crop_and_the_same_without_its_defect():
     kinds = np.array([0, 0, 0, 0, TABLE, TABLE + 1, TABLE + 1], np.uint16)
     labels = np.array([3, 0, 4, 0, EMPTY, 6, 0], np.uint8)
     nothing = np.zeros((7, 1, 1), np.uint8)
-    batch = Draw(Crops(nothing, nothing, labels, kinds), share=0.5).twins(np.random.default_rng(0), 64, 2)
+    batch = Draw(Crops(nothing, nothing, labels, kinds), share=0.5)(np.random.default_rng(0), 64, 2)
     faulty, sound = batch[::2], batch[1::2]
     assert (labels[faulty] > 0).all()
     assert labels[sound[0]] == labels[sound[16]] == EMPTY

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +28,11 @@ from zsad.models.weights import sha256_of
 
 TRAIN: dict[str, tuple[Callable[..., tuple[dict[str, Tensor], float]], Callable[..., Any], int]] = {
     "clip": (train_clip, prepare_crops, 14800),
-    "clipseg": (train_clipseg, partial(prepare_crops, random_kinds=0, own=260), 4000),
+    "clipseg": (train_clipseg, prepare_crops, 7000),
     "isnet": (train_isnet, prepare_scenes, 1000),
     "sam": (train_sam, prepare_scenes, 1800),
 }
-"""Function, pictures and steps of each model. CLIPSeg found less after thousands of random kinds than after kinds A."""
+"""Function, pictures and steps of each model."""
 
 
 def main() -> None:

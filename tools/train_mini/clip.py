@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tools.train_mini.data import EMPTY, TABLE, Crops, Draw, tensors, view, window
+from tools.train_mini.data import EMPTY, TABLE, Crops, Draw, alike, tensors, view, window
 from tools.train_mini.loop import Plan, place, train
 from tools.train_mini.words import ANOMALOUS_STATES, NORMAL_STATES, Captions, SubwordEmbedding
 from zsad.models import clip
@@ -106,7 +106,7 @@ def train_clip(crops: Crops, folder: Path, seed: int, steps: int) -> tuple[dict[
 
     def local(rng: np.random.Generator, side: int, count: int) -> tuple[Tensor, dict[str, float]]:
         sizes = np.exp(rng.uniform(*np.log(WHOLE), count // 2)).repeat(2)
-        _, seen = _twins(rng, draw, count)
+        seen = alike(rng, draw(rng, count, EACH))
         views = [
             window(own, crops, i, side, float(size), like) for (i, like, own), size in zip(seen, sizes, strict=True)
         ]
@@ -120,8 +120,8 @@ def train_clip(crops: Crops, folder: Path, seed: int, steps: int) -> tuple[dict[
         windows, count, _ = PARTS[part]
         if windows:
             return local(rng, windows, count)
-        chosen, seen = _twins(rng, draw, count)
-        views = [view(own, crops, i, side, 0.5 * (1 - behind), like) for i, like, own in seen]
+        chosen = draw(rng, count, EACH)
+        views = [view(own, crops, i, side, 0.5 * (1 - behind), like) for i, like, own in alike(rng, chosen)]
         pixels, coverage = tensors(views, MEAN, STD)
         wrong = ((coverage > 0.25).sum((1, 2)) >= 3).float()
         sure = torch.tensor([float(labels[i] in (0, EMPTY)) for i in chosen]) + wrong
@@ -162,16 +162,6 @@ def train_clip(crops: Crops, folder: Path, seed: int, steps: int) -> tuple[dict[
 
     minutes = train(Plan("clip", seed, parts, 2e-3), student, step, folder)
     return student.finished(), minutes
-
-
-def _twins(
-    rng: np.random.Generator, draw: Draw, count: int
-) -> tuple[NDArray[np.intp], list[tuple[int, int, np.random.Generator]]]:
-    """Indices of crops, and for each of them (itself, the crop whose defect is looked at, a generator)."""
-    chosen = draw.twins(rng, count, EACH)
-    seeds = rng.integers(2**63, size=count // 2)
-    seen = [(int(i), int(chosen[n - n % 2]), np.random.default_rng(seeds[n // 2])) for n, i in enumerate(chosen)]
-    return chosen, seen
 
 
 def _said(

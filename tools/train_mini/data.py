@@ -336,7 +336,7 @@ def recolour(rng: np.random.Generator, image: Bytes) -> Bytes:
 
 
 class Draw:
-    """Batches of crops: every kind gives as many with a defect as sound ones, since only those are ever compared."""
+    """Batches of twins: each crop with a defect is followed by the same crop without it."""
 
     def __init__(self, crops: Crops, share: float = 0.2) -> None:
         """``share``: of the kinds A among the kinds drawn; the others are random ones."""
@@ -346,42 +346,34 @@ class Draw:
         order = np.argsort(kinds, kind="stable")
         starts = np.flatnonzero(np.diff(kinds[order], prepend=-1))
         groups = [(int(kinds[part[0]]), part) for part in np.split(order, starts[1:])]
-        pairs = [(kind, part[labels[part] == 0], part[labels[part] > 0]) for kind, part in groups if kind != TABLE]
-        pairs = [pair for pair in pairs if len(pair[1]) and len(pair[2])]
-        self.own = [pair[1:] for pair in pairs if pair[0] < TABLE]
-        self.random = [pair[1:] for pair in pairs if pair[0] > TABLE]
+        faulty = [(kind, part[labels[part] > 0]) for kind, part in groups if kind != TABLE]
+        self.own = [part for kind, part in faulty if kind < TABLE and len(part)]
+        self.random = [part for kind, part in faulty if kind > TABLE and len(part)]
 
-    def __call__(self, rng: np.random.Generator, count: int, sound: int, faulty: int) -> NDArray[np.intp]:
-        """Indices of ``count`` crops: ``sound`` and then ``faulty`` ones of one kind, and so on with other kinds.
-
-        One crop in 32 is the bare table in place of a sound one.
-        """
-        picked: list[int] = []
-        while len(picked) < count:
-            good, bad = self._kind(rng)
-            picked += [*rng.choice(good, sound, len(good) < sound), *rng.choice(bad, faulty, len(bad) < faulty)]
-        for place in range(0, count, 32):
-            picked[place] = int(rng.choice(self.empty))
-        return np.array(picked[:count])
-
-    def twins(self, rng: np.random.Generator, count: int, pairs: int) -> NDArray[np.intp]:
-        """Indices of ``count`` crops, each faulty one followed by its twin, ``pairs`` twins of one kind.
+    def __call__(self, rng: np.random.Generator, count: int, pairs: int) -> NDArray[np.intp]:
+        """Indices of ``count`` crops: ``pairs`` twins of one kind, and so on with other kinds.
 
         One crop in 32 is the bare table in place of a sound one.
         """
         picked: list[int] = []
         while len(picked) < count:
-            bad = self._kind(rng)[1]
-            for number in rng.choice(bad, pairs, len(bad) < pairs):
+            pool = self.own if rng.random() < self.share else self.random
+            faulty = pool[int(rng.integers(len(pool)))]
+            for number in rng.choice(faulty, pairs, len(faulty) < pairs):
                 picked += [int(number), int(number) + 1]
         for place in range(1, count, 32):
             picked[place] = int(rng.choice(self.empty))
         return np.array(picked[:count])
 
-    def _kind(self, rng: np.random.Generator) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-        """(sound, faulty) crops of one kind."""
-        pool = self.own if rng.random() < self.share else self.random
-        return pool[int(rng.integers(len(pool)))]
+
+Alike = tuple[int, int, np.random.Generator]
+"""(crop, the crop whose defect is looked at, generator of the view): the same of the latter two for both twins."""
+
+
+def alike(rng: np.random.Generator, chosen: NDArray[np.intp]) -> list[Alike]:
+    """How to look at twins (N,), so that they differ by the defect alone."""
+    seeds = rng.integers(2**63, size=-(-len(chosen) // 2))
+    return [(int(i), int(chosen[n - n % 2]), np.random.default_rng(seeds[n // 2])) for n, i in enumerate(chosen)]
 
 
 def whitening(images: Bytes, side: int, width: int, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
