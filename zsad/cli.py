@@ -205,6 +205,9 @@ def evaluate(
         ),
     ] = None,
     address: Address = None,
+    shared_filesystem: Annotated[
+        bool, typer.Option("--shared-filesystem", help="All nodes of the cluster see the same local files.")
+    ] = False,
 ) -> None:
     """Compare scores and maps with the labels: F1-max, AUROC, AP, AUPRO per class and mean."""
     from zsad.evaluation import format_table
@@ -218,11 +221,11 @@ def evaluate(
 
         if resolution != "native" or bootstrap:
             raise UsageError("--threshold decides at native resolution; leave --resolution and --bootstrap out.")
-        decisions = decide_run(output, threshold, split, address)
+        decisions = decide_run(output, threshold, split, address, shared_filesystem)
         typer.echo(format_decisions(decisions, describe_run(output)[1], finished=read_success(output) is not None))
         typer.echo(f"\nDecisions: {redact(decisions_uri(output))}")
         return
-    metrics = evaluate_run(output, resolution, split, address, bootstrap)
+    metrics = evaluate_run(output, resolution, split, address, bootstrap, shared_filesystem)
     typer.echo(format_table(metrics, *describe_run(output), finished=read_success(output) is not None))
     typer.echo(f"\nMetrics: {redact(metrics_uri(output, resolution, split))}")
 

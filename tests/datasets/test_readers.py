@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from pyarrow import csv, parquet
@@ -275,6 +276,72 @@ def test_large_manifest_is_not_a_row_loop(tmp_path):
     assert len(read) == count
     assert read["image_path"][-1].as_py() == f"{tmp_path}/part 199/199999.png"
     assert read["class_name"][0].as_py() == "printed circuit board"
+
+
+def test_given_sizes_are_taken_and_the_others_looked_up(tmp_path):
+    touch(tmp_path, "a.png", "b.png", "c.png")
+    lines = ("a.png,65536,1767225600000000000", "b.png,,123", "c.png,0,", "gone.png,9,8", "lost.png,,")
+    root = write_manifest(tmp_path / "m.csv", "\n".join(["image_path,file_size,file_mtime", *lines]))
+    table = load_manifest("manifest", root, object_name="x")
+    assert table.schema == MANIFEST_SCHEMA
+    assert table["file_size"].to_pylist() == [65536, 7, 0, 9, None]
+    found = (tmp_path / "b.png").stat().st_mtime_ns
+    assert table["file_mtime"].to_pylist() == [1767225600000000000, found, None, 8, None]
+
+
+@pytest.mark.parametrize("kind", [pa.int64(), pa.uint32(), pa.float64(), pa.string()])
+def test_sizes_of_any_column_type(tmp_path, kind):
+    touch(tmp_path, "b.png")
+    sizes = pa.array([65536, None], pa.int64()).cast(kind)
+    parquet.write_table(pa.table({"image_path": ["a.png", "b.png"], "file_size": sizes}), tmp_path / "manifest.parquet")
+    table = load_manifest("manifest", str(tmp_path), object_name="x")
+    assert table["file_size"].to_pylist() == [65536, 7]
+    assert table["file_mtime"].null_count == 1
+
+
+def test_a_list_of_a_bucket_with_sizes_asks_no_bucket(tmp_path):
+    text = "image_path,image_id,file_size\ns3://no-such-bucket/a b.png,one,65536.0\n"
+    root = write_manifest(tmp_path / "m.csv", text)
+    table = load_manifest("manifest", root, object_name="x", allow_outside_root=True)
+    assert table["image_path"].to_pylist() == ["s3://no-such-bucket/a b.png"]
+    assert table["file_size"].to_pylist() == [65536]
+
+
+@pytest.mark.parametrize("column", ["image_path", "mask_path", "foreground_path"])
+def test_given_sizes_let_no_link_leave_the_root(tmp_path, column):
+    touch(tmp_path, "out/x.png", "in/a.png")
+    (tmp_path / "in" / "l.png").symlink_to(tmp_path / "out" / "x.png")
+    paths = {"image_path": "a.png", column: "l.png"}
+    text = f"{','.join(paths)},file_size\n{','.join(paths.values())},7\n"
+    root = write_manifest(tmp_path / "in" / "m.csv", text)
+    expect("1 paths are links that leave the root .*allow_outside_root", "manifest", root, object_name="x")
+    assert len(load_manifest("manifest", root, object_name="x", allow_outside_root=True)) == 1
+
+
+@pytest.mark.parametrize("value", ["-1", "1.5", "7 kB", "1e3", "nan", "9223372036854775808", "2026-01-01 00:00:00"])
+@pytest.mark.parametrize(("column", "unit"), [("file_size", "bytes"), ("file_mtime", "nanoseconds since the epoch")])
+def test_sizes_and_times_that_are_no_whole_numbers(tmp_path, column, unit, value):
+    root = write_manifest(tmp_path / "m.csv", f"image_path,{column}\na.png,{value}\nb.png,12\nc.png,\n")
+    message = f"1 values in column '{column}' of .* are not {unit}: '{value}'. Expected whole .*leave the column out"
+    expect(message, "manifest", root, object_name="x")
+
+
+def test_paths_are_read_in_slices_of_any_size(tmp_path, monkeypatch):
+    rows = "".join(f"../{index}.png\n" if index % 2 else f"./{index}.png\n" for index in range(14))
+    root = write_manifest(tmp_path / "m.csv", "image_path\n" + rows)
+    whole = load_manifest("manifest", root, object_name="x", allow_outside_root=True)
+    monkeypatch.setattr("zsad.datasets.paths._SLICE", 3)
+    monkeypatch.setattr("zsad.datasets.manifest._HASH_SLICE", 3)
+    assert load_manifest("manifest", root, object_name="x", allow_outside_root=True) == whole
+    with pytest.raises(UsageError, match="7 paths in column 'image_path' leave the root") as caught:
+        load_manifest("manifest", root, object_name="x")
+    assert str(caught.value).endswith("\n".join(f"  '../{index}.png'" for index in (1, 3, 5, 7, 9)))
+
+
+def test_two_ids_with_one_hash_are_two_images(tmp_path, monkeypatch):
+    monkeypatch.setattr("zsad.datasets.manifest._hashes", lambda texts: np.zeros(len(texts), np.uint64))
+    root = write_manifest(tmp_path / "m.csv", "image_path\na.png\nb.png\n")
+    assert load_manifest("manifest", root, object_name="x")["image_id"].to_pylist() == ["a.png", "b.png"]
 
 
 def expect(message: str, dataset: str, root: Path | str, **options: object) -> None:

@@ -1,6 +1,7 @@
 """The driver is killed, interrupted and terminated, its actors are killed, and a second driver comes in between."""
 
 import os
+import re
 import signal
 import subprocess
 
@@ -92,3 +93,9 @@ def test_a_finished_run_has_the_exit_code_of_its_table(images, reference):
         assert done.returncode == code, done.stderr
         assert "24 already done, 0 to do" in done.stderr
     assert sorted((path, path.stat().st_mtime_ns) for path in reference.rglob("*")) == before
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_anything_starts(images):
+    done = subprocess.run([ZSAD, *arguments(images, "/proc/zsad")], capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert re.search(r"Cannot write to the output '/proc/zsad'.*Expected a folder or bucket", done.stderr)

@@ -85,8 +85,12 @@ def test_an_image_is_not_blamed_for_the_loss_of_its_nodes(monkeypatch):
     ledger.begin("fused", ["x"], "h")
     assert ledger.begin("fused", ["x"], "h")[0].ended == 1
     ledger.begin_alone("fused", "x", "h")
+    ledger.last_words("fused", ["x"], "no memory")
     gone.add("h")
     assert ledger.begin("fused", ["x"], "g")[0].ended == 1
+    # What an earlier process said is not the reason of a later one.
+    ledger.begin_alone("fused", "x", "g")
+    assert ledger.begin("fused", ["x"], "g")[0].reason == ""
 
 
 def test_full_disk_is_said_and_a_run_with_room_finishes(reference, images, tmp_path, monkeypatch):

@@ -53,10 +53,27 @@ def test_a_node_that_is_gone_by_the_time_it_is_tried_does_not_end_the_run(monkey
 
 def test_a_run_in_a_local_folder_is_not_read_from_other_machines(tmp_path, monkeypatch):
     folder = str(tmp_path / "run")
-    monkeypatch.setattr(cluster.ray, "nodes", lambda: [{"NodeID": "a", "Alive": True}])
-    cluster.check_readable(folder, shared=False)
-    monkeypatch.setattr(cluster.ray, "nodes", lambda: [{"NodeID": name, "Alive": True} for name in "ab"])
-    with pytest.raises(UsageError, match=r"run' is a local path, but the cluster has several nodes.*--address local"):
-        cluster.check_readable(folder, shared=False)
-    cluster.check_readable(folder, shared=True)
-    cluster.check_readable("s3://bucket/run", shared=False)
+    one, two = (lambda names=names: [{"NodeID": name, "Alive": True} for name in names] for names in ("a", "ab"))
+    monkeypatch.setattr(cluster.ray, "nodes", one)
+    cluster.check_readable([folder], shared=False)
+    monkeypatch.setattr(cluster.ray, "nodes", two)
+    wanted = r"run' is a local path, but the cluster has several nodes.*--shared-filesystem.*--address local"
+    for paths in ([folder], ["s3://bucket/run", folder]):
+        with pytest.raises(UsageError, match=wanted):
+            cluster.check_readable(paths, shared=False)
+    cluster.check_readable([folder], shared=True)
+    cluster.check_readable(["s3://bucket/run"], shared=False)
+
+
+def test_a_run_with_local_paths_stays_on_its_node(tmp_path, monkeypatch):
+    class Context:
+        def get_node_id(self):
+            return "a"
+
+    monkeypatch.setattr(cluster.ray, "get_runtime_context", Context)
+    local, bucket = str(tmp_path), "s3://bucket/out"
+    assert cluster.only_node(local, bucket, load_config("mini")) == "a"
+    assert cluster.only_node(bucket, local, load_config("mini")) == "a"
+    assert cluster.only_node(bucket, bucket, load_config("mini")) is None
+    shared = load_config("mini", None, ["runtime.shared_filesystem=true"])
+    assert cluster.only_node(local, local, shared) is None

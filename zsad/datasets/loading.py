@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from zsad.datasets.files import stat
 from zsad.datasets.folder import read_folder
@@ -33,7 +34,8 @@ def load_manifest(
     """List the images of a dataset as a table of ``MANIFEST_SCHEMA``, in a stable order.
 
     No image is opened. An image that does not exist stays in the table with null size and becomes an
-    error row when it is scored.
+    error row when it is scored. Images whose ``file_size`` a manifest file gives are not looked up: that size and its
+    ``file_mtime`` are taken as they are, null or not. (Local paths are still checked for links that leave the root.)
 
     Args:
         dataset: ``visa``, ``mvtec``, ``folder`` or ``manifest``.
@@ -55,17 +57,32 @@ def load_manifest(
     if limit is not None and limit < 1:
         raise UsageError(f"limit is {limit}. Expected a number of images of at least 1, or none for all images.")
     table, folder = _read(dataset, root, object_name, class_names, allow_outside_root)
-    table = collapse_duplicates(select(table, split, categories, redact(root)))
+    table = select(table, split, categories, redact(root))
+    table = collapse_duplicates(table)
     if limit is not None:
         table = table.slice(0, limit)
-    if table["file_size"].null_count < len(table):
+    if dataset != "manifest" and table["file_size"].null_count < len(table):
+        # The listing that found the images gave their sizes, and left out links that leave the root.
         return table
-    for name in ("mask_path", "foreground_path") if not allow_outside_root else ():
-        # Only for what it refuses: links that leave the root. Remote stores have none.
-        local = [path for path in table[name].drop_null().to_pylist() if is_local(path)]
-        stat(local, root=folder, allow_outside=False)
-    sizes, times = stat(table["image_path"].to_pylist(), root=folder, allow_outside=allow_outside_root)
-    return build({**{name: table[name] for name in table.column_names}, "file_size": sizes, "file_mtime": times})
+    return _look_up(table, folder, allow_outside_root)
+
+
+def _look_up(table: pa.Table, folder: str, allow_outside: bool) -> pa.Table:
+    """The table with size and time of the images that have no size; no local path is a link that leaves the folder."""
+    unknown = pc.is_null(table["file_size"])
+    # Only for what it refuses: links that leave the root. Remote stores have none.
+    if is_local(folder) and not allow_outside:
+        known = table["image_path"].filter(pc.invert(unknown))
+        for paths in (table["mask_path"], table["foreground_path"], known):
+            stat(paths.drop_null().to_pylist(), root=folder, allow_outside=False)
+    images = table["image_path"].filter(unknown)
+    if not len(images):
+        return table
+    found = stat(images.to_pylist(), root=folder, allow_outside=allow_outside)
+    columns = {name: table[name] for name in table.column_names}
+    for name, values in zip(("file_size", "file_mtime"), found, strict=True):
+        columns[name] = pc.replace_with_mask(table[name].combine_chunks(), unknown.combine_chunks(), values)
+    return build(columns)
 
 
 def _read(

@@ -6,8 +6,11 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
 from zsad.errors import UsageError
 
@@ -31,6 +34,7 @@ MANIFEST_SCHEMA = pa.schema(
 the noun put into the prompts; ``gt_label`` is 0 normal, 1 anomalous, null unknown; ``file_size`` is in
 bytes and ``file_mtime`` in nanoseconds since the epoch, both null when the file was not found.
 """
+_HASH_SLICE = 1 << 18
 
 
 def build(columns: Mapping[str, Any]) -> pa.Table:
@@ -104,9 +108,15 @@ def collapse_duplicates(table: pa.Table) -> pa.Table:
     Raises:
         UsageError: one id stands for several paths; the message lists the first five.
     """
-    if pc.count_distinct(table["image_id"]).as_py() == len(table):
+    # A table of all texts would take as much memory as the manifest itself; of their hashes, 8 bytes a row.
+    hashes = _hashes(table["image_id"])
+    ordered = np.sort(hashes)
+    repeated = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
+    if not len(repeated):
         return table
-    numbered = table.select(["image_id", "image_path"]).append_column("row", pa.array(range(len(table))))
+    candidates = np.flatnonzero(np.isin(hashes, repeated))
+    numbered = table.select(["image_id", "image_path"]).take(pa.array(candidates))
+    numbered = numbered.append_column("row", pa.array(candidates))
     groups = numbered.group_by("image_id", use_threads=False).aggregate(
         [("image_path", "count_distinct"), ("row", "min")]
     )
@@ -114,17 +124,31 @@ def collapse_duplicates(table: pa.Table) -> pa.Table:
     if len(clashing):
         shown = []
         for image_id in clashing.slice(0, 5).to_pylist():
-            paths = pc.unique(table.filter(pc.equal(table["image_id"], image_id))["image_path"]).to_pylist()
+            paths = pc.unique(numbered.filter(pc.equal(numbered["image_id"], image_id))["image_path"]).to_pylist()
             shown.append(f"  {image_id!r}: {', '.join(repr(path) for path in paths[:3])}")
         raise UsageError(
             f"{len(clashing):,} image_id values stand for several paths; an image_id must name one image. "
             "Make them unique, or leave the image_id column out to use the paths. First five:\n" + "\n".join(shown)
         )
+    dropped = np.setdiff1d(candidates, groups["row_min"].to_numpy())
+    if not len(dropped):
+        return table
     warnings.warn(
-        f"{len(table) - len(groups):,} repeated rows (same image_id and image_path) were collapsed.",
+        f"{len(dropped):,} repeated rows (same image_id and image_path) were collapsed.",
         stacklevel=2,
     )
-    return table.take(groups["row_min"].combine_chunks().sort())
+    keep = np.ones(len(table), np.bool_)
+    keep[dropped] = False
+    return table.filter(pa.array(keep))
+
+
+def _hashes(texts: pa.ChunkedArray) -> NDArray[np.uint64]:
+    """64-bit SipHash of every text, in slices, so that few of them are Python strings at a time."""
+    hashes = np.empty(len(texts), np.uint64)
+    for start in range(0, len(texts), _HASH_SLICE):
+        values = texts.slice(start, _HASH_SLICE).to_numpy().astype(object, copy=False)
+        hashes[start : start + len(values)] = pd.util.hash_array(values, categorize=False)
+    return hashes
 
 
 def _quoted(names: Sequence[str]) -> str:

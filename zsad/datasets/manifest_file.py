@@ -17,13 +17,18 @@ from zsad.errors import UsageError
 from zsad.filesystem import absolute, is_local, join, redact, resolve
 
 _NAMES = ("manifest.csv", "manifest.parquet")
-_OPTIONAL = ("image_id", "category", "class_name", "split", "gt_label", "mask_path", "foreground_path")
+_NUMBERS = {"file_size": "bytes", "file_mtime": "nanoseconds since the epoch"}
+_WHOLE_NUMBER = r"^([0-9]{1,18}|[1-8][0-9]{18})(\.0)?$"
+"""At most 19 digits, so that it fits into 64 bits; with the .0 that pandas writes where a column has gaps."""
+_OPTIONAL = ("image_id", "category", "class_name", "split", "gt_label", "mask_path", "foreground_path", *_NUMBERS)
 
 
 def read_manifest_file(
     uri: str, folder: str, *, object_name: str | None, class_names: Mapping[str, str], allow_outside_root: bool = False
 ) -> pa.Table:
     """A manifest from a CSV or Parquet file.
+
+    Its columns are those of ``MANIFEST_SCHEMA``, all but ``image_path`` optional.
 
     Args:
         uri: the file.
@@ -33,10 +38,16 @@ def read_manifest_file(
 
     Raises:
         UsageError: the file is unreadable, lacks ``image_path``, has rows without a path or
-            without a noun, unknown labels, or paths outside the folder.
+            without a noun, unknown labels, sizes or times that are no whole numbers, or paths outside the folder.
     """
     table = read_table(uri, ["image_path"], _OPTIONAL)
     columns = {name: table[name] for name in table.column_names}
+    length = len(table)
+    # Each text goes as soon as what is made of it is there.
+    del table
+    for name in _NUMBERS:
+        if name in columns:
+            columns[name] = _numbers(columns[name], uri, name)
     _require(columns["image_path"], uri, "image_path", "Give every row the path of its image.")
     relative, located = confine(columns["image_path"], folder, column="image_path", allow_outside=allow_outside_root)
     columns["image_id"] = pc.coalesce(columns["image_id"], relative) if "image_id" in columns else relative
@@ -46,7 +57,7 @@ def read_manifest_file(
             columns[name] = confine(columns[name], folder, column=name, allow_outside=allow_outside_root)[1]
     if "gt_label" in columns:
         columns["gt_label"] = read_labels(columns["gt_label"], uri)
-    columns["class_name"] = _nouns(columns, len(table), object_name, class_names)
+    columns["class_name"] = _nouns(columns, length, object_name, class_names)
     _require(
         columns["class_name"],
         uri,
@@ -69,6 +80,20 @@ def _nouns(
         nouns = pc.coalesce(nouns, named.take(pc.index_in(columns["category"], categories)))
     noun = object_name.strip() if object_name else ""
     return pc.coalesce(nouns, pa.scalar(noun or None, pa.string()))
+
+
+def _numbers(texts: pa.ChunkedArray, uri: str, column: str) -> pa.ChunkedArray:
+    """Whole numbers of at least 0 as int64, null where nothing is given."""
+    whole = pc.match_substring_regex(texts, _WHOLE_NUMBER)
+    strange = texts.filter(pc.invert(whole))
+    if len(strange):
+        given = ", ".join(repr(value) for value in strange.slice(0, 5).to_pylist())
+        raise UsageError(
+            f"{len(strange):,} values in column {column!r} of {redact(uri)!r} are not {_NUMBERS[column]}: {given}"
+            f"{', ...' if len(strange) > 5 else ''}. Expected whole numbers from 0, or nothing where it is not known; "
+            "correct them, or leave the column out to have the files looked up."
+        )
+    return pc.replace_substring(texts, ".0", "").cast(pa.int64())
 
 
 def _require(values: pa.ChunkedArray, uri: str, column: str, fix: str) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import posixpath
-import re
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote, unquote
@@ -18,6 +17,8 @@ _MESSY = r"(^|/)\.{1,2}(/|$)|//|/$"
 _NEEDS_QUOTING = r"[^A-Za-z0-9_.~/-]"
 _ABSOLUTE = r"^(/|[a-zA-Z][a-zA-Z0-9+.-]+://)"
 _OUTSIDE = rf"{_ABSOLUTE}|^\.\.(/|$)|^\.$"
+_SLICE = 1 << 18
+"""Paths looked at together, which bounds the memory of what lies between the two columns."""
 
 
 def uris(root: str, relative: pa.Array | pa.ChunkedArray) -> pa.Array | pa.ChunkedArray:
@@ -33,7 +34,9 @@ def uris(root: str, relative: pa.Array | pa.ChunkedArray) -> pa.Array | pa.Chunk
     return pc.binary_join_element_wise(before, relative, after, "")
 
 
-def confine(paths: pa.ChunkedArray, root: str, *, column: str, allow_outside: bool) -> tuple[pa.Array, pa.Array]:
+def confine(
+    paths: pa.ChunkedArray, root: str, *, column: str, allow_outside: bool
+) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
     """Paths as a manifest gives them -> (root-relative POSIX paths, absolute paths or URIs).
 
     Relative paths are taken from ``root``; ``.`` and ``..`` are resolved. Nulls stay null.
@@ -43,6 +46,28 @@ def confine(paths: pa.ChunkedArray, root: str, *, column: str, allow_outside: bo
     """
     base = absolute(root).partition("?")[0] if not is_local(root) else absolute(root)
     prefix = base.rstrip("/") + "/"
+    relative, located = [], []
+    leaving = 0
+    examples: list[str] = []
+    for start in range(0, len(paths), _SLICE):
+        cleaned = _clean(paths.slice(start, _SLICE).combine_chunks(), root, prefix)
+        outside = cleaned.filter(pc.match_substring_regex(cleaned, _OUTSIDE))
+        leaving += len(outside)
+        examples += outside.slice(0, 5).to_pylist()
+        relative.append(cleaned)
+        if allow_outside or not leaving:
+            located.append(_locate(cleaned, root))
+    if leaving and not allow_outside:
+        raise UsageError(
+            f"{leaving:,} paths in column {column!r} leave the root {redact(base)!r}. Expected paths "
+            "below it; move the files, or allow this with allow_outside_root. First five:\n"
+            + "\n".join(f"  {redact(path)!r}" for path in examples[:5])
+        )
+    return pa.chunked_array(relative, paths.type), pa.chunked_array(located, paths.type)
+
+
+def _clean(paths: pa.Array, root: str, prefix: str) -> pa.Array:
+    """Paths below the root (``prefix``, with its slash) as relative ones, without ``.`` and ``..``; others stay."""
     inside = pc.starts_with(paths, prefix)
     cleaned = pc.if_else(inside, pc.utf8_slice_codeunits(paths, len(prefix)), paths)
     if not is_local(root):
@@ -53,19 +78,16 @@ def confine(paths: pa.ChunkedArray, root: str, *, column: str, allow_outside: bo
     cleaned = _replace_where(cleaned, messy, posixpath.normpath)
     # An absolute local path may reach the root by another spelling ("/data/../data/set/x.png").
     spelled = pc.and_(pc.match_substring_regex(cleaned, _MESSY), pc.starts_with(cleaned, "/"))
-    cleaned = _replace_where(cleaned, spelled, lambda path: posixpath.normpath(path).removeprefix(prefix))
+    return _replace_where(cleaned, spelled, lambda path: posixpath.normpath(path).removeprefix(prefix))
+
+
+def _locate(cleaned: pa.Array, root: str) -> pa.Array:
+    """Absolute paths or URIs of what ``_clean`` returns."""
+    is_absolute = pc.match_substring_regex(cleaned, _ABSOLUTE)
     outside = pc.match_substring_regex(cleaned, _OUTSIDE)
-    leaving = cleaned.filter(outside)
-    if len(leaving) and not allow_outside:
-        raise UsageError(
-            f"{len(leaving):,} paths in column {column!r} leave the root {redact(base)!r}. Expected paths "
-            "below it; move the files, or allow this with allow_outside_root. First five:\n"
-            + "\n".join(f"  {redact(path)!r}" for path in leaving.slice(0, 5).to_pylist())
-        )
-    located = uris(root, cleaned)
-    if len(leaving):
-        located = _replace_where(pc.if_else(outside, cleaned, located), outside, lambda path: _outside(path, root))
-    return cleaned, located
+    located = pc.if_else(outside, cleaned, uris(root, pc.if_else(is_absolute, None, cleaned)))
+    climbing = pc.and_(outside, pc.invert(is_absolute))
+    return _replace_where(located, climbing, lambda path: _above(path, root))
 
 
 def _replace_where(values: Any, where: Any, function: Callable[[str], str]) -> Any:
@@ -78,9 +100,8 @@ def _replace_where(values: Any, where: Any, function: Callable[[str], str]) -> A
     return pc.replace_with_mask(flat, mask, replaced)
 
 
-def _outside(path: str, root: str) -> str:
-    if re.match(_ABSOLUTE, path):
-        return path
+def _above(path: str, root: str) -> str:
+    """Where a relative path that leaves the root leads to."""
     if is_local(root):
         return posixpath.normpath(posixpath.join(absolute(root), path))
     base, mark, query = root.partition("?")

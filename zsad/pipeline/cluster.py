@@ -8,7 +8,7 @@ import secrets
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO
 
@@ -105,18 +105,28 @@ def check_nodes(root: str, output: str, config: Config) -> None:
         _try_on(node, output)
 
 
-def check_readable(output: str, shared: bool) -> None:
-    """As ``check_nodes``, for a job that only reads the run in ``output``.
+def only_node(root: str, output: str, config: Config) -> str | None:
+    """ID of this node where a path is local to it: nodes that join later would read and write files of their own."""
+    local = (is_local(root) or is_local(output)) and not config.runtime.shared_filesystem
+    return ray.get_runtime_context().get_node_id() if local else None
+
+
+def check_readable(paths: Sequence[str], shared: bool) -> None:
+    """As ``check_nodes``, for a job that only reads the files of a run.
+
+    Args:
+        paths: the run's folder, and those its rows point to; shared: whether every node sees the same files there.
 
     Raises:
         UsageError: a local path that other machines cannot read.
     """
-    if is_local(output) and not shared and (_is_client() or len(_alive()) > 1):
-        raise UsageError(
-            f"{redact(output)!r} is a local path, but the cluster has {_machines()}, and the run was not made with "
-            "runtime.shared_filesystem=true. Expected an s3:// or gs:// URI; or read it on this machine with "
-            "--address local."
-        )
+    for path in paths:
+        if is_local(path) and not shared and (_is_client() or len(_alive()) > 1):
+            raise UsageError(
+                f"{redact(path)!r} is a local path, but the cluster has {_machines()}. Expected an s3:// or gs:// URI; "
+                "if this machine and every node see the same files there, say --shared-filesystem, else read the run "
+                "here with --address local."
+            )
 
 
 def _alive() -> list[str]:

@@ -39,6 +39,7 @@ def evaluate_run(
     split: str | None = None,
     address: str | None = None,
     bootstrap: int = 0,
+    shared_filesystem: bool = False,
 ) -> pd.DataFrame:
     """The metrics of a run, also written to ``metrics_uri``. Masks are decoded under the caps of the run.
 
@@ -48,6 +49,7 @@ def evaluate_run(
         split: only this split; None for all.
         address: see ``zsad.pipeline.cluster.connected``.
         bootstrap: resamples for the intervals in ``low`` and ``high``; 0 for none.
+        shared_filesystem: every node sees the same local files; a run scored with that setting needs it not again.
 
     Returns:
         A DataFrame with the columns of ``METRICS_SCHEMA``.
@@ -61,7 +63,8 @@ def evaluate_run(
     check_bootstrap(bootstrap)
     output = absolute(output)
     info = read_run(output)
-    limits, shared = mask_limits(info), _shared(info)
+    limits, paths = mask_limits(info), _paths(output, info)
+    shared_filesystem = shared_filesystem or _shared(info)
 
     def measure() -> tuple[pd.DataFrame, PartState]:
         predictions = load_predictions(output, split)
@@ -72,7 +75,7 @@ def evaluate_run(
                 "labels, and --threshold quantile:0.99 or budget:200 decides without."
             )
         with connected(address):
-            check_readable(output, shared)
+            check_readable(paths, shared_filesystem)
             return predictions, _merge_parts(output, evaluable_parts(predictions), resolution, limits)
 
     predictions, merged = while_unchanged(output, measure)
@@ -81,7 +84,13 @@ def evaluate_run(
     return metrics
 
 
-def decide_run(output: str, threshold: str, split: str | None = None, address: str | None = None) -> pd.DataFrame:
+def decide_run(
+    output: str,
+    threshold: str,
+    split: str | None = None,
+    address: str | None = None,
+    shared_filesystem: bool = False,
+) -> pd.DataFrame:
     """Which images a threshold flags, also written to ``OUT/decisions``, which it replaces; predictions stay.
 
     Args:
@@ -89,6 +98,7 @@ def decide_run(output: str, threshold: str, split: str | None = None, address: s
         threshold: see ``zsad.evaluation.thresholds``; only ``f1`` needs labels.
         split: decide on this split only; None for all.
         address: see ``zsad.pipeline.cluster.connected``.
+        shared_filesystem: as for ``evaluate_run``.
 
     Returns:
         A DataFrame with the columns of ``zsad.storage.decisions.DECISIONS_SCHEMA``.
@@ -101,19 +111,26 @@ def decide_run(output: str, threshold: str, split: str | None = None, address: s
     rule = parse_rule(threshold)
     output = absolute(output)
     info = read_run(output)
-    limits, shared = mask_limits(info), _shared(info)
+    limits, paths = mask_limits(info), _paths(output, info)
+    shared_filesystem = shared_filesystem or _shared(info)
 
     def measure() -> tuple[pd.DataFrame, PartState]:
         predictions = load_predictions(output, split)
         counted = rows_to_count(predictions, rule)
         with connected(address):
-            check_readable(output, shared)
+            check_readable(paths, shared_filesystem)
             return predictions, _merge_parts(output, evaluable_parts(counted), "native", limits)
 
     predictions, merged = while_unchanged(output, measure)
     decisions = decide(predictions, merged, rule, info.fingerprint if info else None)
     write_decisions(output, decisions)
     return decisions
+
+
+def _paths(output: str, info: RunInfo | None) -> list[str]:
+    """What the nodes read: the run, and the dataset with its masks."""
+    root = info.dataset.get("root") if info else None
+    return [output, root] if isinstance(root, str) else [output]
 
 
 def _shared(info: RunInfo | None) -> bool:

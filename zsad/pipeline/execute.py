@@ -13,7 +13,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from zsad.config import Config
 from zsad.errors import ZsadError
 from zsad.filesystem import redact
-from zsad.pipeline.cluster import check_nodes, cluster_resources, connected, probe, wait_for_gpus
+from zsad.pipeline.cluster import check_nodes, cluster_resources, connected, only_node, probe, wait_for_gpus
 from zsad.pipeline.cost import slow_warning, stage_costs, weights_gib
 from zsad.pipeline.graph import run_graph
 from zsad.pipeline.ledger import Ledger
@@ -84,7 +84,7 @@ def execute(
         start = time.monotonic()
         try:
             with ProgressReporter(counter, work.num_rows, stream) as progress:
-                run_graph(work, pools, config, info.fingerprint, sink, counter)
+                run_graph(work, pools, config, info.fingerprint, sink, counter, node=only_node(root, output, config))
         except Exception as error:
             # Ray Data's own errors, such as that of no progress, have no base class but this.
             raise _explain(error) from error

@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from zsad.config import Config
 from zsad.pipeline.actor import StepActor
@@ -28,6 +29,7 @@ def run_graph(
     sink: PartSink,
     progress: Any,
     actor: type[StepActor] = StepActor,
+    node: str | None = None,
 ) -> None:
     """Score the images of a work list and commit them as parts; returns when all are committed.
 
@@ -39,6 +41,7 @@ def run_graph(
         sink: writes the parts.
         progress: handle of the ``Ledger`` actor.
         actor: what runs the steps of a pool.
+        node: ID of the one node that reads and writes, where the paths are its own; None = any node.
     """
     configure(DataContext.get_current(), config)
     # A small collection is cut so that every actor gets some of it.
@@ -48,6 +51,9 @@ def run_graph(
     graph: ray.data.Dataset = ray.data.from_arrow([work.slice(start, _ROWS_PER_SOURCE_BLOCK) for start in starts])
     graph = graph.repartition(target_num_rows_per_block=rows)
     memory = config.runtime.memory_gib
+    place: dict[str, Any] = (
+        {} if node is None else {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
+    )
     for pool in pools:
         graph = graph.map_batches(
             actor,
@@ -72,8 +78,9 @@ def run_graph(
             # Without end: an image that ends every process is found by the ledger and given up.
             max_restarts=-1,
             max_task_retries=-1,
+            **place,
         )
-    graph.write_datasink(sink)
+    graph.write_datasink(sink, ray_remote_args=place)
 
 
 def configure(context: DataContext, config: Config) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import ray
 
@@ -59,14 +59,14 @@ class Ledger(ProgressCounter):
         self._forgive(found)
         if not any(attempt.ended for attempt in found):
             for image_id, attempt in zip(ids, found, strict=True):
-                self._attempts[pool, image_id] = replace(attempt, ended=1, node=node)
+                self._attempts[pool, image_id] = Attempt(ended=1, node=node, forgiven=attempt.forgiven)
         return found
 
     def begin_alone(self, pool: str, image_id: str, node: str = "") -> None:
         """A process begins this image, and no other beside it."""
         attempt = self._attempts.setdefault((pool, image_id), Attempt())
         attempt.ended += 1
-        attempt.node = node
+        attempt.stage, attempt.reason, attempt.node = "", "", node
 
     @staticmethod
     def _forgive(attempts: Sequence[Attempt]) -> None:
