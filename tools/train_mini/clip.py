@@ -10,21 +10,22 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tools.train_mini.data import EMPTY, TABLE, Crops, Draw, alike, tensors, view, window
-from tools.train_mini.loop import Plan, place, train
+from tools.train_mini.data import EMPTY, TABLE, Crops, Draw, tensors, view, window
+from tools.train_mini.loop import Plan, train
 from tools.train_mini.words import ANOMALOUS_STATES, NORMAL_STATES, Captions, SubwordEmbedding
 from zsad.models import clip
 from zsad.models.weights import seeded
 
-PARTS = ((64, 96, 7800), (0, 48, 2400), (96, 64, 1800), (0, 48, 2800))
-"""(side of the windows, or 0 for whole crops; how many a step; steps) of each part. On windows the image tower
-learns what a defect looks like, on crops what to call it."""
-EACH = 2
-"""Pairs of twins of one kind in a step."""
+BATCH, EACH = 48, 2
+"""Crops of one step, and how many of one kind are sound and how many faulty."""
+WINDOW, WINDOWS = 64, 96
+"""Side and number of the windows of one step of the first part."""
 WHOLE = (140, 288)
 """Sides, in pixels, at which whole tiles are shown through those windows."""
+FIRST = 0.765
+"""Share of the steps on windows, where the image tower learns what a defect looks like; captions come after."""
 SETTLED = 500
-"""Steps on crops, in each part of them, after which the texts learn at every fifth step only."""
+"""Steps on whole crops after which the texts learn at every fifth step only."""
 MEAN = torch.tensor((0.48145466, 0.4578275, 0.40821073)).view(3, 1, 1) * 255
 STD = torch.tensor((0.26862954, 0.26130258, 0.27577711)).view(3, 1, 1) * 255
 
@@ -102,35 +103,40 @@ def train_clip(crops: Crops, folder: Path, seed: int, steps: int) -> tuple[dict[
 
     draw = Draw(crops)
     kept: list[Tensor] = []
-    parts = tuple(max(1, round(part[2] * steps / sum(part[2] for part in PARTS))) for part in PARTS)
+    first = int(FIRST * steps)
 
-    def local(rng: np.random.Generator, side: int, count: int) -> tuple[Tensor, dict[str, float]]:
-        sizes = np.exp(rng.uniform(*np.log(WHOLE), count // 2)).repeat(2)
-        seen = alike(rng, draw(rng, count, EACH))
-        views = [
-            window(own, crops, i, side, float(size), like) for (i, like, own), size in zip(seen, sizes, strict=True)
-        ]
+    def local(rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+        chosen = draw(rng, WINDOWS, EACH, EACH)
+        whole = np.exp(rng.uniform(*np.log(WHOLE), WINDOWS))
+        views = [window(rng, crops, int(i), WINDOW, float(size)) for i, size in zip(chosen, whole, strict=True)]
         pixels, coverage = tensors(views, MEAN, STD)
         student.look(pixels)
         places = student.places(coverage)
         return places, {"places": float(places.detach())}
 
     def step(rng: np.random.Generator, number: int) -> tuple[Tensor, dict[str, float]]:
-        part, behind = place(number, parts)
-        windows, count, _ = PARTS[part]
-        if windows:
-            return local(rng, windows, count)
-        chosen = draw(rng, count, EACH)
-        views = [view(own, crops, i, side, 0.5 * (1 - behind), like) for i, like, own in alike(rng, chosen)]
+        if number < first:
+            return local(rng)
+        chosen = draw(rng, BATCH, EACH, EACH)
+        views = [view(rng, crops, int(i), side, 0.5 * (steps - number) / (steps - first)) for i in chosen]
         pixels, coverage = tensors(views, MEAN, STD)
         wrong = ((coverage > 0.25).sum((1, 2)) >= 3).float()
         sure = torch.tensor([float(labels[i] in (0, EMPTY)) for i in chosen]) + wrong
         # The texts settle long before the images do: most steps reuse those of the last step that learned them.
-        fresh = behind * parts[part] < SETTLED or number % 5 == 0 or not kept
+        fresh = number < first + SETTLED or number % 5 == 0 or not kept
         if fresh:
-            said = _said(rng, student, captions, tokenizer)
-            kept[:] = [texts.detach() for texts in said]
-        normal, anomalous, vague, other, names = said if fresh else kept
+            groups = [
+                captions.states(rng, NORMAL_STATES, 10),
+                captions.states(rng, ANOMALOUS_STATES, 12),
+                captions.neutral(rng, 5),
+                captions.neutral(rng, 5),
+                captions.kinds(rng),
+            ]
+            tokens = tokenizer([text for group in groups for text in group])
+            tokens = tokens[:, : int(tokens.argmax(1).max()) + 1]
+            parts = student.texts(tokens).split([len(group) for group in groups])
+            kept[:] = [part.detach() for part in parts]
+        normal, anomalous, vague, other, names = parts if fresh else kept
         images = student.images(pixels)
         scale = student.clip.logit_scale.exp().clamp(max=60)
         # The quantity that scores a tile, and the same for every single caption against the other side.
@@ -143,12 +149,12 @@ def train_clip(crops: Crops, folder: Path, seed: int, steps: int) -> tuple[dict[
         single = _bce(torch.cat([each_bad, each_good], 1), truth.expand(-1, 22), sure[:, None])
         # Captions whose state means nothing must not tell sound from damaged: no difference in standard units.
         blank = torch.stack([vague.mean(0) - other.mean(0), vague[0] - other[0], vague[1] - other[1]])
-        unmoved = images @ blank.T
-        gap = unmoved[wrong > 0].mean(0) - unmoved[wrong == 0].mean(0)
-        neutral = (gap / (unmoved.std(0) + 1e-4)).square().mean()
+        said = images @ blank.T
+        gap = said[wrong > 0].mean(0) - said[wrong == 0].mean(0)
+        neutral = (gap / (said.std(0) + 1e-4)).square().mean()
         language = _language(normal, anomalous, torch.cat([vague, other]), names)
         own = torch.from_numpy(np.where(kinds[chosen] < TABLE, kinds[chosen].astype(np.int64), -1))
-        kind = F.cross_entropy(10 * images @ names.T, own, ignore_index=-1, reduction="sum") / count
+        kind = F.cross_entropy(10 * images @ names.T, own, ignore_index=-1, reduction="sum") / len(chosen)
         places = student.places(coverage)
         loss = whole + 0.3 * single + 0.1 * neutral + 0.3 * language + 0.3 * kind + places
         return loss, {
@@ -160,24 +166,8 @@ def train_clip(crops: Crops, folder: Path, seed: int, steps: int) -> tuple[dict[
             "places": float(places.detach()),
         }
 
-    minutes = train(Plan("clip", seed, parts, 2e-3), student, step, folder)
+    minutes = train(Plan("clip", seed, steps, 2e-3, restart=FIRST), student, step, folder)
     return student.finished(), minutes
-
-
-def _said(
-    rng: np.random.Generator, student: Student, captions: Captions, tokenizer: clip.SimpleTokenizer
-) -> tuple[Tensor, ...]:
-    """Unit embeddings of captions: normal, anomalous, twice meaning neither, and one per kind A."""
-    groups = [
-        captions.states(rng, NORMAL_STATES, 10),
-        captions.states(rng, ANOMALOUS_STATES, 12),
-        captions.neutral(rng, 5),
-        captions.neutral(rng, 5),
-        captions.kinds(rng),
-    ]
-    tokens = tokenizer([text for group in groups for text in group])
-    tokens = tokens[:, : int(tokens.argmax(1).max()) + 1]
-    return student.texts(tokens).split([len(group) for group in groups])
 
 
 def _language(normal: Tensor, anomalous: Tensor, meaningless: Tensor, names: Tensor) -> Tensor:

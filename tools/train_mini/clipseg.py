@@ -10,19 +10,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tools.train_mini.data import Crops, Draw, alike, tensors, view, whitening, window
-from tools.train_mini.loop import Plan, place, train
+from tools.train_mini.data import Crops, Draw, tensors, view, whitening, window
+from tools.train_mini.loop import Plan, train
 from tools.train_mini.words import Captions, SubwordEmbedding
 from zsad.datasets.synthetic import DEFECTS
 from zsad.models import clipseg
 from zsad.models.weights import seeded
 
-PARTS = ((96, 64, 3200), (0, 32, 800), (96, 64, 1900), (0, 32, 1100))
-"""(side of the windows, or 0 for whole crops; how many a step; steps) of each part."""
+BATCH = 32
+WINDOW, WINDOWS = 96, 64
+"""Side and number of the windows of one step of the first part."""
 WHOLE = (213, 320)
 """Sides, in pixels, at which whole tiles are shown through those windows."""
-OWN = 0.5
-"""Share of the kinds A among the kinds of a batch."""
+FIRST = 0.8
+"""Share of the steps on windows."""
 MEAN = torch.tensor(clipseg.MEAN).view(3, 1, 1) * 255
 STD = torch.tensor(clipseg.STD).view(3, 1, 1) * 255
 
@@ -97,25 +98,21 @@ def train_clipseg(crops: Crops, folder: Path, seed: int, steps: int) -> tuple[di
         vision.patch_embedding.weight.copy_(whitening(crops.crops, patch, width, MEAN, STD))
     captions = Captions()
     tokenizer = clipseg.SimpleTokenizer(context_length=77)
-    labels, draw = np.asarray(crops.crop_labels), Draw(crops, OWN)
+    labels, draw = np.asarray(crops.crop_labels), Draw(crops, 1.0)
     side = clipseg.input_size("mini-clipseg")
-    parts = tuple(max(1, round(part[2] * steps / sum(part[2] for part in PARTS))) for part in PARTS)
 
     def step(rng: np.random.Generator, number: int) -> tuple[Tensor, dict[str, float]]:
-        part, behind = place(number, parts)
-        window_side, count, _ = PARTS[part]
-        chosen = draw(rng, count, 1)
-        seen = alike(rng, chosen)
+        local = number < FIRST * steps
+        count = WINDOWS if local else BATCH
+        chosen = draw(rng, count, 1, 3)
         corner = (0, 0)
-        if window_side:
-            corner = tuple(int(n) for n in rng.integers((side - window_side) // 16 + 1, size=2))
-            whole = np.exp(rng.uniform(*np.log(WHOLE), count // 2)).repeat(2)
-            views = [
-                window(own, crops, i, window_side, float(size), like)
-                for (i, like, own), size in zip(seen, whole, strict=True)
-            ]
+        if local:
+            corner = tuple(int(n) for n in rng.integers((side - WINDOW) // 16 + 1, size=2))
+            whole = np.exp(rng.uniform(*np.log(WHOLE), WINDOWS))
+            views = [window(rng, crops, int(i), WINDOW, float(size)) for i, size in zip(chosen, whole, strict=True)]
         else:
-            views = [view(own, crops, i, side, 0.5 * (1 - behind), like) for i, like, own in seen]
+            near = 0.5 * (1 - number / steps) / (1 - FIRST)
+            views = [view(rng, crops, int(i), side, near) for i in chosen]
         pixels, truth = tensors(views, MEAN, STD)
         # A quarter of the prompts names nothing: nothing may light up, whatever the crop shows.
         blank = rng.random(count) < 0.25
@@ -141,7 +138,7 @@ def train_clipseg(crops: Crops, folder: Path, seed: int, steps: int) -> tuple[di
         loss = found + 0.3 * meaning + seen
         return loss, {"dice": missed, "meaning": float(meaning.detach()), "seen": float(seen.detach())}
 
-    minutes = train(Plan("clipseg", seed, parts, 1e-3, 0.05), student, step, folder)
+    minutes = train(Plan("clipseg", seed, steps, 1e-3, 0.05), student, step, folder)
     return student.finished(), minutes
 
 

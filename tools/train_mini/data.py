@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from tools.train_mini.random_kinds import random_kind
 from zsad.config import TilingConfig
 from zsad.datasets.synthetic import DEFECTS, KINDS_A, render, sample_rng
-from zsad.datasets.synthetic.rendering import Sample, kind_named, render_twins
+from zsad.datasets.synthetic.rendering import render_kind
 from zsad.datasets.synthetic.scene import photograph, table
 from zsad.images import decode
 from zsad.method.tiling import Tile, crop, tile_image
@@ -56,8 +56,7 @@ class Scenes:
 
 @dataclass(frozen=True)
 class Crops:
-    """Tiles of pictures of kinds A and of random kinds, memory-mapped: every crop with a defect, and after it its
-    twin, the same crop without the defect.
+    """Tiles of pictures of kinds A and of random kinds, memory-mapped.
 
     Attributes:
         crops: (M, 336, 336, 3); crop_faults: (M, 336, 336) defect coverage, 0 to 255.
@@ -88,18 +87,19 @@ def prepare_scenes(folder: Path, seed: int, workers: int, normal: int = 110, ano
 
 
 def prepare_crops(
-    folder: Path, seed: int, workers: int, random_kinds: int = 2500, each: int = 3, own: int = 60
+    folder: Path, seed: int, workers: int, random_kinds: int = 2500, normal: int = 30, anomalous: int = 60
 ) -> Crops:
     """Tiles for CLIP and CLIPSeg, drawn into ``folder`` or reused.
 
     Args:
-        seed: of the pictures; workers: processes; random_kinds: how many, of ``each`` twin pictures;
-        own: twin pictures per kind A.
+        seed: of the pictures; workers: processes; random_kinds: kinds of one normal and three anomalous pictures;
+        normal, anomalous: pictures per kind A.
     """
-    jobs = [(f"{number}", n, seed, True) for number in range(random_kinds) for n in range(each)]
-    jobs += [(kind, n, seed, True) for n in range(own) for kind in KINDS_A]
-    jobs += [("", n, seed, False) for n in range(len(jobs) // 20)]
-    return Crops(**_drawn(folder / f"twins-{seed}-{random_kinds}-{each}-{own}", jobs, _tiles, workers))
+    jobs = [(f"{number}", n, seed, n > 0) for number in range(random_kinds) for n in range(4)]
+    jobs += [(kind, n, seed, False) for n in range(normal) for kind in KINDS_A]
+    jobs += [(kind, n, seed, True) for n in range(anomalous) for kind in KINDS_A]
+    jobs += [("", n, seed, False) for n in range(len(jobs) // 40)]
+    return Crops(**_drawn(folder / f"crops-{seed}-{random_kinds}-{normal}-{anomalous}", jobs, _tiles, workers))
 
 
 def _drawn(target: Path, jobs: list[Job], draw: Callable[[Job], dict[str, Any]], workers: int) -> dict[str, Any]:
@@ -128,15 +128,23 @@ def _drawn(target: Path, jobs: list[Job], draw: Callable[[Job], dict[str, Any]],
     }
 
 
-def _scene(job: Job) -> dict[str, Any]:
+def _picture(job: Job) -> tuple[np.random.Generator, Bytes, Bytes, NDArray[np.bool_]]:
+    """(generator, image, mask, foreground) of one photograph."""
     kind, number, seed, anomalous = job
     rng = sample_rng(kind, number, seed, anomalous)
-    if kind:
-        sample = render(kind, rng, anomalous)
-        image, foreground = sample.image, sample.foreground
-    else:
+    if not kind:
         image = bare_table(rng)
-        foreground = np.zeros(image.shape[:2], np.bool_)
+        return rng, image, np.zeros(image.shape[:2], np.uint8), np.zeros(image.shape[:2], np.bool_)
+    if kind.isdigit():
+        long = int(np.exp(rng.uniform(np.log(350), np.log(900))))
+        sample = render_kind(random_kind(int(kind)), rng, anomalous, long_side=long)
+    else:
+        sample = render(kind, rng, anomalous)
+    return rng, sample.image, sample.mask, sample.foreground
+
+
+def _scene(job: Job) -> dict[str, Any]:
+    _, image, _, foreground = _picture(job)
     pixels = torch.from_numpy(image.copy()).permute(2, 0, 1)[None].float()
     scene = F.interpolate(pixels, (SCENE, SCENE), mode="bilinear", align_corners=False)[0]
     labels = cv2.connectedComponents(foreground.view(np.uint8), connectivity=8)[1]
@@ -148,14 +156,12 @@ def _scene(job: Job) -> dict[str, Any]:
 
 
 def _tiles(job: Job) -> dict[str, Any]:
-    kind, number, seed, anomalous = job
-    rng = sample_rng(kind, number, seed, anomalous)
-    if not kind:
-        return _bare(rng, bare_table(rng))
-    if kind.isdigit():
-        long = int(np.exp(rng.uniform(np.log(350), np.log(900))))
-        return _twins(rng, *render_twins(random_kind(int(kind)), rng, long_side=long), TABLE + 1 + int(kind))
-    return _twins(rng, *render_twins(kind_named(kind), rng), KINDS_A.index(kind))
+    rng, image, mask, foreground = _picture(job)
+    boxes = cv2.connectedComponentsWithStats(foreground.view(np.uint8), connectivity=8)[2][1:]
+    kind = job[0]
+    number = TABLE if not kind else TABLE + 1 + int(kind) if kind.isdigit() else KINDS_A.index(kind)
+    sound = 2 if not (kind.isdigit() and job[3]) else 1
+    return _crops(rng, image, mask, boxes[boxes[:, cv2.CC_STAT_AREA] >= 0.001 * mask.size], number, sound)
 
 
 def bare_table(rng: np.random.Generator) -> Bytes:
@@ -168,48 +174,40 @@ def bare_table(rng: np.random.Generator) -> Bytes:
     return decode(photograph(rng, scene, int(rng.integers(72, 98))), 10_000_000)
 
 
-def _bare(rng: np.random.Generator, image: Bytes) -> dict[str, Any]:
-    height, width = image.shape[:2]
-    side = int(min(height, width) * rng.uniform(0.3, 1.0))
-    left, top = int(rng.integers(width - side + 1)), int(rng.integers(height - side + 1))
-    seen = _shrunk(image, Tile(left, top, left + side, top + side, 0))
-    return _rows([(seen, np.zeros((CROP, CROP), np.uint8), EMPTY)], TABLE)
-
-
-def _twins(rng: np.random.Generator, faulty: Sample, sound: Sample, kind: int) -> dict[str, Any]:
-    height, width = faulty.mask.shape
-    boxes = cv2.connectedComponentsWithStats(faulty.foreground.view(np.uint8), connectivity=8)[2][1:]
-    boxes = boxes[boxes[:, cv2.CC_STAT_AREA] >= 0.001 * faulty.mask.size]
+def _crops(
+    rng: np.random.Generator, image: Bytes, mask: Bytes, boxes: NDArray[np.int32], kind: int, most_sound: int
+) -> dict[str, Any]:
+    height, width = mask.shape
     corners = np.stack([boxes[:, 0], boxes[:, 1], boxes[:, 0] + boxes[:, 2], boxes[:, 1] + boxes[:, 3]], 1)
     # Some long objects are tiled along their axis, as those with many parts are.
     parts = np.where(rng.random(len(corners)) < 0.3, 99, 0)
-    mask = faulty.mask[..., None].repeat(3, 2)
-    rows = []
-    for tile in tile_image(corners, parts, height, width, MIN_SIDE, TilingConfig(max_tiles=12)).tiles:
-        label = int(crop(mask, tile).max())
-        if label:
-            extra = int((tile.x1 - tile.x0) * (MARGIN - 1) / 2)
-            wide = Tile(tile.x0 - extra, tile.y0 - extra, tile.x1 + extra, tile.y1 + extra, 0)
-            coverage = _coverage(crop(mask, wide)[..., 0] > 0, CROP)
-            rows += [
-                (_shrunk(faulty.image, wide), coverage, label),
-                (_shrunk(sound.image, wide), np.zeros_like(coverage), 0),
-            ]
-    return _rows(rows, kind)
-
-
-def _shrunk(image: Bytes, tile: Tile) -> Bytes:
-    seen = Image.fromarray(np.ascontiguousarray(crop(image, tile)))
-    return np.asarray(seen.resize((CROP, CROP), Image.Resampling.BICUBIC))
-
-
-def _rows(rows: list[tuple[Bytes, Bytes, int]], kind: int) -> dict[str, Any]:
-    return {
-        "crops": np.array([row[0] for row in rows], np.uint8).reshape(-1, CROP, CROP, 3),
-        "crop_faults": np.array([row[1] for row in rows], np.uint8).reshape(-1, CROP, CROP),
-        "crop_labels": np.array([row[2] for row in rows], np.uint8),
-        "crop_kinds": np.full(len(rows), kind, np.uint16),
+    tiles = list(tile_image(corners, parts, height, width, MIN_SIDE, TilingConfig(max_tiles=12)).tiles)
+    if kind == TABLE:
+        side = int(min(height, width) * rng.uniform(0.3, 1.0))
+        left, top = int(rng.integers(width - side + 1)), int(rng.integers(height - side + 1))
+        tiles = [Tile(left, top, left + side, top + side, 0)]
+    found: dict[str, list[Any]] = {"crops": [], "crop_faults": [], "crop_labels": []}
+    sound = 0
+    for number in rng.permutation(len(tiles)):
+        tile = tiles[number]
+        inside = crop(mask[..., None].repeat(3, 2), tile)[..., 0]
+        label = EMPTY if kind == TABLE else int(inside.max())
+        if label in (0, EMPTY):
+            sound += 1
+            if sound > most_sound:
+                continue
+        extra = int((tile.x1 - tile.x0) * (MARGIN - 1) / 2)
+        wide = Tile(tile.x0 - extra, tile.y0 - extra, tile.x1 + extra, tile.y1 + extra, 0)
+        seen = Image.fromarray(np.ascontiguousarray(crop(image, wide))).resize((CROP, CROP), Image.Resampling.BICUBIC)
+        found["crops"].append(np.asarray(seen))
+        found["crop_faults"].append(_coverage(crop(mask[..., None].repeat(3, 2), wide)[..., 0] > 0, CROP))
+        found["crop_labels"].append(np.uint8(label))
+    shapes = {"crops": (CROP, CROP, 3), "crop_faults": (CROP, CROP), "crop_labels": ()}
+    arrays = {
+        field: np.stack(rows).astype(np.uint8) if rows else np.zeros((0, *shapes[field]), np.uint8)
+        for field, rows in found.items()
     }
+    return {**arrays, "crop_kinds": np.full(len(arrays["crop_labels"]), kind, np.uint16)}
 
 
 def _coverage(mask: NDArray[np.bool_], side: int) -> Bytes:
@@ -221,14 +219,11 @@ def _single_threaded() -> None:
     torch.set_num_threads(1)
 
 
-def view(
-    rng: np.random.Generator, crops: Crops, number: int, side: int, near: float, like: int | None = None
-) -> tuple[Bytes, Bytes]:
+def view(rng: np.random.Generator, crops: Crops, number: int, side: int, near: float) -> tuple[Bytes, Bytes]:
     """A cached crop as training sees it: shifted, scaled, turned, in other colours.
 
     Args:
         near: probability of a closer look, at a defect where there is one: what is learned large is found small.
-        like: the crop whose defect is meant; ``number`` when left out. A twin is seen as its other half is.
 
     Returns:
         (image (side, side, 3) uint8, defect coverage (side, side) uint8).
@@ -236,8 +231,7 @@ def view(
     close = bool(rng.random() < near)
     reach = int(CROP / MARGIN * (rng.uniform(0.3, 0.9) if close else rng.uniform(0.9, 1.1)))
     left, top = (int(rng.integers(CROP - reach + 1)) for _ in range(2))
-    faults = crops.crop_faults[number if like is None else like]
-    rows, columns = np.nonzero(faults > 100) if close else (np.zeros(0), np.zeros(0))
+    rows, columns = np.nonzero(crops.crop_faults[number] > 100) if close else (np.zeros(0), np.zeros(0))
     if len(rows):
         chosen = int(rng.integers(len(rows)))
         left = int(np.clip(columns[chosen] - reach * rng.uniform(0.15, 0.85), 0, CROP - reach))
@@ -245,16 +239,13 @@ def view(
     return _seen(rng, crops, number, (left, top, reach), side)
 
 
-def window(
-    rng: np.random.Generator, crops: Crops, number: int, side: int, whole: float, like: int | None = None
-) -> tuple[Bytes, Bytes]:
+def window(rng: np.random.Generator, crops: Crops, number: int, side: int, whole: float) -> tuple[Bytes, Bytes]:
     """A part of a cached crop as training sees it, mostly with the rim of a defect where there is one.
 
     Local features learn several times faster on windows: most of a crop is sound, and all of it costs the same.
 
     Args:
         side: of the window, pixels, at the scale at which the whole tile would have ``whole`` pixels.
-        like: as for ``view``.
 
     Returns:
         (image (side, side, 3) uint8, defect coverage (side, side) uint8).
@@ -262,7 +253,7 @@ def window(
     reach = min(int(CROP / MARGIN * side / whole), CROP)
     left, top = (int(rng.integers(CROP - reach + 1)) for _ in range(2))
     if rng.random() < 0.8:
-        fault = (crops.crop_faults[number if like is None else like] > 100).astype(np.uint8)
+        fault = (crops.crop_faults[number] > 100).astype(np.uint8)
         rows, columns = np.nonzero(fault - cv2.erode(fault, np.ones((3, 3), np.uint8)))
         if len(rows):
             chosen = int(rng.integers(len(rows)))
@@ -336,7 +327,7 @@ def recolour(rng: np.random.Generator, image: Bytes) -> Bytes:
 
 
 class Draw:
-    """Batches of twins: each crop with a defect is followed by the same crop without it."""
+    """Batches of crops: every kind gives as many with a defect as sound ones, since only those are ever compared."""
 
     def __init__(self, crops: Crops, share: float = 0.2) -> None:
         """``share``: of the kinds A among the kinds drawn; the others are random ones."""
@@ -346,34 +337,24 @@ class Draw:
         order = np.argsort(kinds, kind="stable")
         starts = np.flatnonzero(np.diff(kinds[order], prepend=-1))
         groups = [(int(kinds[part[0]]), part) for part in np.split(order, starts[1:])]
-        faulty = [(kind, part[labels[part] > 0]) for kind, part in groups if kind != TABLE]
-        self.own = [part for kind, part in faulty if kind < TABLE and len(part)]
-        self.random = [part for kind, part in faulty if kind > TABLE and len(part)]
+        pairs = [(kind, part[labels[part] == 0], part[labels[part] > 0]) for kind, part in groups if kind != TABLE]
+        pairs = [pair for pair in pairs if len(pair[1]) and len(pair[2])]
+        self.own = [pair[1:] for pair in pairs if pair[0] < TABLE]
+        self.random = [pair[1:] for pair in pairs if pair[0] > TABLE]
 
-    def __call__(self, rng: np.random.Generator, count: int, pairs: int) -> NDArray[np.intp]:
-        """Indices of ``count`` crops: ``pairs`` twins of one kind, and so on with other kinds.
+    def __call__(self, rng: np.random.Generator, count: int, sound: int, faulty: int) -> NDArray[np.intp]:
+        """Indices of ``count`` crops: ``sound`` and then ``faulty`` ones of one kind, and so on with other kinds.
 
         One crop in 32 is the bare table in place of a sound one.
         """
         picked: list[int] = []
         while len(picked) < count:
             pool = self.own if rng.random() < self.share else self.random
-            faulty = pool[int(rng.integers(len(pool)))]
-            for number in rng.choice(faulty, pairs, len(faulty) < pairs):
-                picked += [int(number), int(number) + 1]
-        for place in range(1, count, 32):
+            good, bad = pool[int(rng.integers(len(pool)))]
+            picked += [*rng.choice(good, sound, len(good) < sound), *rng.choice(bad, faulty, len(bad) < faulty)]
+        for place in range(0, count, 32):
             picked[place] = int(rng.choice(self.empty))
         return np.array(picked[:count])
-
-
-Alike = tuple[int, int, np.random.Generator]
-"""(crop, the crop whose defect is looked at, generator of the view): the same of the latter two for both twins."""
-
-
-def alike(rng: np.random.Generator, chosen: NDArray[np.intp]) -> list[Alike]:
-    """How to look at twins (N,), so that they differ by the defect alone."""
-    seeds = rng.integers(2**63, size=-(-len(chosen) // 2))
-    return [(int(i), int(chosen[n - n % 2]), np.random.default_rng(seeds[n // 2])) for n, i in enumerate(chosen)]
 
 
 def whitening(images: Bytes, side: int, width: int, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:

@@ -34,7 +34,7 @@ def train_isnet(scenes: Scenes, folder: Path, seed: int, steps: int) -> tuple[di
         union = (sides[0].float() > 0) | (truth > 0.5)
         return loss, {"iou": float((hard.sum((1, 2, 3)) / union.sum((1, 2, 3)).clamp(min=1)).mean())}
 
-    minutes = train(Plan("isnet", seed, (steps,), 4e-3, 0.01), network, step, folder)
+    minutes = train(Plan("isnet", seed, steps, 4e-3, 0.01), network, step, folder)
     return network.state_dict(), minutes
 
 

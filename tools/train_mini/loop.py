@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,15 +21,17 @@ class Plan:
     """How long and how fast.
 
     Attributes:
-        name: of the checkpoint file; seed: of everything random; parts: optimiser steps, part by part, in
-        each of which the rate rises and falls; rate: highest learning rate; decay: weight decay of matrices.
+        name: of the checkpoint file; seed: of everything random; steps: optimiser steps;
+        rate: highest learning rate; decay: weight decay of matrices;
+        restart: share of the steps after which the rate rises and falls once more.
     """
 
     name: str
     seed: int
-    parts: tuple[int, ...]
+    steps: int
     rate: float
     decay: float = 0.02
+    restart: float = 1.0
 
 
 def train(plan: Plan, module: nn.Module, step: Step, folder: Path) -> float:
@@ -50,10 +52,9 @@ def train(plan: Plan, module: nn.Module, step: Step, folder: Path) -> float:
     module.train()
     start, saved = time.process_time(), time.monotonic()
     shown: dict[str, list[float]] = {}
-    steps = sum(plan.parts)
-    for number in range(first, steps):
+    for number in range(first, plan.steps):
         for group in optimiser.param_groups:
-            group["lr"] = plan.rate * _shape(place(number, plan.parts)[1])
+            group["lr"] = plan.rate * _shape(number / plan.steps, plan.restart)
         torch.manual_seed(plan.seed * 1_000_003 + number)
         loss, figures = step(np.random.default_rng([plan.seed, number]), number)
         optimiser.zero_grad()
@@ -65,9 +66,9 @@ def train(plan: Plan, module: nn.Module, step: Step, folder: Path) -> float:
         minutes = spent + (time.process_time() - start) / 60
         if (number + 1) % 50 == 0:
             means = "  ".join(f"{key} {np.nanmean(values):.3f}" for key, values in shown.items())
-            print(f"{plan.name} {number + 1}/{steps}  {minutes:.1f} min  {means}", flush=True)
+            print(f"{plan.name} {number + 1}/{plan.steps}  {minutes:.1f} min  {means}", flush=True)
             shown = {}
-        if time.monotonic() - saved > 60 or number + 1 == steps:
+        if time.monotonic() - saved > 60 or number + 1 == plan.steps:
             saved = time.monotonic()
             temporary = checkpoint.with_suffix(".tmp")
             torch.save(
@@ -84,17 +85,9 @@ def train(plan: Plan, module: nn.Module, step: Step, folder: Path) -> float:
     return spent + (time.process_time() - start) / 60
 
 
-def place(number: int, parts: Sequence[int]) -> tuple[int, float]:
-    """(part that step ``number`` belongs to, share of it that is behind, in [0, 1))."""
-    for part, steps in enumerate(parts):
-        if number < steps:
-            return part, number / steps
-        number -= steps
-    raise ValueError(f"Step {number} past the end. Expected one of {sum(parts)}.")
-
-
-def _shape(progress: float) -> float:
+def _shape(progress: float, restart: float) -> float:
     warm = 0.04
+    progress = progress / restart if progress < restart else (progress - restart) / (1 - restart)
     if progress < warm:
         return (progress + 1e-3) / warm
     return 0.5 * (1 + float(np.cos(np.pi * (progress - warm) / (1 - warm)))) * 0.99 + 0.01

@@ -25,6 +25,7 @@ from zsad.datasets.synthetic.surface import (
     disc,
     grain,
     grid,
+    line,
     make,
     near,
     noise,
@@ -77,7 +78,7 @@ def _build(number: int, slender: float, look: Generator, rng: Generator, size: f
         thickness=half_h * float(plan.uniform(0.05, 0.6)),
         inner=tuple(float(v) for v in np.clip(np.array(colour) * plan.uniform(0.6, 1.25), 0.05, 0.95)),  # type: ignore[arg-type]
     )
-    for change in plan.permutation(_CHANGES)[: int(plan.integers(0, 3))]:
+    for change in plan.permutation(_CHANGES)[: int(plan.integers(1, 5))]:
         change(body, plan, look, rng, x, y, size, half_h)
     _texture(body, plan, rng, half_h)
     if _mounted(number):
@@ -232,7 +233,7 @@ def _print(
     """Paint: flowers, stars, frames, stripes, dots, rows of signs, halves of another colour."""
     ring, angle = _polar(body, x, y)
     colour = tint(look, _colour(plan, look, False), 0.05)
-    kind, thin = int(plan.integers(7)), half_h * plan.uniform(0.01, 0.06)
+    kind, thin = int(plan.integers(8)), half_h * plan.uniform(0.01, 0.06)
     if kind == 0:
         petals, wide = int(look.integers(3, 12)), half_h * plan.uniform(0.2, 0.6)
         edge = ring - wide * (1 + plan.uniform(0.2, 0.9) * np.cos(petals * angle)) * 0.6
@@ -255,13 +256,19 @@ def _print(
             drop = (row - 1) * half_h * 0.3
             letters = cover(np.maximum(np.abs(y - drop) - tall, np.abs(x) - wide))
             mark = np.maximum(mark, letters * (noise(rng, body.shape, max(tall * 0.5, 1), max(tall * 0.4, 1)) > 0))
-    else:
+    elif kind == 6:
         mark = np.zeros(body.shape, np.float32)
         corners, spin = int(plan.integers(3, 9)), plan.uniform(0, 6)
         turns = np.arange(2 * corners) * np.pi / corners + spin
         far = half_h * plan.uniform(0.25, 0.7) * np.where(np.arange(2 * corners) % 2, plan.uniform(0.35, 1), 1)
         middle = np.array([body.shape[1], body.shape[0]]) / 2
         mark = polygon(body.shape, middle + np.stack([np.cos(turns), np.sin(turns)], 1) * far[:, None])
+    else:
+        mark = np.zeros(body.shape, np.float32)
+        middle = np.array([body.shape[1], body.shape[0]]) / 2
+        for _ in range(int(plan.integers(2, 9))):
+            points = plan.uniform(-0.8, 0.8, (int(plan.integers(2, 5)), 2)) * (size * 0.46, half_h) + middle
+            mark = np.maximum(mark, line(body.shape, points, max(thin, 1.0)))
     mark = np.broadcast_to(mark, body.shape).astype(np.float32) * plan.uniform(0.5, 1.0)
     paint(body, mark, colour, height=plan.uniform(-0.5, 1.0), metal=0.0)
 

@@ -105,7 +105,7 @@ def train_sam(scenes: Scenes, folder: Path, seed: int, steps: int) -> tuple[dict
             "estimate off by": float(np.mean(gaps)),
         }
 
-    minutes = train(Plan("sam", seed, (steps,), 1.5e-3, 0.03), student, step, folder)
+    minutes = train(Plan("sam", seed, steps, 1.5e-3, 0.03), student, step, folder)
     return network.state_dict(), minutes
 
 

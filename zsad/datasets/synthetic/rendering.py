@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -78,31 +77,17 @@ def render_kind(
     what: Kind, rng: Generator, anomalous: bool, *, long_side: int | None = None, shadows: bool = True
 ) -> Sample:
     """As ``render``, of any kind."""
-    return _render(what, rng, anomalous, long_side, shadows, twin=False)[0]
-
-
-def render_twins(what: Kind, rng: Generator, *, long_side: int | None = None) -> tuple[Sample, Sample]:
-    """An anomalous photograph, and the same one (objects, table, light, camera) without its defects."""
-    faulty, sound = _render(what, rng, True, long_side, True, twin=True)
-    return faulty, sound
-
-
-def _render(
-    what: Kind, rng: Generator, anomalous: bool, long_side: int | None, shadows: bool, *, twin: bool
-) -> tuple[Sample, ...]:
-    """The photograph and, with ``twin``, the one without its defects."""
     shape, cells, length = _layout(what, rng, long_side)
     look_seed = int(rng.integers(2**32))
     chosen = rng.permutation(len(cells))[: 1 + int(rng.random() < 0.2)] if anomalous else np.empty(0, int)
     objects: list[Placed] = []
-    sound: list[Placed] = []
     defects: list[str] = []
     for number, (x, y) in enumerate(cells):
         size = length * rng.uniform(0.95, 1.0)
         surface = what.build(np.random.default_rng(look_seed), rng, size)
-        name, fault, spoilt = "", None, surface
+        name, fault = "", None
         if number in chosen:
-            name, spoilt, fault, surface = _spoil(what, surface, rng, max(shape) * 0.018)
+            name, surface, fault = _spoil(what, surface, rng, max(shape) * 0.018)
             defects.append(name)
         else:
             mount_all(surface, rng, None, 0.0)
@@ -111,43 +96,32 @@ def _render(
             tumble = rng.uniform(0, 360)
         tumble += 180 * int(rng.random() < 0.5) if what.tumbled else 0
         slack = length * 0.02
-        placed = Placed(spoilt, x + rng.normal(0, slack), y + rng.normal(0, slack), tumble, fault, _fault_id(name))
-        objects.append(placed)
-        sound.append(replace(placed, surface=surface, fault=None, fault_id=0))
+        objects.append(
+            Placed(
+                surface,
+                x + rng.normal(0, slack),
+                y + rng.normal(0, slack),
+                tumble,
+                fault,
+                DEFECTS.index(name) + 1 if name else 0,
+            )
+        )
     bright = float(np.mean([np.mean(placed.surface.colour[placed.surface.cover > 0.5]) for placed in objects]))
     dark = rng.random() < (0.85 if bright > 0.55 else 0.1 if bright < 0.3 else 0.45)
-    before = deepcopy(rng) if twin else rng
-    scene = compose(rng, shape, objects, dark, shadows)
-    if anomalous and np.count_nonzero(scene[1]) < _FEWEST_PIXELS:
-        return _render(what, rng, anomalous, long_side, shadows, twin=twin)
-    camera = deepcopy(rng) if twin else rng
-    faulty = _photographed(what, rng, scene, defects)
-    if not twin:
-        return (faulty,)
-    return faulty, _photographed(what, camera, compose(before, shape, sound, dark, shadows), [])
-
-
-def _photographed(
-    what: Kind, rng: Generator, scene: tuple[Float, NDArray[np.uint8], NDArray[np.bool_]], defects: list[str]
-) -> Sample:
-    image, mask, foreground = scene
+    image, mask, foreground = compose(rng, shape, objects, dark, shadows)
+    if anomalous and np.count_nonzero(mask) < _FEWEST_PIXELS:
+        return render_kind(what, rng, anomalous, long_side=long_side, shadows=shadows)
     jpeg = photograph(rng, image, int(rng.integers(72, 98)))
     pixels = decode(jpeg, _MOST_PIXELS)
     return Sample(pixels, mask, foreground, tuple(sorted(set(defects))), what.name, what.noun, jpeg)
 
 
-def _fault_id(name: str) -> int:
-    return DEFECTS.index(name) + 1 if name else 0
-
-
-def _spoil(what: Kind, surface: Surface, rng: Generator, smallest: float) -> tuple[str, Surface, Float, Surface]:
-    """Make one defect; returns its name, the object with it, its coverage (H, W), and the object without it."""
+def _spoil(what: Kind, surface: Surface, rng: Generator, smallest: float) -> tuple[str, Surface, Float]:
+    """Make one defect; returns its name, the object with it, and its coverage (H, W)."""
     name = what.defects[int(rng.integers(len(what.defects)))]
     severity = float(np.exp(rng.uniform(np.log(0.3), 0)))
     if name in ("missing", "misplaced"):
-        spoilt = surface.copy()
-        mount_all(surface, rng, None, 0.0)
-        return name, spoilt, mount_all(spoilt, rng, name, severity), surface
+        return name, surface, mount_all(surface, rng, name, severity)
     mount_all(surface, rng, None, 0.0)
     across = min(surface.shape) * (1.5 if what.slender >= 3 else 1.0)
     extent = max(across * float(np.exp(rng.uniform(np.log(0.15), np.log(0.75)))), smallest)
@@ -155,7 +129,7 @@ def _spoil(what: Kind, surface: Surface, rng: Generator, smallest: float) -> tup
         spoilt = surface.copy()
         touched = SURFACE_DEFECTS[name](spoilt, rng, extent, severity)
         if np.count_nonzero(touched > 0.4) >= _FEWEST_PIXELS:
-            return name, spoilt, touched, surface
+            return name, spoilt, touched
         extent *= 1.2
 
 
