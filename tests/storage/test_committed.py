@@ -1,3 +1,4 @@
+import io
 import os
 import threading
 from pathlib import Path
@@ -5,8 +6,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from pyarrow import fs
 
+from zsad import filesystem as filesystem_module
 from zsad.errors import UsageError, ZsadError
 from zsad.storage import (
     Counts,
@@ -24,7 +28,9 @@ from zsad.storage import (
     write_part,
     write_success,
 )
+from zsad.storage import cleanup as cleanup_module
 from zsad.storage import committed as committed_module
+from zsad.storage import files as files_module
 
 
 def manifest(*ids, size=100, mtime=1_700_000_000_123_456_789, noun="nut"):
@@ -296,10 +302,16 @@ def test_orphan_maps_and_leftovers_of_killed_writes_go(rows, out):
     for folder in ("predictions", "anomaly_maps"):
         Path(out, folder, ".part-r1-000002.parquet.0123abcd.tmp").write_bytes(b"half")
         Path(out, folder, ".keep").write_bytes(b"")
+    kept = [".run.json.tmp", ".notes.0123abcd.tmp", "run.json.0123abcd.tmp"]
+    for name in ("run.json", "_SUCCESS", "._SUCCESS-suspended", ".lock.json"):
+        Path(out, f".{name}.0123abcd.tmp").write_bytes(b"half")
+    for name in kept:
+        Path(out, name).write_bytes(b"")
     assert drop_superseded(out, rows.fingerprint).maps_removed == 1
     assert read_predictions(out)["image_id"].tolist() == ["a"]
     assert sorted(os.listdir(f"{out}/predictions")) == [".keep", part_name("r1", 0)]
     assert len(os.listdir(f"{out}/anomaly_maps")) == 2
+    assert sorted(os.listdir(out)) == sorted([*kept, "anomaly_maps", "predictions"])
     np.testing.assert_array_equal(read_anomaly_map(out, "a"), rows.expected(1)[0])
 
 
@@ -326,4 +338,130 @@ def test_broken_parts_are_named_then_set_aside_and_become_work(rows, out):
     assert set_aside_broken(out) == [*expected, f"anomaly_maps/{names[2].map_part}", "anomaly_maps/stray.parquet"]
     assert raw(out)["image_id"].tolist() == ["0"]
     assert left(manifest("0", "1", "2", "3"), out, rows) == ["1", "2", "3"]
+    assert set_aside_broken(out) == []
+
+
+class FaultyFile(io.FileIO):
+    """A file whose reads fail as a bad connection makes them fail, while there are failures left."""
+
+    def __init__(self, path, failures):
+        super().__init__(path)
+        self.failures = failures
+
+    def read(self, count=-1):
+        if self.failures:
+            raise self.failures.pop()
+        return super().read(count)
+
+
+@pytest.fixture
+def faulty(monkeypatch):
+    """Faults of reading, by the end of a file's path. No waiting between tries."""
+    faults = {}
+
+    class Faulty:
+        def __getattr__(self, name):
+            return getattr(fs.LocalFileSystem(), name)
+
+        def open_input_file(self, path):
+            failures = next((faults[name] for name in faults if path.endswith(name)), [])
+            return pa.PythonFile(FaultyFile(path, failures), "r")
+
+    def resolve(uri):
+        local, path = filesystem_module.resolve(uri)
+        return (Faulty() if os.path.isfile(path) else local), path
+
+    for module in (files_module, cleanup_module):
+        monkeypatch.setattr(module, "resolve", resolve)
+    monkeypatch.setattr(filesystem_module.time, "sleep", lambda _: None)
+    return faults
+
+
+def network_error():
+    return OSError("When reading information for key 'x': AWS Error NETWORK_CONNECTION during GetObject operation")
+
+
+@pytest.mark.parametrize("times", [1, 2, 4])
+@pytest.mark.parametrize("folder", ["predictions", "anomaly_maps"])
+def test_a_bad_connection_that_passes_sets_nothing_aside(rows, out, faulty, folder, times):
+    part = write_part(out, part_name("r1", 0), rows.table(rows.row("a", 1), rows.row("b", 2)))
+    name = part.name if folder == "predictions" else part.map_part
+    faulty[f"{folder}/{name}"] = [network_error() for _ in range(times)]
+    assert set_aside_broken(out) == []
+    assert faulty[f"{folder}/{name}"] == []
+    faulty[f"{folder}/{name}"] += [network_error() for _ in range(times)]
+    assert read_predictions(out)["image_id"].tolist() == ["a", "b"]
+    if folder == "anomaly_maps":
+        np.testing.assert_array_equal(read_anomaly_map(out, "a"), rows.expected(1)[0])
+    assert faulty[f"{folder}/{name}"] == []
+
+
+@pytest.mark.parametrize("folder", ["predictions", "anomaly_maps"])
+def test_a_bad_connection_that_stays_ends_the_run_and_changes_nothing(rows, out, faulty, folder):
+    part = write_part(out, part_name("r1", 0), rows.table(rows.row("a", 1)))
+    Path(out, "predictions", "stray.parquet").write_bytes(b"not parquet")
+    write_success(out, {}, "h")
+    before = sorted(str(path) for path in Path(out).rglob("*"))
+    name = part.name if folder == "predictions" else part.map_part
+    faulty[f"{folder}/{name}"] = [network_error() for _ in range(100)]
+    with pytest.raises(ZsadError, match="Cannot read .*NETWORK_CONNECTION") as caught:
+        set_aside_broken(out)
+    assert not isinstance(caught.value, files_module.DamagedPart)
+    assert sorted(str(path) for path in Path(out).rglob("*")) == before
+
+
+def test_the_connection_may_break_anywhere_in_a_part(rows, out, faulty, monkeypatch):
+    """Footer, column or the second look: the n-th read of the part fails, then all is well."""
+    part = write_part(out, part_name("r1", 0), rows.table(rows.row("a", 1)))
+    reads, failing, read = [], [], FaultyFile.read
+
+    def counted(self, count=-1):
+        reads.append(count)
+        if len(reads) in failing:
+            raise network_error()
+        return read(self, count)
+
+    monkeypatch.setattr(FaultyFile, "read", counted)
+    assert read_predictions(out)["image_id"].tolist() == ["a"]
+    assert set_aside_broken(out) == []
+    total = len(reads)
+    assert total >= 4
+    for number in range(1, total + 1):
+        reads.clear()
+        failing[:] = [number]
+        assert read_predictions(out)["image_id"].tolist() == ["a"]
+        assert set_aside_broken(out) == []
+    assert list_parts(out, "predictions") == [part.name]
+
+
+def damaged_copies(good):
+    """Many ways of being broken, with all kinds of errors that Arrow has for them."""
+    footer = len(good) - 8 - int.from_bytes(good[-8:-4], "little")
+    for length in (0, 1, 7, 8, 12, len(good) // 2, footer, len(good) - 20, len(good) - 8, len(good) - 1):
+        yield good[:length]
+    noise = np.random.default_rng(0).bytes(3000)
+    yield b"PAR1" + noise + b"PAR1"
+    yield b"PAR1" + noise + (100).to_bytes(4, "little") + b"PAR1"
+    yield bytes(len(good))
+    yield good[:footer] + bytes(40) + good[footer + 40 :]
+    # The pages of the column that is read to find the maps.
+    column = pq.read_metadata(pa.BufferReader(good)).row_group(0)
+    column = next(found for i in range(column.num_columns) if (found := column.column(i)).path_in_schema == "map_part")
+    start = column.dictionary_page_offset or column.data_page_offset
+    yield good[:start] + bytes(20) + good[start + 20 :]
+    end = start + column.total_compressed_size
+    yield good[: end - 1] + bytes([good[end - 1] ^ 1]) + good[end:]
+
+
+def test_whatever_arrow_says_of_broken_bytes_they_are_set_aside(rows, out):
+    whole = write_part(out, part_name("r0", 0), rows.table(rows.row("a", 1)))
+    path = Path(out, "predictions", part_name("r1", 0))
+    write_part(out, path.name, rows.table(rows.row("b", 2), rows.row("c", 3)))
+    good = path.read_bytes()
+    for content in damaged_copies(good):
+        path.write_bytes(content)
+        assert set_aside_broken(out) == [f"predictions/{path.name}"]
+        assert list_parts(out, "predictions") == [whole.name]
+        assert left(manifest("a", "b", "c"), out, rows) == ["b", "c"]
+    path.write_bytes(good)
     assert set_aside_broken(out) == []

@@ -61,6 +61,23 @@ def test_nothing_is_left_behind_and_two_threads_count_as_two(tmp_path):
     assert len(refused) == 1
 
 
+def test_on_a_file_system_too_a_lock_that_another_run_took_commits_nothing_more(tmp_path):
+    """As on a shared one, when the driver is dead and another machine's worker of it is not."""
+    out, holder = str(tmp_path / "out"), tmp_path / "out" / ".lock.json"
+    with output_lock(out) as ended:
+        pickle.loads(pickle.dumps(ended)).check()
+    with pytest.raises(ZsadError, match="taken over the output .*a process that has ended"):
+        ended.check()
+    with output_lock(out) as lock:
+        lock.check()
+        with pytest.raises(ZsadError, match=f"taken over the output .*process {os.getpid()} on "):
+            ended.check()
+        holder.write_text('{"token": "other", "host": "elsewhere", "pid": 7, "since": "now"}')
+        with pytest.raises(ZsadError, match="taken over the output .*process 7 on elsewhere"):
+            lock.check()
+    assert "other" in holder.read_text()
+
+
 def test_an_output_that_cannot_be_locked_says_why(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match=r"Cannot write to the output .*file/out"), output_lock(f"{tmp_path}/file/out"):

@@ -20,6 +20,7 @@ from zsad.storage import (
     write_run,
     write_success,
 )
+from zsad.storage import run as run_module
 
 WEIGHTS = {"isnet": "1", "sam": "2", "clip": "3", "clipseg": "4"}
 
@@ -39,6 +40,16 @@ def test_run_and_success_survive_a_round_trip(out):
     clear_success(out)
     assert read_success(out) is None
     assert sorted(path.name for path in Path(out).iterdir()) == ["run.json"]
+
+
+def test_a_new_success_replaces_one_that_a_killed_compaction_suspended(out):
+    write_success(out, {"images": 3}, "old")
+    run_module.suspend_success(out)
+    assert read_success(out) is None
+    write_success(out, {"images": 4}, "new")
+    assert [path.name for path in Path(out).iterdir()] == ["_SUCCESS"]
+    run_module.resume_success(out)
+    assert read_success(out) == Success({"images": 4}, "new")
 
 
 def test_credentials_do_not_reach_the_disk(out):

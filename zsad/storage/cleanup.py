@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from zsad.errors import ZsadError
-from zsad.filesystem import join, redact, resolve
+from zsad.filesystem import join, patiently, redact, resolve
 from zsad.storage.committed import committed_rows, hash_ids, superseded
 from zsad.storage.files import DamagedPart, delete, list_files, list_parts, open_part, read_part
 from zsad.storage.run import clear_success
@@ -18,6 +19,8 @@ from zsad.storage.schemas import ANOMALY_MAPS, PREDICTIONS, PREDICTIONS_SCHEMA, 
 from zsad.storage.writer import run_of_file, write_predictions
 
 _THREADS = 8
+_LEFTOVER = re.compile(r"\.(run\.json|_SUCCESS|\._SUCCESS-suspended|\.lock\.json)\.[0-9a-f]{8}\.tmp")
+"""What a killed write of one of these files leaves in the output itself."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,9 @@ def broken_parts(output: str) -> list[str]:
     That is: predictions parts that are not whole Parquet files with our columns, or whose maps part is missing
     or cut off; and maps parts that are cut off or not of this program. Our own writes are never cut off; copies
     and foreign files can be.
+
+    Raises:
+        ZsadError: a part cannot be reached, so there is no telling.
     """
     names = list_parts(output, PREDICTIONS)
     maps = list_parts(output, ANOMALY_MAPS)
@@ -84,6 +90,9 @@ def set_aside_broken(output: str) -> list[str]:
     """Rename ``broken_parts`` to ``.broken-...``, so that their images count as work; returns them.
 
     To be called by the driver before it plans its work. ``_SUCCESS`` goes first.
+
+    Raises:
+        ZsadError: a part cannot be reached; nothing is renamed then.
     """
     broken = broken_parts(output)
     if broken:
@@ -136,15 +145,22 @@ def _remove_orphans(output: str) -> int:
         for info in list_files(join(output, folder)):
             if info.base_name.endswith(".tmp") and run_of_file(info.base_name) is not None:
                 delete(output, folder, info.base_name)
+    for info in list_files(output):
+        if _LEFTOVER.fullmatch(info.base_name):
+            delete(output, info.base_name)
     return len(orphans)
 
 
 def _ends_whole(output: str, name: str) -> bool:
     filesystem, path = resolve(join(output, ANOMALY_MAPS, name))
-    try:
+
+    def look() -> bool:
         with filesystem.open_input_file(path) as file:
             size = file.size()
             return bool(size > 8 and file.read_at(4, size - 4) == b"PAR1")
+
+    try:
+        return patiently(look)
     except FileNotFoundError:
         return False
     except OSError as error:
@@ -158,7 +174,7 @@ def _maps_of(output: str, name: str) -> list[str] | None:
             if part.schema_arrow.names != PREDICTIONS_SCHEMA.names:
                 return None
         column = read_part(output, PREDICTIONS, name, ["map_part"])["map_part"]
-    except DamagedPart:
+    except (DamagedPart, UnicodeDecodeError):
         return None
     found: list[str] = pc.unique(column.drop_null()).to_pylist()
     return found

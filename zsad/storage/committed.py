@@ -29,7 +29,7 @@ def committed_rows(output: str, columns: Sequence[str] = SUPERSEDING_COLUMNS) ->
     """(name, some columns) of every committed part, oldest part first; few parts are in memory at once.
 
     Raises:
-        ZsadError: a part is damaged.
+        ZsadError: a part is damaged or out of reach.
     """
     names = list_parts(output, PREDICTIONS)
     with ThreadPoolExecutor(_READ_AHEAD) as pool:

@@ -174,7 +174,9 @@ def _read_maps(output: str, pointers: Sequence[tuple[str, int, str]]) -> Iterato
                     one = conform(part.read_row_group(row_group), ANOMALY_MAPS_SCHEMA)
                     found = one["image_id"].to_pylist()
                 except (OSError, pa.ArrowException, IndexError) as error:
-                    raise ZsadError(f"Row group {row_group} of {name!r} is damaged: {redact(str(error))}") from error
+                    raise ZsadError(
+                        f"Row group {row_group} of {name!r} is damaged or out of reach: {redact(str(error))}"
+                    ) from error
                 if found != [image_id]:
                     raise ZsadError(
                         f"Row group {row_group} of {name!r} holds the map of {found} instead of {image_id!r}; "

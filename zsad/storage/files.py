@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable
-from typing import Any
+from contextlib import suppress
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,8 +15,13 @@ from pyarrow import fs
 from zsad.errors import ZsadError
 from zsad.filesystem import join, patiently, redact, resolve
 
+T = TypeVar("T")
+
 Sink = Any
 """What ``pyarrow.parquet.ParquetWriter`` writes to; has ``write(bytes)``."""
+
+_COMPLAINTS = (OSError, ValueError, NotImplementedError)
+"""What Arrow raises for bytes that are no Parquet file, and for a connection that breaks."""
 
 
 class DamagedPart(ZsadError):
@@ -119,24 +125,7 @@ def open_part(output: str, folder: str, name: str) -> pq.ParquetFile:
         DamagedPart: the part is missing or is not a whole Parquet file.
         ZsadError: it cannot be reached.
     """
-    uri = join(output, folder, name)
-    filesystem, path = resolve(uri)
-    try:
-        source = filesystem.open_input_file(path)
-    except FileNotFoundError:
-        raise DamagedPart(
-            f"The part {redact(uri)!r} is missing. If 'zsad compact' is at work there, do this again after it. {_REPAIR}"
-        ) from None
-    except OSError as error:
-        raise ZsadError(f"Cannot open {redact(uri)!r}: {redact(str(error))}") from error
-    try:
-        # Coalesced reads: one request for the wanted row group, not one per column.
-        return pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=True)
-    except (OSError, pa.ArrowInvalid) as error:
-        source.close()
-        raise DamagedPart(
-            f"The part {redact(uri)!r} is damaged: {redact(str(error)).rstrip('.')}. {_REPAIR}"
-        ) from error
+    return _look(join(output, folder, name), _parquet)
 
 
 def read_part(output: str, folder: str, name: str, columns: list[str]) -> pa.Table:
@@ -146,21 +135,65 @@ def read_part(output: str, folder: str, name: str, columns: list[str]) -> pa.Tab
         DamagedPart: the part is missing or damaged, or lacks a column.
         ZsadError: it cannot be reached.
     """
-    with open_part(output, folder, name) as part:
-        missing = [column for column in columns if column not in part.schema_arrow.names]
-        if missing:
-            uri = redact(join(output, folder, name))
-            raise DamagedPart(f"The part {uri!r} lacks the columns {missing}; this program did not write it. {_REPAIR}")
-        try:
+    uri = join(output, folder, name)
+
+    def read(source: pa.NativeFile) -> pa.Table:
+        with _parquet(source) as part:
+            missing = [column for column in columns if column not in part.schema_arrow.names]
+            if missing:
+                raise DamagedPart(
+                    f"The part {redact(uri)!r} lacks the columns {missing}; this program did not write it. {_REPAIR}"
+                )
             return part.read(columns=columns).select(columns).replace_schema_metadata(None)
-        except (OSError, pa.ArrowInvalid) as error:
-            uri = redact(join(output, folder, name))
-            raise DamagedPart(f"The part {uri!r} is damaged: {redact(str(error)).rstrip('.')}. {_REPAIR}") from error
+
+    return _look(uri, read)
 
 
-def delete(output: str, folder: str, name: str) -> None:
-    """Remove one file; one that is gone already is fine."""
-    filesystem, path = resolve(join(output, folder, name))
+def _look(uri: str, work: Callable[[pa.NativeFile], T]) -> T:
+    """``work`` on the open part; where that fails, on a copy of it in memory.
+
+    Arrow's errors do not tell broken bytes from a broken connection. So after any error all bytes are read anew:
+    when that fails, too, the part is out of reach; when ``work`` fails on the bytes alone, they are damaged.
+
+    Raises:
+        DamagedPart: the part is missing or damaged.
+        ZsadError: it cannot be reached.
+    """
+    filesystem, path = resolve(uri)
+    with suppress(*_COMPLAINTS):
+        return work(filesystem.open_input_file(path))
+    try:
+        content = patiently(lambda: _content(filesystem, path))
+    except FileNotFoundError:
+        raise DamagedPart(
+            f"The part {redact(uri)!r} is missing. If 'zsad compact' is at work there, do this again after it. {_REPAIR}"
+        ) from None
+    except OSError as error:
+        raise ZsadError(
+            f"Cannot read {redact(uri)!r}: {redact(str(error)).rstrip('.')}. "
+            "It counts as whole; do this again once it can be read."
+        ) from error
+    try:
+        return work(pa.BufferReader(content))
+    except _COMPLAINTS as error:
+        raise DamagedPart(
+            f"The part {redact(uri)!r} is damaged: {redact(str(error)).rstrip('.')}. {_REPAIR}"
+        ) from error
+
+
+def _parquet(source: pa.NativeFile) -> pq.ParquetFile:
+    # Coalesced reads: one request for the wanted row group, not one per column.
+    return pq.ParquetFile(source, pre_buffer=True, page_checksum_verification=True)
+
+
+def _content(filesystem: fs.FileSystem, path: str) -> pa.Buffer:
+    with filesystem.open_input_file(path) as file:
+        return file.read_buffer()
+
+
+def delete(output: str, *parts: str) -> None:
+    """Remove the file ``output/part/...``; one that is gone already is fine."""
+    filesystem, path = resolve(join(output, *parts))
     try:
         filesystem.delete_file(path)
     except FileNotFoundError:

@@ -1,9 +1,11 @@
 """One writer at a time: an output is locked while a run writes to it.
 
 On a file system the operating system holds the lock, so it ends with its process however that dies. An object
-store has no locks: there one object names the run that holds the output, and that run renews it. The last writer
-of the object has the lock, whoever held it before: a run looks at it before it renews it and before it commits, so
-that one that was silent for too long, and was taken for dead, stops.
+store has no locks: there one object names the run that holds the output, and that run renews it.
+
+In both, the last to write the holder's file has the output, whoever held it before. Every process looks at the file
+before it commits, and a run on an object store before it renews it. So a run that was taken for dead stops, and so do
+the workers of a dead driver on other machines that share its file system.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from pyarrow import fs
 
 from zsad.errors import UsageError, ZsadError
 from zsad.filesystem import join, patiently, redact, resolve
-from zsad.storage.files import write_atomically
+from zsad.storage.files import list_files, write_atomically
 
 _LOCK = ".lock"
 _HOLDER = ".lock.json"
@@ -44,22 +46,24 @@ class Lock:
 
     Attributes:
         output: folder or URI of the run.
-        token: what the object names while the lock is held; None for a lock of the operating system.
+        token: what the holder's file names while the lock is held.
     """
 
     output: str
-    token: str | None = None
+    token: str
 
     def check(self) -> None:
-        """That the lock is still held: one small read on an object store, nothing on a file system.
+        """That the lock is still held: one small read.
 
         Raises:
-            ZsadError: another run has taken the output over, or the store cannot be reached.
+            ZsadError: another run has taken the output over, this one has ended, or the lock cannot be read.
         """
-        if self.token is None:
-            return
         try:
             found = patiently(lambda: _read(self.output))
+            if found is None:
+                # A client of NFS may remember for a minute that a name was missing; opening the folder corrects it.
+                list_files(self.output)
+                found = patiently(lambda: _read(self.output))
         except OSError as error:
             raise ZsadError(f"Cannot read the lock of {redact(self.output)!r}: {redact(str(error))}") from error
         if _parse(found).get("token") != self.token:
@@ -89,34 +93,38 @@ def output_lock(
     """
     filesystem, folder = resolve(output)
     if isinstance(filesystem, fs.LocalFileSystem):
-        with _file_lock(output, Path(folder)):
-            yield Lock(output)
+        with _file_lock(output, Path(folder)) as lock:
+            yield lock
     else:
         with _object_lock(output, stream or sys.stderr, beat, stale) as lock:
             yield lock
 
 
 @contextmanager
-def _file_lock(output: str, folder: Path) -> Iterator[None]:
+def _file_lock(output: str, folder: Path) -> Iterator[Lock]:
     is_new = not folder.exists()
-    lock = FileLock(folder / _LOCK, blocking=False)
+    token = secrets.token_hex(8)
+    system_lock = FileLock(folder / _LOCK, blocking=False)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        system_lock.acquire()
     except Timeout:
         raise _refusal(output, _read_local(folder / _HOLDER)) from None
     except OSError as error:
         raise _unwritable(output, error) from None
     try:
         try:
-            write_atomically(str(folder / _HOLDER), lambda sink: sink.write(_encode(_holder())))
+            write_atomically(str(folder / _HOLDER), lambda sink: sink.write(_encode(_holder() | {"token": token})))
         except ZsadError as error:
             raise _unwritable(output, error) from None
-        yield
+        yield Lock(output, token)
     finally:
-        for name in (_HOLDER, _LOCK):
-            (folder / name).unlink(missing_ok=True)
-        lock.release()
+        with suppress(OSError):
+            # A shared file system that was out of reach may have given the lock, and so these files, to another run.
+            if _parse(_read(str(folder))).get("token", token) == token:
+                for name in (_HOLDER, _LOCK):
+                    (folder / name).unlink(missing_ok=True)
+        system_lock.release()
         if is_new:
             # Only when still empty.
             with suppress(OSError):

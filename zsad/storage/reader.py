@@ -48,7 +48,7 @@ def read_predictions(output: str, columns: Sequence[str] | None = None) -> pd.Da
 
     Raises:
         UsageError: no run at ``output``, or an unknown column.
-        ZsadError: a part is damaged.
+        ZsadError: a part is damaged or out of reach.
     """
     wanted = PREDICTIONS_SCHEMA.names if columns is None else list(columns)
     unknown = [name for name in wanted if name not in PREDICTIONS_SCHEMA.names]
@@ -179,7 +179,9 @@ def _read_row(part: pq.ParquetFile, uri: str, index: int, columns: Sequence[str]
     try:
         row: dict[str, Any] = part.read_row_group(index, columns=list(columns)).to_pylist()[0]
     except (OSError, pa.ArrowInvalid, IndexError) as error:
-        raise ZsadError(f"Row group {index} of {redact(uri)!r} is damaged: {redact(str(error))}") from error
+        raise ZsadError(
+            f"Row group {index} of {redact(uri)!r} is damaged or out of reach: {redact(str(error))}"
+        ) from error
     return row
 
 

@@ -133,8 +133,9 @@ def check_output(output: str, fingerprint: str, scored_fields: Mapping[str, Any]
 
 
 def write_success(output: str, counts: Mapping[str, int], manifest_hash: str) -> None:
-    """Declare that every row of the manifest with this hash is accounted for."""
+    """Declare that every row of the manifest with this hash is accounted for; a suspended declaration goes."""
     _write_json(join(output, SUCCESS), asdict(Success(dict(counts), manifest_hash)))
+    _delete(join(output, _SUSPENDED))
 
 
 def read_success(output: str) -> Success | None:
