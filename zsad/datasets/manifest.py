@@ -35,6 +35,8 @@ the noun put into the prompts; ``gt_label`` is 0 normal, 1 anomalous, null unkno
 bytes and ``file_mtime`` in nanoseconds since the epoch, both null when the file was not found.
 """
 _HASH_SLICE = 1 << 18
+_NULLS = 1 << 16
+"""Rows that share the memory of their nulls, where a whole column has no value."""
 
 
 def build(columns: Mapping[str, Any]) -> pa.Table:
@@ -47,7 +49,7 @@ def build(columns: Mapping[str, Any]) -> pa.Table:
     for field in MANIFEST_SCHEMA:
         values = columns.get(field.name)
         if values is None:
-            arrays.append(pa.nulls(length, field.type))
+            arrays.append(_nulls(length, field.type))
         elif isinstance(values, pa.Array | pa.ChunkedArray):
             arrays.append(values.cast(field.type))
         else:
@@ -140,6 +142,12 @@ def collapse_duplicates(table: pa.Table) -> pa.Table:
     keep = np.ones(len(table), np.bool_)
     keep[dropped] = False
     return table.filter(pa.array(keep))
+
+
+def _nulls(length: int, kind: pa.DataType) -> pa.ChunkedArray:
+    whole, rest = divmod(length, _NULLS)
+    chunk = pa.nulls(_NULLS if whole else rest, kind)
+    return pa.chunked_array([chunk] * whole + [chunk.slice(0, rest)], kind)
 
 
 def _hashes(texts: pa.ChunkedArray) -> NDArray[np.uint64]:

@@ -49,9 +49,12 @@ def read_manifest_file(
         if name in columns:
             columns[name] = _numbers(columns[name], uri, name)
     _require(columns["image_path"], uri, "image_path", "Give every row the path of its image.")
-    relative, located = confine(columns["image_path"], folder, column="image_path", allow_outside=allow_outside_root)
-    columns["image_id"] = pc.coalesce(columns["image_id"], relative) if "image_id" in columns else relative
-    columns["image_path"] = located
+    given = columns.get("image_id")
+    columns["image_id"], columns["image_path"] = confine(
+        columns["image_path"], folder, column="image_path", allow_outside=allow_outside_root
+    )
+    if given is not None:
+        columns["image_id"] = pc.coalesce(given, columns["image_id"]) if given.null_count else given
     for name in ("mask_path", "foreground_path"):
         if name in columns:
             columns[name] = confine(columns[name], folder, column=name, allow_outside=allow_outside_root)[1]

@@ -49,8 +49,8 @@ def confine(
     relative, located = [], []
     leaving = 0
     examples: list[str] = []
-    for start in range(0, len(paths), _SLICE):
-        cleaned = _clean(paths.slice(start, _SLICE).combine_chunks(), root, prefix)
+    for part in (chunk.slice(start, _SLICE) for chunk in paths.chunks for start in range(0, len(chunk), _SLICE)):
+        cleaned = _clean(part, root, prefix)
         outside = cleaned.filter(pc.match_substring_regex(cleaned, _OUTSIDE))
         leaving += len(outside)
         examples += outside.slice(0, 5).to_pylist()
@@ -69,7 +69,11 @@ def confine(
 def _clean(paths: pa.Array, root: str, prefix: str) -> pa.Array:
     """Paths below the root (``prefix``, with its slash) as relative ones, without ``.`` and ``..``; others stay."""
     inside = pc.starts_with(paths, prefix)
-    cleaned = pc.if_else(inside, pc.utf8_slice_codeunits(paths, len(prefix)), paths)
+    if pc.any(inside).as_py():
+        cleaned = pc.if_else(inside, pc.utf8_slice_codeunits(paths, len(prefix)), paths)
+    else:
+        # Not copied: ten million paths are half a gigabyte.
+        cleaned = paths
     if not is_local(root):
         encoded = pc.and_(inside, pc.match_substring_regex(cleaned, r"[%?]"))
         cleaned = _replace_where(cleaned, encoded, lambda path: unquote(path.partition("?")[0]))
@@ -82,8 +86,10 @@ def _clean(paths: pa.Array, root: str, prefix: str) -> pa.Array:
 
 
 def _locate(cleaned: pa.Array, root: str) -> pa.Array:
-    """Absolute paths or URIs of what ``_clean`` returns."""
+    """Absolute paths or URIs of what ``_clean`` returns, which stays as it is where all of it is absolute."""
     is_absolute = pc.match_substring_regex(cleaned, _ABSOLUTE)
+    if pc.all(is_absolute).as_py():
+        return cleaned
     outside = pc.match_substring_regex(cleaned, _OUTSIDE)
     located = pc.if_else(outside, cleaned, uris(root, pc.if_else(is_absolute, None, cleaned)))
     climbing = pc.and_(outside, pc.invert(is_absolute))
