@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from segment_anything.utils.transforms import ResizeLongestSide
 
 from benchmarks import models
 from benchmarks.baselines.ingest import PillowIngest
@@ -29,16 +28,16 @@ def inputs(quick: bool) -> list[Row]:
     network: Any = models.sam_network("small" if quick else "real")
     clip_model, clipseg_model = models.clip_model("half"), models.clipseg_model("half")
     saliency = isnet.ISNetModel(torch.nn.Identity(), 1024, "cpu", "fp32", "")  # type: ignore[arg-type]
-    sam_resize = ResizeLongestSide(network.image_encoder.img_size)
+    sam_model = models.sam_model(network)
 
     def ours() -> tuple[torch.Tensor, ...]:
         pixels = decode(data, MAX_PIXELS)
         parts = [crop(pixels, tile) for tile in tiles]
         return (
             saliency.preprocess(pixels),
-            network.preprocess(torch.as_tensor(sam_resize.apply_image(pixels)).permute(2, 0, 1)[None]),
-            torch.stack([clip_model.preprocess(part) for part in parts]),
-            torch.stack([clipseg_model.preprocess(part) for part in parts]),
+            sam_model.preprocess(pixels)[0],
+            clip_model.preprocess(parts),
+            clipseg_model.preprocess(parts),
         )
 
     transform = clip_transform(clip.preprocess_config(models.CLIP_NAME))

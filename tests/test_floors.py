@@ -15,6 +15,7 @@ FLOORS = {
     "images": 1,
     "filesystem": 1,
     "projection": 1,
+    "resize": 1,
     "method": 2,
     "models": 2,
     "datasets": 2,

@@ -41,7 +41,7 @@ def tile(height: int, width: int, seed: int = 0) -> np.ndarray:
 
 
 def batch(model: clip.CLIPModel, count: int) -> torch.Tensor:
-    return torch.stack([model.preprocess(tile(120, 120, seed)) for seed in range(count)])
+    return model.preprocess([tile(120, 120, seed) for seed in range(count)])
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -64,7 +64,7 @@ def test_preprocess_is_open_clips(mini: clip.CLIPModel, name: str, shape: tuple[
     size, mean, std, interpolation, resize_mode = EXPECTED.get(name, (0, 0, 160, *OPENAI, "bicubic", "shortest"))[2:]
     expected = image_transform(size, False, mean, std, resize_mode, interpolation)
     image = tile(*shape)
-    ours = model.preprocess(image)
+    ours = model.preprocess([image])[0]
     assert ours.shape == (3, model.input_size, model.input_size) and ours.dtype == torch.float32
     assert torch.equal(ours, expected(Image.fromarray(image)))
 
@@ -73,7 +73,7 @@ def test_square_tile_by_hand(mini: clip.CLIPModel) -> None:
     image = tile(200, 200)
     resized = np.asarray(Image.fromarray(image).resize((160, 160), Image.Resampling.BICUBIC), np.float32) / 255
     expected = ((resized - OPENAI[0]) / OPENAI[1]).transpose(2, 0, 1)
-    np.testing.assert_allclose(mini.preprocess(image).numpy(), expected, atol=1e-5)
+    np.testing.assert_allclose(mini.preprocess([image])[0].numpy(), expected, atol=1e-5)
 
 
 def test_embeddings_are_unit_float32(mini: clip.CLIPModel) -> None:

@@ -166,7 +166,7 @@ def test_preprocess_is_the_checkpoints_processor(mini: clipseg.CLIPSegModel) -> 
     for shape in ((500, 500), (352, 352), (64, 64), (300, 410)):
         image = np.random.default_rng(1).integers(0, 256, (*shape, 3), dtype=np.uint8)
         expected = processor(image, return_tensors="pt")["pixel_values"][0]
-        ours = mini.preprocess(image)
+        ours = mini.preprocess([image])[0]
         assert ours.shape == (3, 256, 256) and ours.dtype == torch.float32
         torch.testing.assert_close(ours, expected.float(), atol=1e-5, rtol=0)
 

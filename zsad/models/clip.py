@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import open_clip
 import torch
+from numpy.typing import NDArray
 from open_clip.convert import convert_state_dict
 from open_clip.model import CLIP, CustomTextCLIP, convert_to_custom_text_state_dict
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
@@ -19,7 +21,7 @@ from torchvision.transforms import Compose
 
 from zsad.errors import UsageError
 from zsad.models import weights
-from zsad.models.pixels import normalise
+from zsad.resize import Filter, resize_into
 
 if TYPE_CHECKING:
     from zsad.config import ModelConfig, Precision
@@ -61,17 +63,25 @@ class CLIPModel:
         self._place = Compose(transform[:-2])
         every_value = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)
         self._normalised = Compose(transform[-2:])(Image.fromarray(every_value))[:, 0].numpy()
+        self._kernel: Filter = "bilinear" if config.interpolation == "bilinear" else "bicubic"
 
-    def preprocess(self, tile: np.ndarray) -> Tensor:
-        """One tile as the checkpoint wants it: its own resize, interpolation, mean and std.
+    def preprocess(self, tiles: Sequence[NDArray[np.uint8]]) -> Tensor:
+        """Tiles as the checkpoint wants them: its own resize, interpolation, mean and std.
 
         Args:
-            tile: (h, w, 3) uint8 RGB.
+            tiles: N of (h, w, 3) uint8 RGB.
 
         Returns:
-            (3, S, S) float32 on the CPU. A tile that is not square is resized and cropped as open_clip does.
+            (N, 3, S, S) float32 on the CPU. A tile that is not square is resized and cropped as open_clip does.
         """
-        return normalise(np.asarray(self._place(Image.fromarray(tile))), self._normalised)
+        side = self.input_size
+        output = np.empty((len(tiles), 3, side, side), np.float32)
+        for place, tile in zip(output, tiles, strict=True):
+            # Of a square, all of open_clip's resize modes make the same.
+            square = tile.shape[0] == tile.shape[1]
+            pixels = tile if square else np.asarray(self._place(Image.fromarray(tile)))
+            resize_into(place, pixels, self._kernel, self._normalised)
+        return torch.from_numpy(output)
 
     def tokenize(self, texts: list[str]) -> Tensor:
         """(P, context_length) int64 tokens.

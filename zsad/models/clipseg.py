@@ -8,18 +8,19 @@ The free functions ``reductions``, ``film`` and ``decode`` are that route, diffe
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from open_clip.tokenizer import SimpleTokenizer
-from PIL import Image
 from torch import Tensor
 from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 
 from zsad.errors import UsageError
 from zsad.models import weights
-from zsad.models.pixels import normalise
+from zsad.resize import resize_into
 
 if TYPE_CHECKING:
     from zsad.config import ModelConfig, Precision
@@ -69,17 +70,19 @@ class CLIPSegModel:
         self.precision = precision
         self._tokenizer = SimpleTokenizer(context_length=self.context_length)
 
-    def preprocess(self, tile: np.ndarray) -> Tensor:
+    def preprocess(self, tiles: Sequence[NDArray[np.uint8]]) -> Tensor:
         """Bilinear resize to the input size, ImageNet mean and std: the checkpoint's own preprocessing.
 
         Args:
-            tile: (h, w, 3) uint8 RGB.
+            tiles: N of (h, w, 3) uint8 RGB.
 
         Returns:
-            (3, S, S) float32 on the CPU.
+            (N, 3, S, S) float32 on the CPU.
         """
-        resized = Image.fromarray(tile).resize((self.input_size, self.input_size), Image.Resampling.BILINEAR)
-        return normalise(np.asarray(resized), _NORMALISED)
+        output = np.empty((len(tiles), 3, self.input_size, self.input_size), np.float32)
+        for place, tile in zip(output, tiles, strict=True):
+            resize_into(place, tile, "bilinear", _NORMALISED)
+        return torch.from_numpy(output)
 
     def tokenize(self, prompts: list[str]) -> Tensor:
         """(P, L) int64 tokens, L that of the longest prompt.

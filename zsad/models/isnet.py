@@ -19,6 +19,7 @@ from zsad.config import ModelConfig, Precision
 from zsad.errors import UsageError
 from zsad.models.state_dicts import seeded
 from zsad.models.weights import restore
+from zsad.resize import stretch
 
 Block = tuple[int, bool, int, int, int]
 """Levels, dilated instead of pooled, and the channels in, inside and out of one residual U-block."""
@@ -177,10 +178,7 @@ class ISNetModel:
         Returns:
             (3, S, S) float32 in [-0.5, 0.5], on the CPU. The aspect is squashed.
         """
-        pixels = torch.as_tensor(np.ascontiguousarray(image)).permute(2, 0, 1)[None].float()
-        size = (self.input_size, self.input_size)
-        resized = F.interpolate(pixels, size, mode="bilinear", align_corners=False)[0]
-        return resized.to(torch.uint8).contiguous().div(255.0).sub_(0.5)
+        return torch.from_numpy(stretch(image, self.input_size, self.input_size, 255.0, 0.5))
 
     @torch.no_grad()
     def predict(self, batch: Tensor) -> Tensor:

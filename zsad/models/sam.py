@@ -30,6 +30,7 @@ from zsad.models.sam_encoder import fuse_attention
 from zsad.models.sam_masks import Box, Upsampling, measure, upsampling, window_logits, windows
 from zsad.models.state_dicts import seeded
 from zsad.models.weights import restore
+from zsad.resize import resize_into
 
 MASKS_PER_POINT = 3
 
@@ -144,14 +145,31 @@ class SAMModel:
         kept = suppress(concatenate(found), config.box_nms_threshold)
         return self.paint(embedding, kept, pixels)
 
+    def preprocess(self, image: NDArray[np.uint8]) -> tuple[Tensor, tuple[int, int]]:
+        """The published resize of the longer side to the input size, mean and std, and padding with 0.
+
+        Args:
+            image: (H, W, 3) uint8 RGB.
+
+        Returns:
+            (1, 3, S, S) float32 on the CPU, and height and width of the image in its upper left corner.
+        """
+        side = self.input_size
+        height, width = ResizeLongestSide.get_preprocess_shape(image.shape[0], image.shape[1], side)
+        output = np.empty((3, side, side), np.float32)
+        output[:, height:] = 0
+        output[:, :height, width:] = 0
+        every_value = torch.arange(256, device=self.device)
+        table = (every_value - self.network.pixel_mean[..., 0]) / self.network.pixel_std[..., 0]
+        resize_into(output, image, "bilinear", table.cpu().numpy(), (height, width))
+        return torch.from_numpy(output)[None], (height, width)
+
     def encode(self, image: NDArray[np.uint8]) -> Embedding:
         """Resize the longer side to the input size, normalise, pad, encode: (H, W, 3) uint8 -> embedding."""
-        resized = ResizeLongestSide(self.input_size).apply_image(image)
-        pixels = torch.as_tensor(resized, device=self.device).permute(2, 0, 1)[None]
+        pixels, input_size = self.preprocess(image)
         with self._autocast():
-            features = self.network.image_encoder(self.network.preprocess(pixels))
+            features = self.network.image_encoder(pixels.to(self.device))
         height, width = self.network.prompt_encoder.mask_input_size
-        input_size = (resized.shape[0], resized.shape[1])
         native_size = (image.shape[0], image.shape[1])
         plan = upsampling((height, width), self.input_size, input_size, native_size, self.device)
         return Embedding(features.float(), plan)

@@ -69,8 +69,8 @@ class TileMaps:
         embeddings, weights = self._prompts(noun)
 
         def forward(window: slice) -> None:
-            tiles = [self.model.preprocess(_crop(*queue[i])) for i in chosen[window]]
-            logits = self.model.logits(torch.stack(tiles), embeddings)
+            tiles = self.model.preprocess([_crop(*queue[i]) for i in chosen[window]])
+            logits = self.model.logits(tiles, embeddings)
             for i, prompt_logits in zip(chosen[window], logits, strict=True):
                 _keep_logits(*queue[i], prompt_logits)
             # Tile by tile: averaging takes several times the memory of what it averages.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from zsad.config import Config
@@ -48,8 +47,8 @@ class TileScores:
         queue = [(item.image, tile) for item in items for tile in item.tiles if item.image is not None]
 
         def forward(window: slice) -> NDArray[np.float32]:
-            tiles = [self.model.preprocess(crop(image, tile)) for image, tile in queue[window]]
-            return self.model.embed_images(torch.stack(tiles)).cpu().numpy()
+            tiles = self.model.preprocess([crop(image, tile) for image, tile in queue[window]])
+            return self.model.embed_images(tiles).cpu().numpy()
 
         batches = in_device_batches(len(queue), even_batch(len(queue), self.config.runtime.device_batch), forward)
         embeddings = np.concatenate(batches)

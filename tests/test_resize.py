@@ -1,0 +1,161 @@
+"""Scaling against the libraries whose values it promises."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch.nn import functional as F
+
+from zsad import resize as module
+from zsad.resize import resize, resize_into, stretch
+
+KERNELS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+sides = st.integers(1, 160)
+table = np.random.default_rng(0).random((3, 256)).astype(np.float32)
+
+
+def picture(seed, height, width):
+    """Noise; black and white for every other seed, where cubic coefficients overshoot."""
+    rng = np.random.default_rng(seed)
+    noise = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return noise if seed % 2 else (noise > 127).astype(np.uint8) * 255
+
+
+def pillow(pixels, height, width, kernel):
+    return np.asarray(Image.fromarray(pixels).resize((width, height), KERNELS[kernel]))
+
+
+def torchs(pixels, height, width):
+    """The kernel of a single thread; several threads round differently."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        floats = torch.tensor(pixels).permute(2, 0, 1)[None].float()
+        return F.interpolate(floats, (height, width), mode="bilinear")[0].to(torch.uint8)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.integers(0, 1000), sides, sides, sides, sides)
+@example(0, 1, 1, 1, 1)
+@example(1, 1, 160, 160, 1)
+@example(1, 2, 3000, 50, 7)
+@example(0, 3000, 2, 7, 50)
+@example(0, 64, 64, 64, 64)
+def test_resize_is_pillows(kernel, seed, height, width, new_height, new_width):
+    pixels = picture(seed, height, width)
+    ours = resize(pixels, new_height, new_width, kernel)
+    assert ours.dtype == np.uint8 and ours.flags.c_contiguous
+    assert np.array_equal(ours, pillow(pixels, new_height, new_width, kernel))
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "kernel"),
+    [
+        ((1000, 1500), (683, 1024), "bilinear"),
+        ((540, 540), (240, 240), "bicubic"),
+        ((540, 540), (352, 352), "bilinear"),
+        ((1500, 1000), (336, 224), "bicubic"),
+        ((120, 80), (1024, 683), "bilinear"),
+    ],
+)
+def test_sizes_of_the_job(shape, size, kernel):
+    for seed in (0, 1):
+        pixels = picture(seed, *shape)
+        assert np.array_equal(resize(pixels, *size, kernel), pillow(pixels, *size, kernel))
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    # One line more than twice as many, exactly twice as many, and none: where Pillow turns its passes around.
+    [((40, 30), (19, 20)), ((40, 30), (20, 20)), ((40, 30), (40, 20)), ((40, 20), (39, 40)), ((300, 20), (30, 5))],
+)
+def test_the_order_of_the_passes_is_pillows(shape, size):
+    for seed in range(20):
+        pixels = picture(seed, *shape)
+        assert np.array_equal(resize(pixels, *size, "bilinear"), pillow(pixels, *size, "bilinear"))
+
+
+def test_a_window_and_read_only_pixels():
+    image = picture(1, 90, 120)
+    image.setflags(write=False)
+    window = image[10:70, 20:95]
+    assert np.array_equal(resize(window, 31, 33, "bicubic"), pillow(window.copy(), 31, 33, "bicubic"))
+    assert np.array_equal(resize(window, 31, 75, "bicubic"), pillow(window.copy(), 31, 75, "bicubic"))
+
+
+def test_bytes_are_looked_up_per_channel_into_the_corner():
+    pixels = picture(1, 50, 60)
+    output = np.full((3, 40, 50), -1, np.float32)
+    resize_into(output, pixels, "bilinear", table, (30, 45))
+    expected = pillow(pixels, 30, 45, "bilinear")
+    assert np.array_equal(output[:, :30, :45], np.stack([table[c][expected[..., c]] for c in range(3)]))
+    assert (output[:, 30:] == -1).all() and (output[:, :, 45:] == -1).all()
+    whole = np.empty((3, 20, 25), np.float32)
+    resize_into(whole, pixels, "bicubic", table)
+    expected = pillow(pixels, 20, 25, "bicubic")
+    assert np.array_equal(whole, np.stack([table[c][expected[..., c]] for c in range(3)]))
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 1000), sides, sides, sides, sides)
+@example(0, 1, 1, 160, 160)
+@example(1, 1, 5, 100, 100)
+@example(1, 90, 90, 90, 70)
+def test_stretch_is_torchs(seed, height, width, new_height, new_width):
+    pixels = picture(seed, height, width)
+    expected = torchs(pixels, new_height, new_width).div(255.0).sub_(0.5)
+    assert torch.equal(torch.from_numpy(stretch(pixels, new_height, new_width, 255.0, 0.5)), expected)
+
+
+@pytest.mark.parametrize("shape", [(1000, 1500), (1500, 1000), (427, 640), (77, 1999)])
+@pytest.mark.parametrize("side", [320, 1024])
+def test_stretch_at_the_sizes_of_the_job(shape, side):
+    # Flat regions lie on whole numbers, where the last bit decides what truncation leaves.
+    pixels = picture(1, *shape)
+    pixels[: shape[0] // 2] = pixels[0, 0]
+    assert torch.equal(torch.from_numpy(stretch(pixels, side, side, 1.0, 0.0)).byte(), torchs(pixels, side, side))
+
+
+@pytest.mark.parametrize("broken", ["no folder", "damaged", "full"])
+def test_kernels_work_without_a_place_to_keep_them(broken, tmp_path):
+    code = "import numpy as np; from zsad.resize import resize; print(resize(np.eye(8, dtype=np.uint8)[..., None].repeat(3, 2), 4, 4, 'bilinear').sum())"
+    environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(Path.cwd())}
+
+    def run(prefix=""):
+        command = [sys.executable, "-c", prefix + code]
+        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+
+    if broken == "no folder":
+        done = run("import numba.core.caching as c; c.CacheImpl._locator_classes = []; ")
+    elif broken == "damaged":
+        assert run().returncode == 0
+        kept = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+        assert kept
+        for path in kept:
+            path.write_bytes(b"")
+        done = run()
+    else:
+        done = run(
+            "import numba.core.caching as c\n"
+            "def full(*_): raise OSError(28, 'No space left on device')\n"
+            "c.IndexDataCacheFile.save = full\n"
+        )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [
+        str(int(pillow(np.eye(8, dtype=np.uint8)[..., None].repeat(3, 2), 4, 4, "bilinear").sum()))
+    ]
+
+
+def test_a_mistake_in_a_kernel_shows():
+    with pytest.raises(Exception, match="(?i)typing|argument|index"):
+        module._look_up("neither", "an", "array")
