@@ -19,7 +19,7 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 from torch import Tensor, nn
 from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 
-from zsad.config import ModelConfig
+from zsad.config import ModelConfig, Precision
 from zsad.models import clip, clipseg, isnet, sam
 from zsad.models.sam_decoder import SharedMaskDecoder
 from zsad.models.sam_encoder import fuse_attention
@@ -38,39 +38,44 @@ class KnownTextsCLIP(clip.CLIPModel):
         return nn.functional.normalize(drawn, dim=-1).to(self.device)
 
 
-def clip_model(size: str) -> clip.CLIPModel:
+def clip_model(size: str, device: str = "cpu", precision: Precision = "fp32") -> clip.CLIPModel:
     """CLIP of size ``real`` (ViT-B-16-plus-240), ``half`` (half its width and depth) or ``small``."""
     if size == "small":
-        return clip.load(ModelConfig(name="random-clip"))
+        return clip.load(ModelConfig(name="random-clip"), device, precision)
     module = seeded(lambda: clip.build(CLIP_NAME) if size == "real" else _half_clip())
     with torch.no_grad():
         module.logit_scale.fill_(float(np.log(100)))
-    model = KnownTextsCLIP(CLIP_NAME, module, clip.SimpleTokenizer(), "", "cpu", "fp32")
+    model = KnownTextsCLIP(CLIP_NAME, module, clip.SimpleTokenizer(), "", device, precision)
     model.embed_dim = module.text_projection.shape[1]
     return model
 
 
-def clipseg_model(size: str) -> clipseg.CLIPSegModel:
+def clipseg_model(size: str, device: str = "cpu", precision: Precision = "fp32") -> clipseg.CLIPSegModel:
     """CLIPSeg of size ``real`` (rd64), ``half`` or ``small``, with logits that spread like a trained one's."""
     if size == "small":
-        return clipseg.load(ModelConfig(name="random-clipseg"))
+        return clipseg.load(ModelConfig(name="random-clipseg"), device, precision)
     module = seeded(lambda: clipseg.build(CLIPSEG_NAME) if size == "real" else _half_clipseg())
     with torch.no_grad():
         module.decoder.transposed_convolution[-1].weight.mul_(100)
-    return clipseg.CLIPSegModel(CLIPSEG_NAME, module, "", "cpu", "fp32")
+    return clipseg.CLIPSegModel(CLIPSEG_NAME, module, "", device, precision)
 
 
-def isnet_model(size: str) -> isnet.ISNetModel:
-    """IS-Net of size ``half`` or ``small`` that finds the parts of ``pictures.photograph``."""
-    width, side = {"half": (32, 1024), "small": (8, 320)}[size]
+def isnet_model(size: str, device: str = "cpu", precision: Precision = "fp32") -> isnet.ISNetModel:
+    """IS-Net of size ``real``, ``half`` or ``small`` that finds the parts of ``pictures.photograph``."""
+    width, side = {"real": (64, 1024), "half": (32, 1024), "small": (8, 320)}[size]
     network = seeded(lambda: isnet.ISNet(width)).to(memory_format=torch.channels_last)
-    network.eval().requires_grad_(False)
-    return isnet.ISNetModel(_Brightness(network), side, "cpu", "fp32", "")  # type: ignore[arg-type]
+    network.eval().requires_grad_(False).to(device)
+    return isnet.ISNetModel(_Brightness(network), side, device, precision, "")  # type: ignore[arg-type]
 
 
 def sam_network(size: str) -> Sam:
-    """The published SAM of size ``real`` (ViT-B), ``half`` or ``small``, seeded."""
-    builders = {"real": sam.build_sam_vit_b, "half": _half_sam, "small": sam.build_mini_sam}
+    """The published SAM of size ``huge`` (ViT-H), ``real`` (ViT-B), ``half`` or ``small``, seeded."""
+    builders = {
+        "huge": sam.build_sam_vit_h,
+        "real": sam.build_sam_vit_b,
+        "half": _half_sam,
+        "small": sam.build_mini_sam,
+    }
     network: Sam = seeded(builders[size])
     return network.eval().requires_grad_(False)
 
@@ -100,13 +105,14 @@ def local_masks(low: Tensor, iou: Tensor, prompts: Tensor) -> tuple[Tensor, Tens
     # A few decimals only, so that the last bits of the decoder decide nothing.
     code = prompts[:, 0].double().abs().sum(1)
     draws = torch.stack([(code * prime) % 1 for prime in (1e3, 7e3, 3e4, 5e2, 2e3)], 1).float()
+    on = low.device
     centre_x, centre_y = draws[:, 0, None, None, None] * width, draws[:, 1, None, None, None] * height
-    radius = width * 0.2 * (draws[:, 2, None] * torch.tensor([0.5, 0.8, 1.0]))[..., None, None]
-    y, x = torch.arange(height)[:, None], torch.arange(width)[None]
+    radius = width * 0.2 * (draws[:, 2, None] * torch.tensor([0.5, 0.8, 1.0], device=on))[..., None, None]
+    y, x = torch.arange(height, device=on)[:, None], torch.arange(width, device=on)[None]
     distance = ((y - centre_y) ** 2 + (x - centre_x) ** 2).sqrt()
     noise = (low - low.mean((2, 3), keepdim=True)) / low.std((2, 3), keepdim=True)
     local = 20 * (radius - distance) + 3 * noise
-    return local, 0.76 + 0.24 * (draws[:, 3:4] + torch.tensor([0.0, 0.33, 0.67])) % 1 + 0 * iou
+    return local, 0.76 + 0.24 * (draws[:, 3:4] + torch.tensor([0.0, 0.33, 0.67], device=on)) % 1 + 0 * iou
 
 
 class DrawnEmbedding(nn.Module):
@@ -122,14 +128,14 @@ class DrawnEmbedding(nn.Module):
         return self.embedding.expand(len(images), -1, -1, -1)
 
 
-def sam_model(network: Sam, wrapped: bool = True) -> sam.SAMModel:
+def sam_model(network: Sam, wrapped: bool = True, device: str = "cpu", precision: Precision = "fp32") -> sam.SAMModel:
     """Ours around a copy of a published network; ``wrapped`` puts ``LocalMasks`` around its decoder."""
     network = copy.deepcopy(network)
     network.mask_decoder = SharedMaskDecoder.of(network.mask_decoder)
     fuse_attention(network.image_encoder)
     if wrapped:
         network.mask_decoder = LocalMasks(network.mask_decoder)  # type: ignore[assignment]
-    return sam.SAMModel(network, "cpu", "fp32", "")
+    return sam.SAMModel(network.to(device), device, precision, "")
 
 
 class _Brightness(nn.Module):
@@ -141,9 +147,9 @@ class _Brightness(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.network(images)
-        grey = images.mean(1).contiguous().numpy()
+        grey = images.mean(1).contiguous().cpu().numpy()
         smooth: NDArray[np.float32] = np.stack([cv2.GaussianBlur(one, (0, 0), 4) for one in grey])
-        return torch.from_numpy(40 * smooth)[:, None] + 0 * logits
+        return torch.from_numpy(40 * smooth)[:, None].to(logits.device) + 0 * logits
 
 
 def _half_clip() -> nn.Module:
