@@ -47,43 +47,48 @@ def annotations(quick: bool) -> list[Row]:
 
 
 def pruning(quick: bool) -> list[Row]:
-    """P4: decoder calls with point pruning, and what it changes in the foreground."""
-    side = 16 if quick else 32
+    """P4: decoder calls with point pruning, several images at once, and what pruning changes in the foreground."""
+    side, count = (16, 3) if quick else (32, 6)
     config = load_config("mini", None, [f"foreground.points_per_side={side}"])
-    pruned = config.foreground.model_copy(update={"point_pruning": "dis"})
-    full = config.foreground.model_copy(update={"point_pruning": "none"})
     model = models.sam_model(models.sam_network("small"))
     calls: list[int] = []
     model.network.mask_decoder.register_forward_hook(lambda *_: calls.append(1))
-    found, within, overlaps, points = [], True, [], []
-    for seed in range(1 if quick else 6):
-        image = photograph(seed, 200, 300) if quick else photograph(seed, 500, 750)
-        item = ImageItem("", "part", image=image)
-        Saliency(models.isnet_model("small"), config)([item])
-        masks = []
-        for settings in (pruned, full):
-            calls.clear()
-            step = Instances(model, config.model_copy(update={"foreground": settings}), 128)
-            step([item])
-            if item.foreground is None or item.dis_mask is None:
-                raise RuntimeError(f"no foreground: {item.failure}")
-            masks.append(item.foreground)
-            if settings is pruned:
-                inside = len(_points(step, item.dis_mask))
-                points.append(inside)
-                found.append(len(calls))
-                within &= len(calls) <= math.ceil(inside / settings.points_per_batch)
-        overlaps.append((masks[0] & masks[1]).sum() / max(1, (masks[0] | masks[1]).sum()))
+    size = (200, 300) if quick else (500, 750)
+    items = [ImageItem("", "part", image=photograph(seed, *size)) for seed in range(count)]
+    Saliency(models.isnet_model("small"), config)(items)
+
+    def run(pruning: str, batches: list[list[ImageItem]]) -> tuple[int, float, list[NDArray[np.bool_]]]:
+        """Decoder calls, CPU seconds and the foregrounds."""
+        foreground = config.foreground.model_copy(update={"point_pruning": pruning})
+        step = Instances(model, config.model_copy(update={"foreground": foreground}), 128)
+        calls.clear()
+        seconds = cpu_seconds(lambda: [step(batch) for batch in batches])
+        masks = [item.foreground for item in items if item.foreground is not None]
+        if len(masks) < count:
+            raise RuntimeError(f"no foreground: {[item.failure for item in items]}")
+        return len(calls), seconds, masks
+
+    one_by_one = [[item] for item in items]
+    _, _, full = run("none", [items])
+    # In turns, as the machine is shared.
+    shared, alone = zip(*((run("dis", [items]), run("dis", one_by_one)) for _ in range(1 if quick else 3)), strict=True)
+    pruned = shared[0][2]
+    points = sum(len(_points(config.foreground, item.dis_mask)) for item in items if item.dis_mask is not None)
+    most = math.ceil(points / config.foreground.points_per_batch)
+    same = all(map(np.array_equal, pruned, alone[0][2]))
+    overlaps = [(one & other).sum() / max(1, (one | other).sum()) for one, other in zip(pruned, full, strict=True)]
+    together, apart = (min(run[1] for run in runs) / count for runs in (shared, alone))
     return [
         Row(
             "P4",
-            f"decoder calls per image, {len(found)} images one by one, small SAM with local masks",
-            "<= ceil(points in the dilated DIS mask / 64)",
-            f"{np.mean(found):.1f} of {side**2 // 64} ({np.mean(points):.0f} of {side**2} points); foreground IoU with "
-            f"the full grid "
-            f"{np.mean(overlaps):.3f} (least {min(overlaps):.3f})",
-            within,
-            "points of several images do not share a batch",
+            f"decoder calls for {count} images at once, {points} of {count * side**2} points near the DIS masks, small "
+            f"SAM with local masks",
+            f"<= {most} (points / 64), each foreground the same as alone",
+            f"{shared[0][0]} ({alone[0][0]} one by one), {'the same' if same else 'another'} foreground; "
+            f"IoU with the full grid's {np.mean(overlaps):.3f} (least {min(overlaps):.3f})",
+            shared[0][0] <= most and same,
+            f"{together:.2f} s of CPU per image at once, {apart:.2f} s one by one: on a CPU a call is computed in smaller "
+            f"groups of one image each",
         )
     ]
 
@@ -188,9 +193,8 @@ class _Watches:
         )
 
 
-def _points(step: Instances, dis_mask: NDArray[np.bool_]) -> NDArray[np.float64]:
+def _points(config: ForegroundConfig, dis_mask: NDArray[np.bool_]) -> NDArray[np.float64]:
     """The grid points near the DIS mask, computed on its own."""
-    config = step.config.foreground
     radius = round(config.pruning_dilation * max(dis_mask.shape))
     grid = sam.point_grid(config.points_per_side)
     rows, columns = (grid[:, ::-1] * dis_mask.shape).astype(int).T

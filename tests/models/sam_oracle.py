@@ -26,7 +26,11 @@ class LocalDecoder(nn.Module):
         self.decoder = decoder
 
     def forward(self, **inputs: Any) -> tuple[Tensor, Tensor]:
-        low, iou = self.decoder(**inputs)
+        # One prompt at a time, so that no last bit depends on the batch.
+        each = [self._localise(*(one[None] for one in pair)) for pair in zip(*self.decoder(**inputs), strict=True)]
+        return torch.cat([low for low, _ in each]), torch.cat([iou for _, iou in each])
+
+    def _localise(self, low: Tensor, iou: Tensor) -> tuple[Tensor, Tensor]:
         noise = (low - low.mean((2, 3), keepdim=True)) / low.std((2, 3), keepdim=True)
         height, width = low.shape[2:]
         peak = noise.flatten(2).argmax(2)[..., None, None]

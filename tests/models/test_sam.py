@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +14,8 @@ from PIL import Image
 from segment_anything.modeling import Sam
 from sklearn.datasets import load_sample_images
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from zsad.config import ForegroundConfig, ModelConfig
 from zsad.errors import UsageError
@@ -180,6 +184,109 @@ def test_a_window_holds_the_whole_mask_of_a_single_entry(height, width, row, col
         assert y1 - 1 - rows[-1] <= slack
 
 
+def equal(ours: list[sam.Annotation], others: list[sam.Annotation]) -> bool:
+    return len(ours) == len(others) and all(
+        np.array_equal(mine.mask, other.mask) and replace(mine, mask=other.mask) == other
+        for mine, other in zip(ours, others, strict=True)
+    )
+
+
+@pytest.mark.parametrize("size", [64, 16, 5])
+def test_images_that_share_batches_are_annotated_as_if_alone(model, photographs, size, threads):
+    rng = np.random.default_rng(size)
+    grid = sam.point_grid(9)
+    images = list(photographs.values())
+    points = [grid[rng.random(len(grid)) < share] for share in (0.25, 0.3, 0.9, 0.03, 0.4)]
+    points[3:3] = [grid[:0]]
+    images[3:3] = [noise(40, 50)]
+    config = EVERYTHING.model_copy(update={"points_per_batch": size, "stability_threshold": 0.3})
+    calls: list[int] = []
+    hook = model.network.mask_decoder.register_forward_hook(lambda *_: calls.append(1))
+    together = model.annotate_all(images, config, points)
+    hook.remove()
+    assert sum(len(own) for own in points) > 2 * size
+    assert len(calls) <= -(-sum(len(own) for own in points) // size)
+    alone = [model.annotate(image, config, own) for image, own in zip(images, points, strict=True)]
+    assert sum(len(own) >= 3 for own in alone) == 5
+    assert all(map(equal, together, alone))
+    assert_same(together[2], published(model, images[2], config, points[2]))
+
+
+@given(st.lists(st.integers(0, 300), max_size=12), st.integers(1, 70), st.integers(1, 20))
+def test_shared_batches_hold_what_is_left_of_each_image_and_are_few(counts, size, group):
+    batches = sam.shared_batches(counts, size, group)
+    left: list[list[int]] = [[] for _ in counts]
+    for batch in batches:
+        assert 0 < sum(stop - start for _, start, stop in batch) < size + group
+        assert len({image for image, _, _ in batch}) == len(batch)
+        for image, start, stop in batch:
+            left[image] += range(start, stop)
+            assert (start - counts[image] // size * size) % group == 0
+    assert left == [list(range(count // size * size, count)) for count in counts]
+    assert len(batches) + sum(count // size for count in counts) <= -(-sum(counts) // size)
+
+
+class Transfers(TorchFunctionMode):
+    """Counts what makes the host wait for the device."""
+
+    NAMES = frozenset({"tolist", "cpu", "numpy", "item", "nonzero", "__bool__", "__int__", "__float__", "__index__"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += getattr(func, "__name__", "") in self.NAMES
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_host_waits_as_often_for_many_masks_as_for_few(model, photographs):
+    counts, found = [], []
+    for side in (2, 8):
+        with Transfers() as transfers:
+            found.append(
+                model.annotate(
+                    photographs["coffee.png"],
+                    EVERYTHING.model_copy(update={"points_per_batch": 64}),
+                    sam.point_grid(side),
+                )
+            )
+        counts.append(transfers.count)
+    assert len(found[1]) > 10 * len(found[0]) > 0
+    assert counts[0] == counts[1] > 0
+
+
+class Operations(TorchDispatchMode):
+    """Counts what a GPU would launch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += not func.is_view
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("pixels", [1, 100_000, 1 << 24])
+def test_masks_measured_together_as_on_a_gpu_are_measured_the_same(monkeypatch, pixels):
+    generator = torch.Generator().manual_seed(0)
+    y, x = torch.arange(64)[:, None], torch.arange(64)[None]
+    centre, radius = torch.rand(2, 40, 1, 1, generator=generator) * 64, torch.rand(40, 1, 1, generator=generator) * 20
+    low = radius - 2 - ((y - centre[0]) ** 2 + (x - centre[1]) ** 2).sqrt()
+    plan = upsampling((64, 64), 256, (170, 256), (200, 301))
+    boxes = windows(low, -1, plan)
+    assert 0 < boxes.count((0, 0, 0, 0)) < 20
+    expected = measure(low, boxes, 0, 1, plan)
+    assert expected[0].isnan().sum() == boxes.count((0, 0, 0, 0))
+    monkeypatch.setattr("zsad.models.sam_masks._pixels_at_once", lambda _: pixels)
+    with Operations() as operations:
+        found = measure(low, boxes, 0, 1, plan)
+    for ours, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, other, rtol=0, atol=0, equal_nan=True)
+    assert (operations.count < 100) == (pixels == 1 << 24)
+
+
 def test_random_is_a_small_sam_seeded_and_silent():
     torch.manual_seed(11)
     expected = torch.rand(3)
@@ -211,7 +318,10 @@ def test_half_precision_gives_float32_logits_close_to_single(photographs):
     single = sam.load(ModelConfig(name="random-sam"), "cpu", "fp32")
     half = sam.load(ModelConfig(name="random-sam"), "cpu", "bf16")
     points = sam.point_grid(2) * 400
-    low, _ = single.decode(single.encode(photographs["china"]), points)
-    low_half, iou_half = half.decode(half.encode(photographs["china"]), points)
+    (low, _), (low_half, iou_half) = (
+        model.decode([embedding], [model.encode_points(embedding, points)])
+        for model in (single, half)
+        for embedding in [model.encode(photographs["china"])]
+    )
     assert low_half.dtype == iou_half.dtype == torch.float32
     assert 0 < (low - low_half).abs().max() < 0.1 * low.abs().max()

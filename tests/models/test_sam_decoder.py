@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,7 @@ from segment_anything.modeling import MaskDecoder, Sam, TwoWayTransformer
 from torch import Tensor, nn
 
 from zsad.config import ForegroundConfig
-from zsad.models import sam
+from zsad.models import sam, sam_decoder
 from zsad.models.sam_decoder import SharedMaskDecoder
 from zsad.models.state_dicts import seeded
 
@@ -62,6 +64,43 @@ def test_equals_the_published_decoder(prompts, multimask):
         assert error <= 4 * (theirs_32 - reference).abs().max() + 1e-6 * reference.abs().max()
 
 
+def several(prompts: tuple[int, ...]) -> tuple[list[dict[str, Tensor]], dict[str, Tensor]]:
+    """Prompts of several images: one by one, and as one call."""
+    alone = [inputs(count) | {"dense_prompt_embeddings": inputs(1)["dense_prompt_embeddings"]} for count in prompts]
+    for one in alone:
+        one["image_pe"] = alone[0]["image_pe"]
+    names = ("image_embeddings", "sparse_prompt_embeddings")
+    return alone, alone[0] | {name: torch.cat([one[name] for one in alone]) for name in names}
+
+
+@torch.no_grad()
+def test_images_in_one_call_get_the_very_logits_that_they_get_alone():
+    decoder = SharedMaskDecoder.of(build())
+    counts = (5, 1, 17, 33)
+    alone, together = several(counts)
+    expected = [decoder(**one, multimask_output=True) for one in alone]
+    found = decoder(**together, multimask_output=True, prompts_per_image=counts)
+    for ours, theirs in zip(found, zip(*expected, strict=True), strict=True):
+        assert torch.equal(ours, torch.cat(theirs))
+
+
+@torch.no_grad()
+def test_all_images_in_one_product_is_the_same_function(monkeypatch):
+    """What runs on a GPU, where prompts are not computed in groups."""
+    monkeypatch.setattr(sam_decoder, "prompts_at_once", lambda *_: None)
+    published_decoder = build().double()
+    decoder = SharedMaskDecoder.of(published_decoder)
+    counts = (5, 1, 17)
+    alone, together = (
+        [{name: value.double() for name, value in one.items()} for one in several(counts)[0]],
+        {name: value.double() for name, value in several(counts)[1].items()},
+    )
+    expected = [published_decoder(**one, multimask_output=True) for one in alone]
+    found = decoder(**together, multimask_output=True, prompts_per_image=counts)
+    for ours, theirs in zip(found, zip(*expected, strict=True), strict=True):
+        torch.testing.assert_close(ours, torch.cat(theirs), atol=1e-9, rtol=1e-9)
+
+
 def test_parameters_are_the_published_ones():
     decoder = build()
     shared = SharedMaskDecoder.of(decoder)
@@ -105,6 +144,28 @@ def test_annotations_equal_those_of_the_published_generator_and_decoder():
         whole[y0:y1, x0:x1] = mine.mask
         assert np.array_equal(whole, other["segmentation"])
         assert list(mine.point) == other["point_coords"][0]
+
+
+def test_batches_of_a_gpu_have_one_shape_and_give_the_same_annotations(monkeypatch):
+    network: Sam = seeded(sam.build_mini_sam)
+    network.mask_decoder = SharedMaskDecoder.of(network.mask_decoder)
+    network.eval().requires_grad_(False)
+    network.mask_decoder = SmoothMasks(network.mask_decoder)  # type: ignore[assignment]
+    model = sam.SAMModel(network, "cpu", "fp32", "")
+    images = [np.random.default_rng(seed).integers(0, 256, (200, 300, 3), np.uint8) for seed in range(3)]
+    config = ForegroundConfig(points_per_batch=24)
+    points = [sam.point_grid(6)[: 36 - 7 * index] for index in range(3)]
+    expected = [model.annotate(image, config, own) for image, own in zip(images, points, strict=True)]
+    for module in (sam, sam_decoder):
+        monkeypatch.setattr(module, "prompts_at_once", lambda *_: None)
+    shapes: list[int] = []
+    network.mask_decoder.register_forward_hook(lambda _module, _inputs, found: shapes.append(len(found[0])))
+    found = model.annotate_all(images, config, points)
+    assert shapes == [24] * 4
+    assert [len(one) for one in found] == [len(one) for one in expected]
+    for mine, other in zip(chain(*found), chain(*expected), strict=True):
+        assert mine.box == other.box and mine.point == other.point
+        assert np.array_equal(mine.mask, other.mask)
 
 
 def test_load_gives_the_shared_decoder():

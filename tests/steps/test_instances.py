@@ -20,9 +20,9 @@ class FakeSAM:
     boxes: list
     asked: list = field(default_factory=list)
 
-    def annotate(self, image, config, points=None):
-        self.asked.append(points)
-        return [
+    def annotate_all(self, images, config, points):
+        self.asked += points
+        found = [
             Annotation(
                 box=(x0, y0, x1, y1),
                 mask=np.ones((y1 - y0, x1 - x0), bool),
@@ -33,6 +33,7 @@ class FakeSAM:
             )
             for x0, y0, x1, y1 in self.boxes
         ]
+        return [found for _ in images]
 
 
 def strip_item():
@@ -116,13 +117,36 @@ def test_less_memory_means_fewer_points_at_once():
     asked = []
 
     class SmallGPU(FakeSAM):
-        def annotate(self, image, config, points=None):
+        def annotate_all(self, images, config, points):
             asked.append(config.points_per_batch)
             if asked[-1] > 16:
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            return super().annotate(image, config, points)
+            return super().annotate_all(images, config, points)
 
     item = strip_item()
     Instances(SmallGPU(list(PARTS)), load_config("vand2023"), 64)([item])
     assert item.failure is None and item.foreground_source == "sam+dis"
     assert asked == [64, 32, 16]
+
+
+def test_images_are_given_to_sam_together_and_a_bad_one_fails_alone():
+    class Picky(FakeSAM):
+        def annotate_all(self, images, config, points):
+            if any(image[0, 0, 0] == 7 for image in images):
+                raise ValueError("seven")
+            self.together.append(len(images))
+            return super().annotate_all(images, config, points)
+
+    items = [strip_item() for _ in range(9)]
+    items[2].image[:] = 7
+    items[5].dis_mask[:] = False
+    items[6].foreground_path = "missing.png"
+    model = Picky(list(PARTS))
+    model.together = []
+    Instances(model, load_config("vand2023"), 64)(items)
+    assert [item.failure.message if item.failure else None for item in items][:6] == [None, None, "seven"] + [None] * 3
+    assert items[6].failure.kind == "missing"
+    sources = [item.foreground_source for item in items]
+    assert sources == ["sam+dis"] * 2 + [None, *["sam+dis"] * 2, "full_image", None, *["sam+dis"] * 2]
+    # Eight at once, of which six ask: the half with the bad one by halves again.
+    assert model.together == [1, 1, 3, 1]

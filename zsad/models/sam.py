@@ -3,12 +3,12 @@
 ``SAMModel.annotate`` returns what the published ``SamAutomaticMaskGenerator`` returns (binary masks, no
 crops, no minimum area), in the same order. It differs in the work done: the decoder shares what prompts of one
 image have in common (``sam_decoder``), masks of low predicted IoU are dropped before upsampling, the others are
-upsampled only where they live, and nothing is run-length encoded.
+upsampled only where they live, and nothing is run-length encoded. Prompts of several images share decoder batches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
@@ -25,7 +25,7 @@ from torchvision.ops import batched_nms
 
 from zsad.config import ForegroundConfig, ModelConfig, Precision
 from zsad.errors import UsageError
-from zsad.models.sam_decoder import SharedMaskDecoder
+from zsad.models.sam_decoder import SharedMaskDecoder, prompts_at_once
 from zsad.models.sam_encoder import fuse_attention
 from zsad.models.sam_masks import Box, Upsampling, measure, upsampling, window_logits, windows
 from zsad.models.state_dicts import seeded
@@ -33,6 +33,9 @@ from zsad.models.weights import restore
 from zsad.resize import resize_into
 
 MASKS_PER_POINT = 3
+
+Run = tuple[int, int, int]
+"""An image and the range of its prompts: index, start, stop."""
 
 
 @dataclass(frozen=True)
@@ -119,31 +122,62 @@ class SAMModel:
         """Side of the square input in pixels."""
         return int(self.network.image_encoder.img_size)
 
-    @torch.no_grad()
     def annotate(
         self, image: NDArray[np.uint8], config: ForegroundConfig, points: NDArray[np.floating] | None = None
     ) -> list[Annotation]:
-        """Masks of everything in an image.
+        """``annotate_all`` of one image (H, W, 3)."""
+        return self.annotate_all([image], config, [points])[0]
+
+    @torch.no_grad()
+    def annotate_all(
+        self,
+        images: Sequence[NDArray[np.uint8]],
+        config: ForegroundConfig,
+        points: Sequence[NDArray[np.floating] | None],
+    ) -> list[list[Annotation]]:
+        """Masks of everything in each image, on a CPU bit for bit those that it has alone.
+
+        An image has its full decoder batches to itself. What is left of all images shares batches, so that there
+        are no more than there would be if the prompts were those of one image. Meanwhile an embedding and the
+        masks of less than a batch are kept of each image, and all masks of one.
 
         Args:
-            image: (H, W, 3) uint8 RGB.
+            images: each (H, W, 3) uint8 RGB.
             config: grid, batch size and thresholds.
-            points: (P, 2) prompts, x and y in [0, 1]; None = ``point_grid(config.points_per_side)``.
+            points: per image (P, 2) prompts, x and y in [0, 1]; None = ``point_grid(config.points_per_side)``.
 
         Returns:
-            The annotations, by decreasing predicted IoU.
+            Per image the annotations, by decreasing predicted IoU.
         """
-        grid = point_grid(config.points_per_side) if points is None else np.asarray(points, np.float64)
-        if len(grid) == 0:
-            return []
-        pixels = grid * np.array([[image.shape[1], image.shape[0]]])
-        embedding = self.encode(image)
-        found = []
-        for start in range(0, len(pixels), config.points_per_batch):
-            low, predicted_iou = self.decode(embedding, pixels[start : start + config.points_per_batch])
-            found.append(self.select(embedding, low, predicted_iou, start, config))
-        kept = suppress(concatenate(found), config.box_nms_threshold)
-        return self.paint(embedding, kept, pixels)
+        size = config.points_per_batch
+        grids = [point_grid(config.points_per_side) if own is None else np.asarray(own, np.float64) for own in points]
+        pixels = [grid * image.shape[1::-1] for grid, image in zip(grids, images, strict=True)]
+        embeddings = {index: self.encode(image) for index, image in enumerate(images) if len(pixels[index])}
+        # In the image's own batches: others round otherwise.
+        prompts = {
+            index: torch.cat([self.encode_points(one, part) for part in _split(pixels[index], size)])
+            for index, one in embeddings.items()
+        }
+
+        def candidates(batch: Sequence[Run], alone: bool) -> list[Candidates]:
+            own = [prompts[index][start:stop] for index, start, stop in batch]
+            masks = [MASKS_PER_POINT * len(some) for some in own]
+            decoded = self.decode([embeddings[index] for index, _, _ in batch], own, None if alone else size)
+            parts = zip(batch, *(values.split(masks) for values in decoded), strict=True)
+            return [self.select(embeddings[index], low, iou, start, config) for (index, start, _), low, iou in parts]
+
+        left: list[list[Candidates]] = [[] for _ in images]
+        for batch in shared_batches([len(own) for own in pixels], size, self._prompts_at_once() or 1):
+            for (index, _, _), some in zip(batch, candidates(batch, alone=False), strict=True):
+                left[index].append(some)
+        annotations: list[list[Annotation]] = [[] for _ in images]
+        for index, embedding in embeddings.items():
+            full = range(0, len(pixels[index]) - size + 1, size)
+            found = [one for start in full for one in candidates([(index, start, start + size)], alone=True)]
+            kept = suppress(concatenate(found + left[index]), config.box_nms_threshold)
+            left[index].clear()
+            annotations[index] = self.paint(embedding, kept, pixels[index])
+        return annotations
 
     def preprocess(self, image: NDArray[np.uint8]) -> tuple[Tensor, tuple[int, int]]:
         """The published resize of the longer side to the input size, mean and std, and padding with 0.
@@ -174,32 +208,49 @@ class SAMModel:
         plan = upsampling((height, width), self.input_size, input_size, native_size, self.device)
         return Embedding(features.float(), plan)
 
-    def decode(self, embedding: Embedding, points: NDArray[np.float64]) -> tuple[Tensor, Tensor]:
+    def encode_points(self, embedding: Embedding, points: NDArray[np.float64]) -> Tensor:
+        """Points (P, 2), x and y in pixels of the image -> prompts (P, 2, C) float32: the point and the padding."""
+        native_size = embedding.upsampling.native_size
+        coordinates = ResizeLongestSide(self.input_size).apply_coords(points, native_size)
+        prompts = torch.as_tensor(coordinates, device=self.device)[:, None]
+        labels = torch.ones(prompts.shape[:2], dtype=torch.int, device=self.device)
+        # Without autocast: positions need more digits than half precision has.
+        sparse: Tensor = self.network.prompt_encoder(points=(prompts, labels), boxes=None, masks=None)[0]
+        return sparse
+
+    def decode(
+        self, embeddings: Sequence[Embedding], prompts: Sequence[Tensor], shared_size: int | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Three masks per prompt.
 
         Args:
-            embedding: the encoded image.
-            points: (P, 2) prompts, x and y in pixels of the image.
+            embeddings: the encoded images.
+            prompts: per image (P_i, 2, C) of ``encode_points``; P is their sum.
+            shared_size: size of batches that images share; None for one image that has a batch to itself.
 
         Returns:
             Low-resolution logits (3 P, h, w) and predicted IoUs (3 P,), both float32.
         """
         network = self.network
-        coordinates = ResizeLongestSide(self.input_size).apply_coords(points, embedding.upsampling.native_size)
-        prompts = torch.as_tensor(coordinates, device=self.device)[:, None]
-        labels = torch.ones(prompts.shape[:2], dtype=torch.int, device=self.device)
-        # Positions need more digits than half precision has.
-        sparse, dense = network.prompt_encoder(points=(prompts, labels), boxes=None, masks=None)
-        positions = network.prompt_encoder.get_dense_pe()
+        counts = [len(own) for own in prompts]
+        sparse = torch.cat(list(prompts))
+        masks = MASKS_PER_POINT * len(sparse)
+        if shared_size is not None and self._prompts_at_once() is None:
+            # Of one shape, so of the same kernels, whatever is left: a mask must not depend on who shares the batch.
+            missing = max(0, shared_size - len(sparse))
+            sparse = torch.cat([sparse, sparse[-1:].expand(missing, -1, -1)])
+            counts[-1] += missing
+        _, dense = network.prompt_encoder(points=None, boxes=None, masks=None)
         with self._autocast():
             low, predicted_iou = network.mask_decoder(
-                image_embeddings=embedding.features,
-                image_pe=positions,
+                image_embeddings=torch.cat([one.features for one in embeddings]),
+                image_pe=network.prompt_encoder.get_dense_pe(),
                 sparse_prompt_embeddings=sparse,
                 dense_prompt_embeddings=dense,
                 multimask_output=True,
+                prompts_per_image=None if shared_size is None else counts,
             )
-        return low.flatten(0, 1).float(), predicted_iou.flatten().float()
+        return low.flatten(0, 1)[:masks].float(), predicted_iou.flatten()[:masks].float()
 
     def select(
         self, embedding: Embedding, low: Tensor, predicted_iou: Tensor, first_point: int, config: ForegroundConfig
@@ -249,8 +300,12 @@ class SAMModel:
             height, width = box[3] - box[1], box[2] - box[0]
             mask = pixels[offset : offset + height * width].reshape(height, width)
             offset += height * width
-            annotations.append(Annotation(box, mask, int(mask.sum()), iou, stability, (point[0], point[1])))
+            annotations.append(Annotation(box, mask, int(np.count_nonzero(mask)), iou, stability, (point[0], point[1])))
         return annotations
+
+    def _prompts_at_once(self) -> int | None:
+        height, width = self.network.prompt_encoder.image_embedding_size
+        return prompts_at_once(height * width, self.device)
 
     def _autocast(self) -> torch.autocast:
         half = torch.float16 if self.precision == "fp16" else torch.bfloat16
@@ -285,12 +340,40 @@ def point_grid(points_per_side: int) -> NDArray[np.float64]:
     return grid
 
 
+def shared_batches(counts: Sequence[int], size: int, group: int) -> list[list[Run]]:
+    """Decoder batches of what is left of each image after its full batches: no more than ``ceil(sum / size)``.
+
+    Args:
+        counts: prompts of each image.
+        size: prompts of a batch; one that ends amid a group holds the whole group.
+        group: an image's prompts are only parted at multiples of this, so that on a CPU the decoder computes the same
+            ones together whichever images share the batch, and rounds the same.
+    """
+    batches: list[list[Run]] = []
+    room = 0
+    for image, count in enumerate(counts):
+        start = count - count % size
+        while start < count:
+            if room <= 0:
+                batches.append([])
+                room = size
+            stop = min(count, start + -(-room // group) * group)
+            batches[-1].append((image, start, stop))
+            room -= stop - start
+            start = stop
+    return batches
+
+
+def _split(points: NDArray[np.float64], size: int) -> list[NDArray[np.float64]]:
+    return [points[start : start + size] for start in range(0, len(points), size)]
+
+
 def suppress(candidates: Candidates, iou_threshold: float) -> Candidates:
     """Non-maximum suppression on boxes; what stays is sorted by decreasing predicted IoU."""
     # The published boxes end on the last pixel, and an empty mask's is all 0.
     boxes = candidates.boxes.float()
     boxes[:, 2:] = (boxes[:, 2:] - 1).clamp(min=0)
-    one_class = torch.zeros(len(boxes))
+    one_class = torch.zeros_like(candidates.predicted_iou)
     return candidates.take(batched_nms(boxes, candidates.predicted_iou, one_class, iou_threshold))
 
 

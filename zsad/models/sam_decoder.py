@@ -1,4 +1,4 @@
-"""SAM's mask decoder (Kirillov et al., 2023, appendix A) for many prompts of one image, with less work.
+"""SAM's mask decoder (Kirillov et al., 2023, appendix A) for many prompts of one or several images, with less work.
 
 The same function of the same parameters as the published ``MaskDecoder``, to float32 rounding. Two things are
 done otherwise:
@@ -14,7 +14,8 @@ only the small masks are brought into the order of pixels.
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Sequence
+from typing import NamedTuple, cast
 
 import torch
 from segment_anything.modeling import MaskDecoder
@@ -31,8 +32,36 @@ More make nothing faster, and arrays beyond 32 MiB are handed out anew by the sy
 """
 
 
+def prompts_at_once(tokens: int, device: str | torch.device) -> int | None:
+    """How many prompts of one image the decoder computes together; None: all prompts of all images.
+
+    Args:
+        tokens: of the image.
+        device: where the decoder runs.
+    """
+    if torch.device(device).type != "cpu":
+        return None
+    return max(1, min(_PROMPTS_ON_CPU, _TOKENS_ON_CPU // tokens))
+
+
+class _Shared(NamedTuple):
+    """What prompts of an image see alike. The first layer's is the image's, the later ones' of positions only.
+
+    Attributes:
+        image: (I, N, C) tokens of I images.
+        keys: (I or 1, heads, N, E) of each attention in which prompts read the image, the final one included.
+        queries: (I or 1, heads, N, E) of each attention in which the image reads the prompts.
+        values: (I, heads, N, E) of the first attention that reads the image.
+    """
+
+    image: Tensor
+    keys: list[Tensor]
+    queries: list[Tensor]
+    values: Tensor
+
+
 class SharedMaskDecoder(MaskDecoder):
-    """``MaskDecoder`` for prompts that share an image: parameters and state dict are those of the published one."""
+    """``MaskDecoder`` for prompts that share images: parameters and state dict are those of the published one."""
 
     @classmethod
     def of(cls, published: MaskDecoder) -> SharedMaskDecoder:
@@ -48,46 +77,73 @@ class SharedMaskDecoder(MaskDecoder):
         sparse_prompt_embeddings: Tensor,
         dense_prompt_embeddings: Tensor,
         multimask_output: bool,
+        prompts_per_image: Sequence[int] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        """Masks and predicted IoUs of P prompts of one image.
+        """Masks and predicted IoUs of P prompts.
+
+        On a CPU the images of a call do not change each other's last bits. Elsewhere they are computed together, and
+        only as many prompts in all give the same kernels.
 
         Args:
-            image_embeddings: (1, C, h, w).
+            image_embeddings: (I, C, h, w).
             image_pe: (1, C, h, w) positional encoding.
-            sparse_prompt_embeddings: (P, T, C).
-            dense_prompt_embeddings: (P, C, h, w), the same for every prompt; the first is read.
+            sparse_prompt_embeddings: (P, T, C), image by image.
+            dense_prompt_embeddings: (1 or P, C, h, w), the same for every prompt; the first is read.
             multimask_output: the three masks of an ambiguous prompt, or the single one.
+            prompts_per_image: I numbers with the sum P; None for one image that has the call to itself.
 
         Returns:
             Logits (P, M, 4 h, 4 w) and predicted IoUs (P, M), M = 3 or 1.
         """
-        at_once = upscaled_at_once = max(1, len(sparse_prompt_embeddings))
-        if image_embeddings.device.type == "cpu":
-            at_once = max(1, min(_PROMPTS_ON_CPU, _TOKENS_ON_CPU // image_embeddings[0, 0].numel()))
+        grid = (image_embeddings.shape[2], image_embeddings.shape[3])
+        positions = _tokens(image_pe)
+        # One by one: a larger matrix product may round otherwise.
+        images = [
+            self._share(one, positions) for one in _tokens(image_embeddings + dense_prompt_embeddings[:1]).split(1)
+        ]
+        counts = [len(sparse_prompt_embeddings)] if prompts_per_image is None else list(prompts_per_image)
+        at_once = prompts_at_once(grid[0] * grid[1], image_embeddings.device)
+        owner: Tensor | None = None
+        if at_once is None:
+            if prompts_per_image is not None:
+                owner = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)).to(positions.device)
+            groups = [(_join(images), sparse_prompt_embeddings)]
+            upscaled_at_once = max(1, len(sparse_prompt_embeddings))
+        else:
+            own = zip(images, sparse_prompt_embeddings.split(counts), strict=True)
+            groups = [(image, group) for image, prompts in own for group in prompts.split(at_once)]
             # They take several times the memory.
             upscaled_at_once = max(1, at_once // 4)
-        image = _tokens(image_embeddings + dense_prompt_embeddings[:1])
-        grid = (image_embeddings.shape[2], image_embeddings.shape[3])
         chosen = range(1, self.num_mask_tokens) if multimask_output else range(1)
-        parts = [
-            self._decode(image, _tokens(image_pe), part, grid, chosen, upscaled_at_once)
-            for part in sparse_prompt_embeddings.split(at_once)
-        ]
+        parts = [self._decode(shared, group, owner, grid, chosen, upscaled_at_once) for shared, group in groups]
         return torch.cat([masks for masks, _ in parts]), torch.cat([ious for _, ious in parts])
+
+    def _share(self, image: Tensor, positions: Tensor) -> _Shared:
+        """The projections of an image and of positions, both (1, N, C), that no prompt changes."""
+        layers = [cast(TwoWayAttentionBlock, layer) for layer in self.transformer.layers]
+        reading = [layer.cross_attn_token_to_image for layer in layers] + [self.transformer.final_attn_token_to_image]
+        writing = [layer.cross_attn_image_to_token for layer in layers]
+        sources = [image + positions] + [positions] * len(layers)
+        return _Shared(
+            image,
+            [_heads(one.k_proj(source), one.num_heads) for one, source in zip(reading, sources, strict=True)],
+            [_heads(one.q_proj(source), one.num_heads) for one, source in zip(writing, sources[:-1], strict=True)],
+            _heads(reading[0].v_proj(image), reading[0].num_heads),
+        )
 
     def _decode(
         self,
-        image: Tensor,
-        positions: Tensor,
+        shared: _Shared,
         sparse_prompt_embeddings: Tensor,
+        owner: Tensor | None,
         grid: tuple[int, int],
         chosen: range,
         upscaled_at_once: int,
     ) -> tuple[Tensor, Tensor]:
-        """``forward`` of some prompts: image and positions (1, N, C) of a (h, w) grid, the chosen mask tokens."""
+        """``forward`` of some prompts: owner (P,) int64 is the image of each, None for one image of a (h, w) grid."""
         output = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
         prompts = torch.cat((output.expand(len(sparse_prompt_embeddings), -1, -1), sparse_prompt_embeddings), 1)
-        tokens, pixels = self._transform(image, positions, prompts)
+        tokens, pixels = self._transform(shared, prompts, owner)
         weights = torch.stack([self.output_hypernetworks_mlps[i](tokens[:, 1 + i]) for i in chosen], 2)
         some = zip(pixels.split(upscaled_at_once), weights.split(upscaled_at_once), strict=True)
         masks = torch.cat([self._upscale(of_some) @ weight for of_some, weight in some])
@@ -97,24 +153,24 @@ class SharedMaskDecoder(MaskDecoder):
         ious = self.iou_prediction_head(tokens[:, 0])
         return masks.reshape(-1, len(chosen), 4 * height, 4 * width), ious[:, chosen.start : chosen.stop]
 
-    def _transform(self, image: Tensor, positions: Tensor, prompts: Tensor) -> tuple[Tensor, Tensor]:
-        """The two-way transformer: image and positions (1, N, C), prompts (P, T, C) -> (P, T, C), (P, N, C)."""
+    def _transform(self, shared: _Shared, prompts: Tensor, owner: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The two-way transformer: prompts (P, T, C) -> (P, T, C) and the image as each sees it, (P, N, C)."""
         transformer = self.transformer
         tokens = prompts
         pixels: Tensor | None = None
-        for module in transformer.layers:
+        for index, module in enumerate(transformer.layers):
             layer = cast(TwoWayAttentionBlock, module)
             if layer.skip_first_layer_pe:
                 tokens = layer.self_attn(q=tokens, k=tokens, v=tokens)
             else:
                 tokens = tokens + layer.self_attn(q=tokens + prompts, k=tokens + prompts, v=tokens)
             tokens = layer.norm1(tokens)
-            seen = _read(layer.cross_attn_token_to_image, tokens + prompts, image, positions, pixels)
+            seen = _read(layer.cross_attn_token_to_image, tokens + prompts, shared, index, pixels, owner)
             tokens = layer.norm2(tokens + seen)
             tokens = layer.norm3(tokens + layer.mlp(tokens))
-            written = _write(layer.cross_attn_image_to_token, tokens + prompts, tokens, image, positions, pixels)
+            written = _write(layer.cross_attn_image_to_token, tokens + prompts, tokens, shared, index, pixels, owner)
             pixels = layer.norm4(written)
-        last = _read(transformer.final_attn_token_to_image, tokens + prompts, image, positions, pixels)
+        last = _read(transformer.final_attn_token_to_image, tokens + prompts, shared, -1, pixels, owner)
         return transformer.norm_final_attn(tokens + last), cast(Tensor, pixels)
 
     def _upscale(self, pixels: Tensor) -> Tensor:
@@ -129,21 +185,38 @@ class SharedMaskDecoder(MaskDecoder):
         return split.view(prompts, -1, split.shape[-1])
 
 
-def _read(attention: Attention, queries: Tensor, image: Tensor, positions: Tensor, pixels: Tensor | None) -> Tensor:
+def _join(images: list[_Shared]) -> _Shared:
+    """Several images as one: the later layers, of positions only, are the same for all."""
+    first = images[0]
+    if len(images) == 1:
+        return first
+    return _Shared(
+        torch.cat([one.image for one in images]),
+        [torch.cat([one.keys[0] for one in images]), *first.keys[1:]],
+        [torch.cat([one.queries[0] for one in images]), *first.queries[1:]],
+        torch.cat([one.values for one in images]),
+    )
+
+
+def _read(
+    attention: Attention, queries: Tensor, shared: _Shared, layer: int, pixels: Tensor | None, owner: Tensor | None
+) -> Tensor:
     """Prompt tokens read the image: queries (P, T, C) -> (P, T, C). ``pixels`` (P, N, C) None: still the image."""
     heads = attention.num_heads
     prompts, length, _ = queries.shape
     query = _heads(attention.q_proj(queries), heads) / (attention.internal_dim // heads) ** 0.5
-    key_weight, value_weight = _by_head(attention.k_proj.weight, heads), _by_head(attention.v_proj.weight, heads)
+    keys = shared.keys[layer]
+    if pixels is None and owner is not None:
+        weights = (query @ keys[owner].transpose(2, 3)).softmax(-1)
+        mixed = (weights @ shared.values[owner]).transpose(1, 2)
+        return cast(Tensor, attention.out_proj(mixed.reshape(prompts, length, -1)))
     # (heads, P T, N): what all prompts see alike.
-    shared = attention.k_proj(positions if pixels is not None else image + positions)
-    logits = _flat(query) @ _heads(shared, heads)[0].transpose(1, 2)
-    logits = logits.view(heads, prompts, length, -1)
+    logits = (_flat(query) @ keys[0].transpose(1, 2)).view(heads, prompts, length, -1)
     if pixels is None:
-        values = _heads(attention.v_proj(image), heads)[0]
-        mixed = logits.softmax(-1).flatten(1, 2) @ values
+        mixed = logits.softmax(-1).flatten(1, 2) @ shared.values[0]
         mixed = mixed.view(heads, prompts, length, -1).permute(1, 2, 0, 3)
     else:
+        key_weight, value_weight = _by_head(attention.k_proj.weight, heads), _by_head(attention.v_proj.weight, heads)
         folded = (query @ key_weight).flatten(1, 2)
         own = folded @ pixels.transpose(1, 2)
         weights = own.view(prompts, heads, length, -1).add_(logits.transpose(0, 1)).softmax(-1)
@@ -154,17 +227,28 @@ def _read(attention: Attention, queries: Tensor, image: Tensor, positions: Tenso
 
 
 def _write(
-    attention: Attention, keys: Tensor, values: Tensor, image: Tensor, positions: Tensor, pixels: Tensor | None
+    attention: Attention,
+    keys: Tensor,
+    values: Tensor,
+    shared: _Shared,
+    layer: int,
+    pixels: Tensor | None,
+    owner: Tensor | None,
 ) -> Tensor:
     """Pixels read the prompt tokens: keys and values (P, T, C) -> the pixels with what was read, (P, N, C)."""
     heads = attention.num_heads
     prompts, length, _ = keys.shape
     key = _heads(attention.k_proj(keys), heads) / (attention.internal_dim // heads) ** 0.5
-    # (heads, N, P T): what all prompts see alike.
-    shared = attention.q_proj(positions if pixels is not None else image + positions)
-    logits = _heads(shared, heads)[0] @ _flat(key).transpose(1, 2)
-    logits = logits.view(heads, -1, prompts, length).permute(2, 1, 0, 3)
-    if pixels is not None:
+    queries = shared.queries[layer]
+    if pixels is None and owner is not None:
+        logits = (queries[owner] @ key.transpose(2, 3)).transpose(1, 2)
+    else:
+        # (heads, N, P T): what all prompts see alike.
+        logits = queries[0] @ _flat(key).transpose(1, 2)
+        logits = logits.view(heads, -1, prompts, length).permute(2, 1, 0, 3)
+    if pixels is None:
+        pixels = shared.image if owner is None else shared.image[owner]
+    else:
         folded = (key @ _by_head(attention.q_proj.weight, heads)).flatten(1, 2)
         logits = (pixels @ folded.transpose(1, 2)).view(prompts, -1, heads, length).add_(logits)
     weights = logits.softmax(-1).flatten(2)
@@ -172,11 +256,11 @@ def _write(
     spread = (value @ _by_head(attention.out_proj.weight.T, heads)).flatten(1, 2)
     # The weights of a pixel sum to 1 in every head, so this adds the bias once.
     spread = spread + attention.out_proj.bias / heads
-    return torch.baddbmm(image if pixels is None else pixels, weights, spread)
+    return torch.baddbmm(pixels, weights, spread)
 
 
 def _tokens(image: Tensor) -> Tensor:
-    """(1, C, h, w) -> (1, h w, C)."""
+    """(I, C, h, w) -> (I, h w, C)."""
     return image.flatten(2).transpose(1, 2).contiguous()
 
 

@@ -19,6 +19,8 @@ from torch.nn import functional as F
 Box = tuple[int, int, int, int]
 """x0, y0, x1, y1 in native pixels, end exclusive."""
 
+_NOWHERE: Box = (0, 0, 0, 0)
+
 _SMALL_OUTPUT = 128
 """Up to this height + width of the output, torch always takes its joint kernel on a CPU."""
 
@@ -140,18 +142,18 @@ def windows(low: Tensor, level: float, plan: Upsampling) -> list[Box]:
     y0, y1 = _reach(over.any(2), plan.rows)
     x0, x1 = _reach(over.any(1), plan.columns)
     found: list[list[int]] = torch.stack([x0, y0, x1, y1], 1).tolist()
-    return [(a, b, c, d) if a < c and b < d else (0, 0, 0, 0) for a, b, c, d in found]
+    return [(a, b, c, d) if a < c and b < d else _NOWHERE for a, b, c, d in found]
 
 
 def window_logits(low: Tensor, box: Box, plan: Upsampling) -> Tensor:
-    """The native-resolution logits of one mask inside a window that is not empty.
+    """The native-resolution logits of one mask, or of several, inside a window that is not empty.
 
     Args:
-        low: (h, w) float32.
+        low: (h, w) or (M, h, w) float32.
         box: the window.
 
     Returns:
-        (y1 - y0, x1 - x0) float32.
+        (y1 - y0, x1 - x0) or (M, y1 - y0, x1 - x0) float32.
     """
     x0, y0, x1, y1 = box
     top, bottom = plan.rows.starts[y0], plan.rows.stops[y1 - 1]
@@ -177,21 +179,46 @@ def measure(
         Stability scores (M,) float32, NaN where both masks are empty; and boxes (M, 4) int64, all 0 for an
         empty mask.
     """
-    inner, outer, tight = [], [], []
-    for logits_low, box in zip(low, boxes, strict=True):
-        if box == (0, 0, 0, 0):
-            nothing = torch.zeros(4, dtype=torch.int64, device=low.device)
-            inner.append(nothing[0].int())
-            outer.append(nothing[0].int())
-            tight.append(nothing)
+    stability, tight = [low.new_zeros(0)], [torch.zeros((0, 4), dtype=torch.int64, device=low.device)]
+    for start, stop, box in _runs(boxes, _pixels_at_once(low.device)):
+        if box == _NOWHERE:
+            stability.append(low.new_full((stop - start,), torch.nan))
+            tight.append(torch.zeros((stop - start, 4), dtype=torch.int64, device=low.device))
             continue
-        logits = window_logits(logits_low, box, plan)
-        inner.append(_count(logits > threshold + offset))
-        outer.append(_count(logits > threshold - offset))
-        tight.append(_tight_box(logits > threshold, box))
-    if not tight:
-        return low.new_zeros(0), torch.zeros((0, 4), dtype=torch.int64, device=low.device)
-    return torch.stack(inner) / torch.stack(outer), torch.stack(tight)
+        logits = window_logits(low[start:stop], box, plan)
+        stability.append(_count(logits > threshold + offset) / _count(logits > threshold - offset))
+        tight.append(_tight_boxes(logits > threshold, box))
+    return torch.cat(stability), torch.cat(tight)
+
+
+def _pixels_at_once(device: torch.device) -> int:
+    """Pixels of all masks that are measured together: elsewhere than on a CPU, starting an operation is what costs."""
+    return 0 if device.type == "cpu" else 1 << 24
+
+
+def _runs(boxes: Sequence[Box], pixels: int) -> list[tuple[int, int, Box]]:
+    """Consecutive masks to be measured in one window: start, stop and the window around all of theirs.
+
+    Args:
+        boxes: the window of each.
+        pixels: of all masks of a run in its window, at most; a single mask may have more.
+    """
+    runs: list[tuple[int, int, Box]] = []
+    for index, box in enumerate(boxes):
+        if runs:
+            start, _, around = runs[-1]
+            joint = _around(around, box)
+            if (index + 1 - start) * (joint[2] - joint[0]) * (joint[3] - joint[1]) <= pixels:
+                runs[-1] = (start, index + 1, joint)
+                continue
+        runs.append((index, index + 1, box))
+    return runs
+
+
+def _around(one: Box, other: Box) -> Box:
+    if _NOWHERE in (one, other):
+        return other if one == _NOWHERE else one
+    return min(one[0], other[0]), min(one[1], other[1]), max(one[2], other[2]), max(one[3], other[3])
 
 
 def _axis(coarse: Taps, fine: Taps) -> Axis:
@@ -223,36 +250,37 @@ def _joint(size_out: tuple[int, int], device: str | torch.device) -> bool:
 
 
 def _interpolate(values: Tensor, rows: Taps, columns: Taps, joint: bool) -> Tensor:
-    """(h, w) -> (outputs of rows, outputs of columns), in the order of operations of torch's kernels.
+    """(..., h, w) -> (..., outputs of rows, outputs of columns), in the order of operations of torch's kernels.
 
     Where those are compiled with fused multiply-add, so is addcmul.
     """
-    left, right = values.index_select(1, columns.left), values.index_select(1, columns.right)
+    left, right = values.index_select(-1, columns.left), values.index_select(-1, columns.right)
     upper, lower = rows.left_weight[:, None], rows.right_weight[:, None]
     if joint:
-        total = right.index_select(0, rows.left).mul_(upper * columns.right_weight)
-        total.addcmul_(left.index_select(0, rows.left), upper * columns.left_weight)
-        total.addcmul_(left.index_select(0, rows.right), lower * columns.left_weight)
-        return total.addcmul_(right.index_select(0, rows.right), lower * columns.right_weight)
+        total = right.index_select(-2, rows.left).mul_(upper * columns.right_weight)
+        total.addcmul_(left.index_select(-2, rows.left), upper * columns.left_weight)
+        total.addcmul_(left.index_select(-2, rows.right), lower * columns.left_weight)
+        return total.addcmul_(right.index_select(-2, rows.right), lower * columns.right_weight)
     across = right.mul_(columns.right_weight).addcmul_(left, columns.left_weight)
-    return across.index_select(0, rows.right).mul_(lower).addcmul_(across.index_select(0, rows.left), upper)
+    return across.index_select(-2, rows.right).mul_(lower).addcmul_(across.index_select(-2, rows.left), upper)
 
 
-def _count(mask: Tensor) -> Tensor:
+def _count(masks: Tensor) -> Tensor:
     # The published sums, their int16 rows included.
-    return mask.sum(-1, dtype=torch.int16).sum(-1, dtype=torch.int32)
+    return masks.sum(-1, dtype=torch.int16).sum(-1, dtype=torch.int32)
 
 
-def _tight_box(mask: Tensor, box: Box) -> Tensor:
-    """(h, w) bool in the window ``box`` -> (4,) int64 tight box in the image, all 0 for an empty mask."""
-    height, width = mask.shape
-    rows, columns = mask.any(1).int(), mask.any(0).int()
+def _tight_boxes(masks: Tensor, box: Box) -> Tensor:
+    """(M, h, w) bool in the window ``box`` -> (M, 4) int64 tight boxes in the image, all 0 for an empty mask."""
+    height, width = masks.shape[1:]
+    rows, columns = masks.any(2).int(), masks.any(1).int()
     edges = torch.stack(
         [
-            columns.argmax() + box[0],
-            rows.argmax() + box[1],
-            box[0] + width - columns.flip(0).argmax(),
-            box[1] + height - rows.flip(0).argmax(),
-        ]
+            columns.argmax(1) + box[0],
+            rows.argmax(1) + box[1],
+            box[0] + width - columns.flip(1).argmax(1),
+            box[1] + height - rows.flip(1).argmax(1),
+        ],
+        1,
     )
-    return edges * rows.any()
+    return edges * rows.any(1, keepdim=True)

@@ -23,11 +23,15 @@ from zsad.steps.item import (
     alive,
     attempt,
     free_memory,
+    isolate,
     load,
     load_foreground,
     out_of_memory,
     timed,
 )
+
+_IMAGES_AT_ONCE = 8
+"""Images whose prompts share decoder batches; of each, masks of less than a batch wait for the others."""
 
 
 class Instances:
@@ -60,11 +64,19 @@ class Instances:
         """Fill in the foreground and the tiles."""
         load(items, self.config.images, self.config.runtime.threads)
         with timed(self.name, items):
-            for item in alive(items):
-                attempt(self.name, item, self._segment)
+            pending = alive(items)
+            for start in range(0, len(pending), _IMAGES_AT_ONCE):
+                self._segment_all(pending[start : start + _IMAGES_AT_ONCE])
 
-    def _segment(self, item: ImageItem) -> None:
-        found = self._foreground(item)
+    def _segment_all(self, items: list[ImageItem]) -> None:
+        annotations: dict[int, list[sam.Annotation]] = {}
+        asking = [item for item in items if self._asks(item)]
+        isolate(self.name, asking, lambda some: annotations.update(self._annotate(some)))
+        for item in alive(items):
+            attempt(self.name, item, lambda item: self._segment(item, annotations.get(id(item))))
+
+    def _segment(self, item: ImageItem, annotations: list[sam.Annotation] | None) -> None:
+        found = self._foreground(item, annotations)
         tiling = tile_image(found.boxes, found.parts, item.height, item.width, self.tile_side, self.config.tiling)
         if item.trace is not None:
             item.trace.foreground = found
@@ -78,27 +90,32 @@ class Instances:
                 f"{', '.join(map(str, tiling.widened[:5]))}"
             )
 
-    def _foreground(self, item: ImageItem) -> Foreground:
+    def _foreground(self, item: ImageItem, annotations: list[sam.Annotation] | None) -> Foreground:
         config = self.config.foreground
         if config.source != FULL_IMAGE and item.foreground_path is not None:
             return foreground_from_mask(load_foreground(item, self.config.images), config)
         dis_mask = item.dis_mask
         if dis_mask is None:
             dis_mask = np.zeros((item.height, item.width), np.bool_)
-        annotations: list[sam.Annotation] = []
-        # An empty DIS mask covers no annotation: SAM need not be asked.
-        if config.source == SAM_DIS and dis_mask.any() and item.image is not None:
-            annotations = self._annotate(item.image, self._points(dis_mask))
-            if item.trace is not None:
-                item.trace.annotations = annotations
-        return extract_foreground(dis_mask, annotations, config)
+        if item.trace is not None:
+            item.trace.annotations = annotations
+        return extract_foreground(dis_mask, annotations or [], config)
 
-    def _annotate(self, image: NDArray[np.uint8], points: NDArray[np.float64] | None) -> list[sam.Annotation]:
-        """SAM's annotations; fewer points at once when memory runs out, which changes no annotation."""
+    def _asks(self, item: ImageItem) -> bool:
+        """Whether SAM has a say. An empty DIS mask covers no annotation: SAM need not be asked."""
+        if self.config.foreground.source != SAM_DIS or item.foreground_path is not None or item.image is None:
+            return False
+        return item.dis_mask is not None and bool(item.dis_mask.any())
+
+    def _annotate(self, items: list[ImageItem]) -> dict[int, list[sam.Annotation]]:
+        """SAM's annotations by the item's ``id``; fewer points at once when memory runs out: it changes none."""
         config = self.config.foreground
+        images = [item.image for item in items if item.image is not None]
+        points = [self._points(item.dis_mask) for item in items if item.dis_mask is not None]
         while True:
             try:
-                return self.model.annotate(image, config, points)
+                found = self.model.annotate_all(images, config, points)
+                return dict(zip(map(id, items), found, strict=True))
             except Exception as error:
                 if config.points_per_batch == 1 or not out_of_memory(error):
                     raise
