@@ -20,6 +20,7 @@ from zsad.config import Config, load_config
 from zsad.errors import ImageError, UsageError
 from zsad.images import from_pil
 from zsad.method.tiling import Tile
+from zsad.models.compiling import compile_networks
 from zsad.models.weights import all_trained
 from zsad.steps.instances import Instances
 from zsad.steps.item import Failure, ImageItem, anomaly_map
@@ -93,6 +94,7 @@ class Detector:
     @classmethod
     def from_config(cls, config: Config) -> Detector:
         """Build a detector, with the models on ``config.runtime.device``. Raises UsageError as ``from_preset``."""
+        use_large_pages()
         return cls(build_steps(config), config)
 
     def score(self, image: ImageLike, object: str) -> Detection:
@@ -151,7 +153,19 @@ def build_steps(config: Config, names: Sequence[str] | None = None) -> tuple[Ste
         UsageError: weights that cannot be had or do not fit.
     """
     device = device_of(config)
-    return tuple(step.from_config(config, device) for step in METHOD if names is None or step.name in names)
+    steps = tuple(step.from_config(config, device) for step in METHOD if names is None or step.name in names)
+    if config.runtime.compile and device == "cuda":
+        for step in steps:
+            compile_networks(step.model)
+    return steps
+
+
+def use_large_pages() -> None:
+    """Let torch ask the system for pages of 2 MiB; heard only before its first tensor.
+
+    Activations are tens of megabytes, handed out anew for every batch, and a page of 4 KiB is cleared at a time.
+    """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 
 def device_of(config: Config) -> str:

@@ -15,7 +15,7 @@ import ray
 import torch
 
 from zsad.config import Config
-from zsad.detector import METHOD, Step, build_steps
+from zsad.detector import METHOD, Step, build_steps, use_large_pages
 from zsad.errors import ImageError
 from zsad.filesystem import redact
 from zsad.pipeline.adapter import items_from_table, scored_table, transport_table
@@ -39,6 +39,7 @@ class StepActor:
     """
 
     def __init__(self, pool: Pool, config: Config, fingerprint: str, progress: Any = None) -> None:
+        use_large_pages()
         torch.set_num_threads(pool.torch_threads)
         cv2.setNumThreads(1)
         # Ray does not hide the GPUs from an actor that asked for none.
