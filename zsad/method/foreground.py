@@ -139,7 +139,7 @@ def _with_components(mask: Mask, parts: Sequence[AnnotationLike], source: str, c
     order = [i for i in np.lexsort((bottom, right, left, top)) if keep[i]]
     relabel = np.zeros(count, np.int32)
     relabel[np.array(order, np.intp) + 1] = np.arange(1, len(order) + 1)
-    components = np.take(relabel, labels, mode="clip")
+    components = np.take(relabel, labels.astype(np.int32, copy=False), mode="clip")
     boxes = np.stack([left, top, right, bottom], axis=1)[order].astype(np.int32)
     foreground = closed if keep.all() else components > 0
     return Foreground(foreground, components, boxes, _count_parts(components, len(order), parts, config), source)
