@@ -158,4 +158,4 @@ def test_kernels_work_without_a_place_to_keep_them(broken, tmp_path):
 
 def test_a_mistake_in_a_kernel_shows():
     with pytest.raises(Exception, match="(?i)typing|argument|index"):
-        module._look_up("neither", "an", "array")
+        module._combine("neither", "an", "array", 1, 2)

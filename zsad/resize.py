@@ -9,21 +9,39 @@ The loops are compiled when they are first called.
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable
-from typing import Any, Literal
+from functools import lru_cache
+from typing import Any, Literal, TypeVar
 
 import cv2
 import numba
 import numpy as np
 from numba.extending import intrinsic
+from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
 Filter = Literal["bilinear", "bicubic"]
 
 _BITS = 22
 """Of a coefficient's fraction: 8 bits of pixel and 2 of overshoot fill up an int32."""
-_BLOCK = 1 << 18
-"""Bytes that are turned together; they stay in the second cache."""
+_BLOCK = 1 << 21
+"""Bytes that are turned together. More stay in the caches less well; fewer mean shorter rows, each with its overhead."""
+_KEPT = 1 << 24
+"""Most bytes of scratch memory that a thread keeps."""
+
+_SAME = np.repeat(np.arange(256, dtype=np.uint8)[None], 3, axis=0)
+"""The table that leaves every byte as it is."""
+
+
+class _Thread(threading.local):
+    """What each thread has of its own."""
+
+    memory: NDArray[np.uint8] = np.empty(0, np.uint8)
+
+
+_thread = _Thread()
+_Value = TypeVar("_Value", np.uint8, np.float32)
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -57,28 +75,32 @@ def resize(pixels: NDArray[np.uint8], height: int, width: int, kernel: Filter) -
     Returns:
         (height, width, 3) uint8, contiguous.
     """
-    if _rows_first(pixels.shape, height, width):
-        return _columns(_rows(pixels, height, kernel), width, kernel)
-    return _rows(_columns(pixels, width, kernel), height, kernel)
+    output = np.empty((3, height, width), np.uint8)
+    resize_into(output, pixels, kernel, _SAME)
+    return np.ascontiguousarray(output.transpose(1, 2, 0))
 
 
 def resize_into(
-    output: NDArray[np.float32],
+    output: NDArray[_Value],
     pixels: NDArray[np.uint8],
     kernel: Filter,
-    table: NDArray[np.float32],
+    table: NDArray[_Value],
     size: tuple[int, int] | None = None,
 ) -> None:
     """``resize``, and what becomes of each byte looked up in ``table``, channels first.
 
     Args:
-        output: (3, H, W) float32, contiguous; its upper left corner is filled in.
+        output: (3, H, W), contiguous; its upper left corner is filled in.
         pixels, kernel: as in ``resize``.
-        table: (3, 256) float32, per channel.
+        table: (3, 256), per channel.
         size: height and width to scale to, at most (H, W); None = these.
     """
     height, width = size or output.shape[1:]
-    _look_up(_flat(resize(pixels, height, width, kernel)), table, output)
+    if _rows_first(pixels.shape, height, width):
+        pixels = _rows(pixels, height, kernel)
+    rows = _columns(pixels, width, kernel)
+    sums, values = np.empty(3 * width, np.int32), np.empty(3 * width, np.uint8)
+    _combine_and_look_up(_flat(rows), *_taps(len(rows), height, kernel), sums, values, table, output)
 
 
 def stretch(pixels: NDArray[np.uint8], height: int, width: int, divisor: float, offset: float) -> NDArray[np.float32]:
@@ -96,9 +118,27 @@ def stretch(pixels: NDArray[np.uint8], height: int, width: int, divisor: float, 
         (3, height, width) float32.
     """
     output = np.empty((3, height, width), np.float32)
-    gathered, weights = np.empty((2, 2, width), np.uint32), np.empty((4, width), np.float32)
-    rows, columns = _neighbours(pixels.shape[0], height), _neighbours(pixels.shape[1], width)
-    _stretch(_flat(pixels), *rows, *columns, np.float32(divisor), np.float32(offset), gathered, weights, output)
+    rows, (left, right, before, after) = _neighbours(pixels.shape[0], height), _neighbours(pixels.shape[1], width)
+    if pixels.shape[1] == 1:
+        # So that a row has the four bytes that are fetched at once.
+        pixels = np.repeat(pixels, 2, axis=1)
+    length = 3 * pixels.shape[1]
+    every = as_strided(pixels, (len(pixels), length - 3, 4), (pixels.strides[0], 1, 1), writeable=False)
+    # The last pixel has no byte after it: it is fetched with the byte before.
+    starts = np.minimum(3 * np.stack([left, right]), length - 4)
+    shifts = 8 * (3 * np.stack([left, right]) - starts)
+    _stretch(
+        every.view(np.uint32)[..., 0],
+        *rows,
+        *(part.astype(np.uint32) for part in (starts, shifts)),
+        before,
+        after,
+        np.float32(divisor),
+        np.float32(offset),
+        np.empty(width, np.uint32),
+        np.empty((2, 2, 3, width), np.float32),
+        output,
+    )
     return output
 
 
@@ -109,35 +149,47 @@ def _rows_first(shape: tuple[int, ...], height: int, width: int) -> bool:
 
 def _rows(pixels: NDArray[np.uint8], height: int, kernel: Filter) -> NDArray[np.uint8]:
     """(h, w, 3) -> (height, w, 3)."""
-    if height == pixels.shape[0]:
-        return np.ascontiguousarray(pixels)
     output = np.empty((height, *pixels.shape[1:]), np.uint8)
-    sums = np.empty(3 * pixels.shape[1], np.int32)
-    _combine(_flat(pixels), *_taps(pixels.shape[0], height, kernel), sums, _flat(output))
+    _combine(
+        _flat(pixels), *_taps(pixels.shape[0], height, kernel), np.empty(3 * pixels.shape[1], np.int32), _flat(output)
+    )
     return output
 
 
 def _columns(pixels: NDArray[np.uint8], width: int, kernel: Filter) -> NDArray[np.uint8]:
-    """(h, w, 3) -> (h, width, 3)."""
-    if width == pixels.shape[1]:
-        return pixels
-    height = pixels.shape[0]
-    taps = _taps(pixels.shape[1], width, kernel)
-    output = np.empty((height, width, 3), np.uint8)
-    rows = min(height, max(64, _BLOCK // (3 * pixels.shape[1]) // 64 * 64))
-    # The same memory for every block: new memory has to be cleared by the system first, page by page.
+    """(h, w, 3) -> (h, 3, width), which is good until the next call."""
+    height, before = pixels.shape[:2]
+    if width == before:
+        return np.ascontiguousarray(pixels.transpose(0, 2, 1))
+    taps = _taps(before, width, kernel)
+    rows = min(height, max(64, _BLOCK // (3 * before) // 64 * 64))
     sums = np.empty(3 * rows, np.int32)
-    turned_memory, scaled_memory = (np.empty(3 * rows * length, np.uint8) for length in (pixels.shape[1], width))
+    memory = _scratch(3 * (height * width + rows * (before + width)))
+    memory, turned_memory, scaled_memory = np.split(memory, np.cumsum([3 * height * width, 3 * rows * before]))
+    output = memory.reshape(height, 3, width)
     for top in range(0, height, rows):
-        block = pixels[top : top + rows]
-        turned, scaled = (
-            memory[: 3 * len(block) * length].reshape(length, len(block), 3)
-            for memory, length in ((turned_memory, pixels.shape[1]), (scaled_memory, width))
-        )
+        block = _flat(pixels[top : top + rows])
+        lines = len(block)
+        turned = turned_memory[: block.size].reshape(3 * before, lines)
+        scaled = scaled_memory[: 3 * lines * width].reshape(width, 3 * lines)
+        # Byte by byte, which is far faster than in pixels of three bytes: column, channel, row.
         cv2.transpose(block, turned)
-        _combine(_flat(turned), *taps, sums[: 3 * len(block)], _flat(scaled))
-        cv2.transpose(scaled, output[top : top + rows])
+        _combine(turned.reshape(before, 3 * lines), *taps, sums[: 3 * lines], scaled)
+        for channel, columns in enumerate(np.split(scaled, 3, axis=1)):
+            cv2.transpose(columns, output[top : top + rows, channel])
     return output
+
+
+def _scratch(size: int) -> NDArray[np.uint8]:
+    """Memory of this thread that nobody reads any more; the same at every call where it is not too large to be kept.
+
+    New memory has to be cleared by the system first, page by page, which takes as long as scaling does.
+    """
+    if size > _KEPT:
+        return np.empty(size, np.uint8)
+    if size > len(_thread.memory):
+        _thread.memory = np.empty(size, np.uint8)
+    return _thread.memory[:size]
 
 
 def _flat(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -145,6 +197,7 @@ def _flat(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return pixels.reshape(pixels.shape[0], -1)
 
 
+@lru_cache(maxsize=64)
 def _taps(size_in: int, size_out: int, kernel: Filter) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
     """Pillow's coefficients along one axis: output i = sum of weights[i, j] * input[first + j], first <= first + j < stop.
 
@@ -156,7 +209,10 @@ def _taps(size_in: int, size_out: int, kernel: Filter) -> tuple[NDArray[np.int64
     # Room for the last three of four at a time.
     values = np.zeros((size_out, 2 * math.ceil(support) + 4))
     _fill_taps(size_in / size_out, support, size_in, kernel == "bicubic", bounds, values)
-    return bounds, values.astype(np.int32)
+    weights = values.astype(np.int32)
+    bounds.setflags(write=False)
+    weights.setflags(write=False)
+    return bounds, weights
 
 
 @_compiled
@@ -187,33 +243,54 @@ def _fill_taps(
             row[j] = value + (-0.5 if value < 0 else 0.5)
 
 
+@numba.njit(nogil=True, error_model="numpy")
+def _add_up(source: Any, bounds: Any, weights: Any, sums: Any, values: Any) -> None:  # pragma: no cover - compiled
+    """Rows of (N, M) uint8 -> one (M,) uint8, their sum as ``_taps`` says; ``sums`` (M,) int32 is scratch."""
+    first, last = bounds[0], bounds[1] - 1
+    # Four rows at a time, so that the sums are fetched and stored seldom.
+    for row in range(first, last + 1, 4):
+        a, b = source[row], source[min(row + 1, last)]
+        c, d = source[min(row + 2, last)], source[min(row + 3, last)]
+        j = row - first
+        wa, wb, wc, wd = weights[j], weights[j + 1], weights[j + 2], weights[j + 3]
+        if j == 0 and row + 4 > last:
+            for m in range(len(values)):
+                total = np.int32((1 << (_BITS - 1)) + wa * a[m] + wb * b[m] + wc * c[m] + wd * d[m])
+                values[m] = min(max(total >> _BITS, 0), 255)
+        elif j == 0:
+            for m in range(len(values)):
+                sums[m] = (1 << (_BITS - 1)) + wa * a[m] + wb * b[m] + wc * c[m] + wd * d[m]
+        elif row + 4 > last:
+            for m in range(len(values)):
+                total = np.int32(sums[m] + wa * a[m] + wb * b[m] + wc * c[m] + wd * d[m])
+                values[m] = min(max(total >> _BITS, 0), 255)
+        else:
+            for m in range(len(values)):
+                sums[m] += wa * a[m] + wb * b[m] + wc * c[m] + wd * d[m]
+
+
 @_compiled
 def _combine(source: Any, bounds: Any, weights: Any, sums: Any, output: Any) -> None:  # pragma: no cover - compiled
     """(N, M) uint8 -> (K, M) uint8, each row the sum of rows that ``_taps`` says; ``sums`` (M,) int32 is scratch."""
     for i in range(len(bounds)):
-        last = bounds[i, 1] - 1
-        sums[:] = 1 << (_BITS - 1)
-        # Four rows at a time, so that the sums are fetched and stored seldom.
-        for row in range(bounds[i, 0], bounds[i, 1], 4):
-            a, b = source[row], source[min(row + 1, last)]
-            c, d = source[min(row + 2, last)], source[min(row + 3, last)]
-            j = row - bounds[i, 0]
-            wa, wb, wc, wd = weights[i, j], weights[i, j + 1], weights[i, j + 2], weights[i, j + 3]
-            for m in range(len(sums)):
-                sums[m] += wa * a[m] + wb * b[m] + wc * c[m] + wd * d[m]
-        values = output[i]
-        for m in range(len(sums)):
-            values[m] = min(max(sums[m] >> _BITS, 0), 255)
+        _add_up(source, bounds[i], weights[i], sums, output[i])
 
 
 @_compiled
-def _look_up(source: Any, table: Any, output: Any) -> None:  # pragma: no cover - compiled
-    """(K, 3 W) uint8 -> the corner (3, K, W) of ``output`` float32."""
-    for i in range(len(source)):
+def _combine_and_look_up(
+    source: Any, bounds: Any, weights: Any, sums: Any, values: Any, table: Any, output: Any
+) -> None:  # pragma: no cover - compiled
+    """(N, 3 W) uint8, channel by channel -> the corner (3, K, W) of ``output``: ``_combine``, and each byte looked up.
+
+    ``sums`` (3 W,) int32 and ``values`` (3 W,) uint8 are scratch.
+    """
+    width = len(values) // 3
+    for i in range(len(bounds)):
+        _add_up(source, bounds[i], weights[i], sums, values)
         for channel in range(3):
-            row, values = output[channel, i, : source.shape[1] // 3], table[channel]
-            for x in range(len(row)):
-                row[x] = values[source[i, 3 * x + channel]]
+            row, found, own = output[channel, i], table[channel], values[channel * width : (channel + 1) * width]
+            for x in range(len(own)):
+                row[x] = found[own[x]]
 
 
 def _neighbours(size_in: int, size_out: int) -> tuple[NDArray[Any], ...]:
@@ -246,41 +323,53 @@ def _stretch(
     bottom: Any,
     upper: Any,
     lower: Any,
-    left: Any,
-    right: Any,
+    starts: Any,
+    shifts: Any,
     before: Any,
     after: Any,
     divisor: Any,
     offset: Any,
-    gathered: Any,
-    weights: Any,
+    fetched: Any,
+    held: Any,
     output: Any,
 ) -> None:  # pragma: no cover - compiled
-    """(h, 3 w) uint8 -> (3, H, W) float32, see ``stretch``; indices and weights of the rows, then of the columns."""
+    """(h, 3 w - 3) uint32, the four bytes from each on -> (3, H, W) float32, see ``stretch``.
+
+    Indices and weights of the rows; then, of the left and right columns (2, W), where to fetch four bytes and by how
+    many bits to shift them, and the columns' weights. Scratch: ``fetched`` (W,) uint32; ``held`` (2, 2, 3, W) float32,
+    the left and right neighbours of an even and an odd row, per channel.
+    """
     held_even, held_odd = -1, -1
-    width = output.shape[2]
     for y in range(output.shape[1]):
         for row in (top[y], bottom[y]):
             # An even row and the odd one after it never take each other's place.
             if row != (held_odd if row & 1 else held_even):
-                pixels = source[row]
-                for side, index in enumerate((left, right)):
-                    for x in range(width):
-                        i = 3 * index[x]
-                        gathered[row & 1, side, x] = pixels[i] | pixels[i + 1] << 8 | pixels[i + 2] << 16
+                for side in range(2):
+                    _fetch(source[row], starts[side], shifts[side], fetched, held[row & 1, side])
                 if row & 1:
                     held_odd = row
                 else:
                     held_even = row
-        for x in range(width):
-            weights[0, x], weights[1, x] = upper[y] * before[x], upper[y] * after[x]
-            weights[2, x], weights[3, x] = lower[y] * before[x], lower[y] * after[x]
-        above, below = gathered[top[y] & 1], gathered[bottom[y] & 1]
+        above, below = held[top[y] & 1], held[bottom[y] & 1]
         for channel in range(3):
-            shift, values = np.uint32(8 * channel), output[channel, y]
-            for x in range(width):
-                total = np.float32(np.int32((above[1, x] >> shift) & 255)) * weights[1, x]
-                total = _fma(np.float32(np.int32((above[0, x] >> shift) & 255)), weights[0, x], total)
-                total = _fma(np.float32(np.int32((below[0, x] >> shift) & 255)), weights[2, x], total)
-                total = _fma(np.float32(np.int32((below[1, x] >> shift) & 255)), weights[3, x], total)
+            values = output[channel, y]
+            a, b, c, d = above[0, channel], above[1, channel], below[0, channel], below[1, channel]
+            for x in range(len(values)):
+                total = b[x] * (upper[y] * after[x])
+                total = _fma(a[x], upper[y] * before[x], total)
+                total = _fma(c[x], lower[y] * before[x], total)
+                total = _fma(d[x], lower[y] * after[x], total)
                 values[x] = np.float32(np.int32(total)) / divisor - offset
+
+
+@numba.njit(nogil=True, error_model="numpy")
+def _fetch(source: Any, starts: Any, shifts: Any, fetched: Any, output: Any) -> None:  # pragma: no cover - compiled
+    """One of ``_stretch``'s rows at its columns (W,) -> (3, W) float32."""
+    for x in range(len(starts)):
+        fetched[x] = source[starts[x]]
+    red, green, blue = output[0], output[1], output[2]
+    for x in range(len(starts)):
+        pixel = np.uint32(fetched[x] >> shifts[x])
+        red[x] = np.float32(np.int32(pixel & np.uint32(255)))
+        green[x] = np.float32(np.int32((pixel >> np.uint32(8)) & np.uint32(255)))
+        blue[x] = np.float32(np.int32((pixel >> np.uint32(16)) & np.uint32(255)))
