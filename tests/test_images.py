@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from zsad.errors import ImageError
-from zsad.images import decode, decode_mask, image_size, orient, orientation
+from zsad.images import _copy, decode, decode_mask, image_size, orient, orientation
 
 CAP = 1_000_000
 
@@ -32,6 +32,14 @@ def with_orientation(array, value, **options):
 def test_rgb_comes_back():
     array = gradient()
     np.testing.assert_array_equal(decode(encode(Image.fromarray(array)), CAP), array)
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (33, 47), (1, 3000), (2100, 2000)])
+def test_pixels_are_copied_whether_pillow_holds_them_in_one_piece_or_in_several(shape):
+    pixels = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    copied = _copy(Image.fromarray(pixels))
+    assert np.array_equal(copied, pixels)
+    assert copied.flags.writeable and copied.flags.c_contiguous and copied.dtype == np.uint8
 
 
 @pytest.mark.parametrize("value", range(1, 9))

