@@ -44,7 +44,7 @@ _thread = _Thread()
 _Value = TypeVar("_Value", np.uint8, np.float32)
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """``function`` compiled to machine code, which is kept on disk for other processes where there is a place for it."""
     options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
     try:
@@ -215,7 +215,7 @@ def _taps(size_in: int, size_out: int, kernel: Filter) -> tuple[NDArray[np.int64
     return bounds, weights
 
 
-@_compiled
+@compiled
 def _fill_taps(
     scale: float, support: float, size: int, bicubic: bool, bounds: Any, values: Any
 ) -> None:  # pragma: no cover - compiled
@@ -269,14 +269,14 @@ def _add_up(source: Any, bounds: Any, weights: Any, sums: Any, values: Any) -> N
                 sums[m] += wa * a[m] + wb * b[m] + wc * c[m] + wd * d[m]
 
 
-@_compiled
+@compiled
 def _combine(source: Any, bounds: Any, weights: Any, sums: Any, output: Any) -> None:  # pragma: no cover - compiled
     """(N, M) uint8 -> (K, M) uint8, each row the sum of rows that ``_taps`` says; ``sums`` (M,) int32 is scratch."""
     for i in range(len(bounds)):
         _add_up(source, bounds[i], weights[i], sums, output[i])
 
 
-@_compiled
+@compiled
 def _combine_and_look_up(
     source: Any, bounds: Any, weights: Any, sums: Any, values: Any, table: Any, output: Any
 ) -> None:  # pragma: no cover - compiled
@@ -316,7 +316,7 @@ def _fused(_: Any, a: Any, b: Any, c: Any) -> Any:
 _fma: Any = intrinsic(_fused)
 
 
-@_compiled
+@compiled
 def _stretch(
     source: Any,
     top: Any,

@@ -1,5 +1,6 @@
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 import pytest
 
@@ -9,6 +10,7 @@ from zsad.method.foreground import (
     covered_annotations,
     extract_foreground,
     foreground_from_mask,
+    near,
 )
 
 LITERAL = ForegroundConfig(closing_radius=0, min_component_fraction=0)
@@ -127,3 +129,29 @@ def test_small_components_are_dropped_but_never_all():
 def test_empty_given_mask_means_full_image():
     assert foreground_from_mask(np.zeros((5, 5), bool), LITERAL).source == "full_image"
     assert foreground_from_mask(np.ones((5, 5), bool), LITERAL).source == "precomputed"
+
+
+@pytest.mark.parametrize("radius", [0, 1, 7, 200])
+def test_points_near_the_mask_are_those_in_the_grown_mask(radius):
+    rng = np.random.default_rng(radius)
+    mask = rng.random((60, 90)) > 0.995
+    rows, columns = (index.ravel() for index in np.indices(mask.shape))
+    grown = cv2.dilate(mask.view(np.uint8), np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)) > 0
+    assert np.array_equal(near(mask, rows, columns, radius), grown.ravel())
+    assert not near(np.zeros_like(mask), rows, columns, radius).any()
+
+
+@pytest.mark.parametrize("density", [0.05, 0.3, 0.6])
+def test_components_are_opencvs_in_the_order_of_their_corners(density):
+    rng = np.random.default_rng(1)
+    given = rng.random((70, 110)) < density
+    found = foreground_from_mask(given, ForegroundConfig(closing_radius=0, min_component_fraction=2 / given.size))
+    count, labels, statistics, _ = cv2.connectedComponentsWithStats(given.view(np.uint8), connectivity=8)
+    x, y, width, height, areas = statistics.T
+    kept = [i for i in np.lexsort((y + height, x + width, x, y)) if i and areas[i] >= 2]
+    assert 0 < len(kept) < count - 1 or density > 0.5
+    expected = np.stack([x, y, x + width, y + height], axis=1)[kept]
+    assert np.array_equal(found.boxes, expected) and found.boxes.dtype == np.int32
+    for number, i in enumerate(kept, 1):
+        assert np.array_equal(found.components == number, labels == i)
+    assert np.array_equal(found.mask, np.isin(labels, kept)) and found.components.dtype == np.int32

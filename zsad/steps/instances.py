@@ -12,9 +12,9 @@ from zsad.method.foreground import (
     FULL_IMAGE,
     SAM_DIS,
     Foreground,
-    dilate,
     extract_foreground,
     foreground_from_mask,
+    near,
 )
 from zsad.method.tiling import tile_image
 from zsad.models import sam
@@ -128,8 +128,7 @@ class Instances:
         if config.point_pruning == "none":
             return None
         height, width = dis_mask.shape
-        near = dilate(dis_mask, round(config.pruning_dilation * max(height, width)))
         grid = sam.point_grid(config.points_per_side)
         rows = np.minimum((grid[:, 1] * height).astype(np.intp), height - 1)
         columns = np.minimum((grid[:, 0] * width).astype(np.intp), width - 1)
-        return grid[near[rows, columns]]
+        return grid[near(dis_mask, rows, columns, round(config.pruning_dilation * max(height, width)))]
