@@ -16,6 +16,7 @@ FLOORS = {
     "filesystem": 1,
     "projection": 1,
     "resize": 1,
+    "kernels": 1,
     "method": 2,
     "models": 2,
     "datasets": 2,

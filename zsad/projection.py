@@ -44,8 +44,11 @@ def project(
     Returns:
         (H, W) float16.
     """
+    # Not at the top: importing the compiler takes longer than all else that a reader of results imports.
+    from zsad.kernels import to_float16
+
     # Rounded before it is turned, when it has half the bytes.
-    return _upright(_accumulate(tile_maps, boxes, height, width).astype(np.float16), foreground)
+    return _upright(to_float16(_accumulate(tile_maps, boxes, height, width)), foreground)
 
 
 def aggregate(

@@ -3,14 +3,12 @@
 ``resize`` gives Pillow's bytes: the same 22-bit coefficients, the same two passes with bytes between them.
 ``stretch`` gives those of ``F.interpolate`` without antialiasing, truncated: the same float32 operations. Both
 work along rows only, where a processor computes on many values at once; for the other axis the image is turned.
-The loops are compiled when they are first called.
 """
 
 from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Literal, TypeVar
 
@@ -20,6 +18,8 @@ import numpy as np
 from numba.extending import intrinsic
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
+
+from zsad.kernels import compiled
 
 Filter = Literal["bilinear", "bicubic"]
 
@@ -42,26 +42,6 @@ class _Thread(threading.local):
 
 _thread = _Thread()
 _Value = TypeVar("_Value", np.uint8, np.float32)
-
-
-def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """``function`` compiled to machine code, which is kept on disk for other processes where there is a place for it."""
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy"}
-    try:
-        kernel = numba.njit(cache=True, **options)(function)
-    except RuntimeError:
-        kernel = numba.njit(**options)(function)
-
-    def call(*arguments: Any) -> Any:
-        nonlocal kernel
-        try:
-            return kernel(*arguments)
-        except Exception:
-            # What is kept is damaged, or nothing more can be kept; this one does without.
-            kernel = numba.njit(**options)(function)
-            return kernel(*arguments)
-
-    return call
 
 
 def resize(pixels: NDArray[np.uint8], height: int, width: int, kernel: Filter) -> NDArray[np.uint8]:

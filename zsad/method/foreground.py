@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zsad.config import ForegroundConfig
-from zsad.resize import compiled
+from zsad.kernels import compiled
 
 Mask = NDArray[np.bool_]
 _Scalar = TypeVar("_Scalar", bound=np.generic)
