@@ -119,6 +119,12 @@ class FamilyClock:
             self._watching += time.thread_time() - start
             return sum(self._seconds.values()) - self._watching
 
+    def read_of(self, pid: int) -> float:
+        """As ``read``, of one process alone; as of the last look."""
+        with self._lock:
+            seconds = sum(seconds for (other, _), seconds in self._seconds.items() if other == pid)
+            return seconds - (self._watching if pid == os.getpid() else 0)
+
     def _watch(self) -> None:
         while not self._done.wait(0.2):
             self.read()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import time
 import types
 
 import numpy as np
@@ -97,6 +99,18 @@ def test_cpu_time_of_processes_that_ended_is_counted():
         before = clock.read()
         subprocess.run([sys.executable, "-c", spin], check=True)
         assert 0.4 < clock.read() - before < 2
+
+
+def test_cpu_time_of_one_process_of_the_family():
+    spin = "import time\nwhile time.process_time() < 0.8: pass\ninput()"
+    with FamilyClock() as clock, subprocess.Popen([sys.executable, "-c", spin], stdin=subprocess.PIPE) as child:
+        deadline = time.monotonic() + 60
+        while clock.read_of(child.pid) < 0.7 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        total = clock.read()
+        assert 0.7 <= clock.read_of(child.pid) < 2
+        assert clock.read_of(child.pid) + clock.read_of(os.getpid()) <= total + 0.1
+        child.communicate(b"\n")
 
 
 def test_memory_is_the_highest_not_the_last():
