@@ -94,12 +94,12 @@ def _annotate(size: str, pruning: str, quick: bool, device: str) -> Callable[[],
     network = models.sam_network("small" if quick else size)
     step = Instances(models.sam_model(network, True, device, "bf16"), config, 352)
 
+    images = [_photograph(index, quick) for index in range(IMAGES)]
+    masks = [image.mean(2) > 115 for image in images]
+
     def annotate() -> list[ImageItem]:
-        items = []
-        for index in range(IMAGES):
-            image = _photograph(index, quick)
-            bright = image.mean(2) > 115
-            items.append(ImageItem(path="", class_name="part", image=image, dis_mask=bright))
+        pairs = zip(images, masks, strict=True)
+        items = [ImageItem(path="", class_name="part", image=image, dis_mask=mask) for image, mask in pairs]
         step(items)
         failures = [item.failure for item in items if item.failure is not None]
         if failures:

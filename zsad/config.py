@@ -154,7 +154,8 @@ class RuntimeConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     topology: Literal["auto", "fused", "pools"] = "auto"
     compile: bool = False
-    """Whether networks on a GPU go through ``torch.compile``: minutes at the start of every actor, faster then."""
+    """Whether networks on a GPU go through ``torch.compile``, which takes minutes at the start of every actor. On a CPU
+    it was slower than without, and is not done."""
     batch_size: int = Field(8, ge=1)
     """Images per step call."""
     device_batch: int = Field(32, ge=1)

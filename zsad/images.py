@@ -189,7 +189,10 @@ def _copy(image: Image.Image) -> NDArray[np.uint8]:
         except ValueError:
             # A large one lies in several pieces.
             return np.array(image)
-        return np.asarray(cv2.cvtColor(stored.reshape(image.height, image.width, 4), cv2.COLOR_RGBA2RGB), np.uint8)
+        # Made here, so that no memory for it is a MemoryError.
+        pixels = np.empty((image.height, image.width, 3), np.uint8)
+        cv2.cvtColor(stored.reshape(image.height, image.width, 4), cv2.COLOR_RGBA2RGB, pixels)
+        return pixels
     return np.array(image)
 
 

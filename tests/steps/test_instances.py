@@ -129,6 +129,22 @@ def test_less_memory_means_fewer_points_at_once():
     assert asked == [64, 32, 16]
 
 
+def test_less_memory_means_fewer_images_before_fewer_points():
+    asked = []
+
+    class SmallGPU(FakeSAM):
+        def annotate_all(self, images, config, points):
+            asked.append((len(images), config.points_per_batch))
+            if len(images) > 2:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().annotate_all(images, config, points)
+
+    items = [strip_item() for _ in range(8)]
+    Instances(SmallGPU(list(PARTS)), load_config("vand2023"), 64)(items)
+    assert all(item.failure is None and item.foreground_source == "sam+dis" for item in items)
+    assert asked == [(8, 64), (4, 64), (2, 64), (2, 64), (4, 64), (2, 64), (2, 64)]
+
+
 def test_images_are_given_to_sam_together_and_a_bad_one_fails_alone():
     class Picky(FakeSAM):
         def annotate_all(self, images, config, points):

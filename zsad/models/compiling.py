@@ -1,4 +1,4 @@
-"""``torch.compile`` of the networks, in place. Pays on a GPU only: on a CPU it took minutes and was slower."""
+"""``torch.compile`` of the networks, in place. Meant for GPUs: on a CPU it took minutes and was slower."""
 
 from __future__ import annotations
 

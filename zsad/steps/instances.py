@@ -73,7 +73,7 @@ class Instances:
         asking = [item for item in items if self._asks(item)]
         isolate(self.name, asking, lambda some: annotations.update(self._annotate(some)))
         for item in alive(items):
-            attempt(self.name, item, lambda item: self._segment(item, annotations.get(id(item))))
+            attempt(self.name, item, lambda item: self._segment(item, annotations.pop(id(item), None)))
 
     def _segment(self, item: ImageItem, annotations: list[sam.Annotation] | None) -> None:
         found = self._foreground(item, annotations)
@@ -108,7 +108,7 @@ class Instances:
         return item.dis_mask is not None and bool(item.dis_mask.any())
 
     def _annotate(self, items: list[ImageItem]) -> dict[int, list[sam.Annotation]]:
-        """SAM's annotations by the item's ``id``; fewer points at once when memory runs out: it changes none."""
+        """SAM's annotations by the item's ``id``. When memory runs out over one image alone, fewer points at once."""
         config = self.config.foreground
         images = [item.image for item in items if item.image is not None]
         points = [self._points(item.dis_mask) for item in items if item.dis_mask is not None]
@@ -117,7 +117,8 @@ class Instances:
                 found = self.model.annotate_all(images, config, points)
                 return dict(zip(map(id, items), found, strict=True))
             except Exception as error:
-                if config.points_per_batch == 1 or not out_of_memory(error):
+                # Of several images the caller first tries fewer.
+                if len(items) > 1 or config.points_per_batch == 1 or not out_of_memory(error):
                     raise
             free_memory()
             config = config.model_copy(update={"points_per_batch": config.points_per_batch // 2})

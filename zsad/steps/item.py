@@ -224,15 +224,20 @@ def isolate(stage: str, items: Sequence[ImageItem], work: Callable[[list[ImageIt
             persistently(lambda: work(list(items)))
         else:
             work(list(items))
+        return
     except Exception as error:
         if condemns_process(error):
             raise
         if len(items) == 1:
             items[0].fail(stage, error)
             return
-        middle = len(items) // 2
-        isolate(stage, items[:middle], work)
-        isolate(stage, items[middle:], work)
+        exhausted = out_of_memory(error)
+    # After the except block, which keeps what the failed call had allocated alive.
+    if exhausted:
+        free_memory()
+    middle = len(items) // 2
+    isolate(stage, items[:middle], work)
+    isolate(stage, items[middle:], work)
 
 
 def in_device_batches(count: int, size: int, forward: Callable[[slice], T]) -> list[T]:
