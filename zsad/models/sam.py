@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from types import MappingProxyType
 
 import numpy as np
@@ -193,10 +193,16 @@ class SAMModel:
         output = np.empty((3, side, side), np.float32)
         output[:, height:] = 0
         output[:, :height, width:] = 0
+        resize_into(output, image, "bilinear", self._normalised, (height, width))
+        return torch.from_numpy(output)[None], (height, width)
+
+    @cached_property
+    def _normalised(self) -> NDArray[np.float32]:
+        """(3, 256) what becomes of each byte of a channel."""
         every_value = torch.arange(256, device=self.device)
         table = (every_value - self.network.pixel_mean[..., 0]) / self.network.pixel_std[..., 0]
-        resize_into(output, image, "bilinear", table.cpu().numpy(), (height, width))
-        return torch.from_numpy(output)[None], (height, width)
+        values: NDArray[np.float32] = table.cpu().numpy()
+        return values
 
     def encode(self, image: NDArray[np.uint8]) -> Embedding:
         """Resize the longer side to the input size, normalise, pad, encode: (H, W, 3) uint8 -> embedding."""
