@@ -14,11 +14,18 @@ from PIL import Image
 from torch.nn import functional as F
 
 from zsad import resize as module
-from zsad.resize import resize, resize_into, stretch
+from zsad.resize import resize_into, stretch
 
 KERNELS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 sides = st.integers(1, 160)
 table = np.random.default_rng(0).random((3, 256)).astype(np.float32)
+same = np.repeat(np.arange(256, dtype=np.float32)[None], 3, axis=0)
+
+
+def resize(pixels, height, width, kernel):
+    output = np.full((3, height, width), np.nan, np.float32)
+    resize_into(output, pixels, kernel, same)
+    return output.transpose(1, 2, 0).astype(np.uint8)
 
 
 def picture(seed, height, width):
@@ -29,6 +36,9 @@ def picture(seed, height, width):
 
 
 def pillow(pixels, height, width, kernel):
+    """As Pillow 13: where it scales the height first, older ones are made to."""
+    if module._rows_first(pixels.shape, height, width):
+        pixels = np.asarray(Image.fromarray(pixels).resize((pixels.shape[1], height), KERNELS[kernel]))
     return np.asarray(Image.fromarray(pixels).resize((width, height), KERNELS[kernel]))
 
 
@@ -54,7 +64,6 @@ def torchs(pixels, height, width):
 def test_resize_is_pillows(kernel, seed, height, width, new_height, new_width):
     pixels = picture(seed, height, width)
     ours = resize(pixels, new_height, new_width, kernel)
-    assert ours.dtype == np.uint8 and ours.flags.c_contiguous
     assert np.array_equal(ours, pillow(pixels, new_height, new_width, kernel))
 
 
@@ -128,7 +137,12 @@ def test_stretch_at_the_sizes_of_the_job(shape, side):
 
 @pytest.mark.parametrize("broken", ["no folder", "damaged", "full"])
 def test_kernels_work_without_a_place_to_keep_them(broken, tmp_path):
-    code = "import numpy as np; from zsad.resize import resize; print(resize(np.eye(8, dtype=np.uint8)[..., None].repeat(3, 2), 4, 4, 'bilinear').sum())"
+    code = (
+        "import numpy as np; from zsad.resize import resize_into; output = np.empty((3, 4, 4), np.float32); "
+        "table = np.arange(256, dtype=np.float32)[None].repeat(3, 0); "
+        "resize_into(output, np.eye(8, dtype=np.uint8)[..., None].repeat(3, 2), 'bilinear', table); "
+        "print(int(output.sum()))"
+    )
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(Path.cwd())}
 
     def run(prefix=""):
@@ -159,3 +173,45 @@ def test_kernels_work_without_a_place_to_keep_them(broken, tmp_path):
 def test_a_mistake_in_a_kernel_shows():
     with pytest.raises(Exception, match="(?i)typing|argument|index"):
         module._combine("neither", "an", "array", 1, 2)
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        lambda image: image[..., ::-1],
+        lambda image: image[:, ::-1],
+        lambda image: image[::-1],
+        lambda image: image[:, ::2],
+        lambda image: image.transpose(1, 0, 2),
+        lambda image: image[5:50, 7:60],
+        np.asfortranarray,
+    ],
+)
+def test_any_view_is_scaled_like_a_copy_of_it(view):
+    pixels = view(picture(1, 90, 120))
+    copied = pixels.copy("C")
+    assert np.array_equal(resize(pixels, 31, 40, "bicubic"), resize(copied, 31, 40, "bicubic"))
+    assert np.array_equal(resize(pixels, 20, 150, "bilinear"), resize(copied, 20, 150, "bilinear"))
+    assert np.array_equal(stretch(pixels, 31, 40, 255.0, 0.5), stretch(copied, 31, 40, 255.0, 0.5))
+
+
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        np.zeros((4, 5, 3), np.float32),
+        np.zeros((4, 5, 4), np.uint8),
+        np.zeros((4, 5), np.uint8),
+        np.zeros((0, 5, 3), np.uint8),
+    ],
+)
+def test_what_is_no_rgb_image_is_refused(pixels):
+    with pytest.raises(ValueError, match=r"expected uint8 \(h, w, 3\)"):
+        resize(pixels, 3, 3, "bilinear")
+    with pytest.raises(ValueError, match=r"expected uint8 \(h, w, 3\)"):
+        stretch(pixels, 3, 3, 255.0, 0.5)
+
+
+@pytest.mark.parametrize("size", [(41, 50), (40, 51), (0, 50)])
+def test_a_size_that_does_not_fit_is_refused(size):
+    with pytest.raises(ValueError, match="expected float32"):
+        resize_into(np.empty((3, 40, 50), np.float32), picture(1, 9, 9), "bilinear", table, size)

@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
 
 from zsad.errors import UsageError
-from zsad.images import DECODER
+from zsad.images import DECODER, RESIZE
 from zsad.projection import PROJECTION
 
 METHOD_VERSION = 1
@@ -283,6 +283,7 @@ def scored_fields(
     fields["precomputed_foreground"] = foreground
     fields["method_version"] = METHOD_VERSION
     fields["decoder"] = DECODER
+    fields["resize"] = RESIZE
     fields["projection"] = PROJECTION
     return fields
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numba
 import numpy as np
+from numba.core.errors import NumbaError
 from numpy.typing import NDArray
 
 
@@ -22,6 +23,8 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         nonlocal kernel
         try:
             return kernel(*arguments)
+        except NumbaError:
+            raise
         except Exception:
             # What is kept is damaged, or nothing more can be kept; this one does without.
             kernel = numba.njit(**options)(function)

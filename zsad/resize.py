@@ -1,6 +1,6 @@
-"""The one place that scales photographs, with the values of Pillow and of torch, several times as fast.
+"""Scales photographs for the models, with the values of Pillow and of torch, several times as fast.
 
-``resize`` gives Pillow's bytes: the same 22-bit coefficients, the same two passes with bytes between them.
+``resize_into`` gives Pillow's bytes: the same 22-bit coefficients, the same two passes with bytes between them.
 ``stretch`` gives those of ``F.interpolate`` without antialiasing, truncated: the same float32 operations. Both
 work along rows only, where a processor computes on many values at once; for the other axis the image is turned.
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import threading
 from functools import lru_cache
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import cv2
 import numba
@@ -30,9 +30,6 @@ _BLOCK = 1 << 21
 _KEPT = 1 << 24
 """Most bytes of scratch memory that a thread keeps."""
 
-_SAME = np.repeat(np.arange(256, dtype=np.uint8)[None], 3, axis=0)
-"""The table that leaves every byte as it is."""
-
 
 class _Thread(threading.local):
     """What each thread has of its own."""
@@ -41,41 +38,37 @@ class _Thread(threading.local):
 
 
 _thread = _Thread()
-_Value = TypeVar("_Value", np.uint8, np.float32)
-
-
-def resize(pixels: NDArray[np.uint8], height: int, width: int, kernel: Filter) -> NDArray[np.uint8]:
-    """``PIL.Image.resize`` of an RGB image, byte for byte.
-
-    Args:
-        pixels: (h, w, 3) uint8; a window of a larger image need not be copied.
-        height, width: of the result, at least 1.
-        kernel: ``bilinear`` or ``bicubic``, widened when scaling down (antialiasing).
-
-    Returns:
-        (height, width, 3) uint8, contiguous.
-    """
-    output = np.empty((3, height, width), np.uint8)
-    resize_into(output, pixels, kernel, _SAME)
-    return np.ascontiguousarray(output.transpose(1, 2, 0))
 
 
 def resize_into(
-    output: NDArray[_Value],
+    output: NDArray[np.float32],
     pixels: NDArray[np.uint8],
     kernel: Filter,
-    table: NDArray[_Value],
+    table: NDArray[np.float32],
     size: tuple[int, int] | None = None,
 ) -> None:
-    """``resize``, and what becomes of each byte looked up in ``table``, channels first.
+    """``PIL.Image.resize`` of an RGB image, byte for byte, each byte then looked up in ``table``, channels first.
+
+    The values are those of Pillow 13, whichever is installed: older ones scale the width first even where the height
+    shrinks far more, which gives other bytes there.
 
     Args:
-        output: (3, H, W), contiguous; its upper left corner is filled in.
-        pixels, kernel: as in ``resize``.
-        table: (3, 256), per channel.
-        size: height and width to scale to, at most (H, W); None = these.
+        output: (3, H, W) float32, contiguous; its upper left corner is filled in.
+        pixels: (h, w, 3) uint8; a window of a larger image need not be copied.
+        kernel: ``bilinear`` or ``bicubic``, widened when scaling down (antialiasing).
+        table: (3, 256) float32, per channel.
+        size: height and width to scale to, at least 1 and at most (H, W); None = these.
+
+    Raises:
+        ValueError: pixels or output of another type or shape, or a size that does not fit.
     """
     height, width = size or output.shape[1:]
+    _check(pixels)
+    fits = output.ndim == 3 and 1 <= height <= output.shape[1] and 1 <= width <= output.shape[2]
+    if output.dtype != np.float32 or len(output) != 3 or not fits:
+        raise ValueError(
+            f"cannot scale to {height} x {width} in {output.dtype} {output.shape}; expected float32 (3, H, W)"
+        )
     if _rows_first(pixels.shape, height, width):
         pixels = _rows(pixels, height, kernel)
     rows = _columns(pixels, width, kernel)
@@ -96,12 +89,18 @@ def stretch(pixels: NDArray[np.uint8], height: int, width: int, divisor: float, 
 
     Returns:
         (3, height, width) float32.
+
+    Raises:
+        ValueError: pixels of another type or shape.
     """
+    _check(pixels)
     output = np.empty((3, height, width), np.float32)
     rows, (left, right, before, after) = _neighbours(pixels.shape[0], height), _neighbours(pixels.shape[1], width)
     if pixels.shape[1] == 1:
         # So that a row has the four bytes that are fetched at once.
         pixels = np.repeat(pixels, 2, axis=1)
+    if pixels.strides[1:] != (3, 1):
+        pixels = np.ascontiguousarray(pixels)
     length = 3 * pixels.shape[1]
     every = as_strided(pixels, (len(pixels), length - 3, 4), (pixels.strides[0], 1, 1), writeable=False)
     # The last pixel has no byte after it: it is fetched with the byte before.
@@ -122,6 +121,11 @@ def stretch(pixels: NDArray[np.uint8], height: int, width: int, divisor: float, 
     return output
 
 
+def _check(pixels: NDArray[np.uint8]) -> None:
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
+        raise ValueError(f"cannot scale {pixels.dtype} pixels of shape {pixels.shape}; expected uint8 (h, w, 3)")
+
+
 def _rows_first(shape: tuple[int, ...], height: int, width: int) -> bool:
     """Whether Pillow 13 scales the height first: where that drops many more lines. Older ones never do."""
     return height < shape[0] and shape[0] - height > 2 * (shape[1] - width)
@@ -130,6 +134,8 @@ def _rows_first(shape: tuple[int, ...], height: int, width: int) -> bool:
 def _rows(pixels: NDArray[np.uint8], height: int, kernel: Filter) -> NDArray[np.uint8]:
     """(h, w, 3) -> (height, w, 3)."""
     output = np.empty((height, *pixels.shape[1:]), np.uint8)
+    # A kernel sees one memory layout only: processes that compile it for several at once can mix them up on disk.
+    pixels = np.ascontiguousarray(pixels)
     _combine(
         _flat(pixels), *_taps(pixels.shape[0], height, kernel), np.empty(3 * pixels.shape[1], np.int32), _flat(output)
     )
@@ -281,7 +287,7 @@ def _neighbours(size_in: int, size_out: int) -> tuple[NDArray[Any], ...]:
     scale = np.float32(size_in) / np.float32(size_out)
     outputs = np.arange(size_out, dtype=np.float32) + np.float32(0.5)
     # Exact in double precision and rounded once, as by a fused multiply-add.
-    position = np.maximum(np.float64(scale) * outputs - 0.5, 0).astype(np.float32)
+    position = np.maximum(np.float64(scale) * outputs.astype(np.float64) - 0.5, 0).astype(np.float32)
     low = np.minimum(position.astype(np.int64), size_in - 1)
     upper = np.clip(position - low.astype(np.float32), np.float32(0), np.float32(1))
     return low, np.minimum(low + 1, size_in - 1), np.float32(1) - upper, upper
