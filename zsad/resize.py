@@ -96,25 +96,26 @@ def stretch(pixels: NDArray[np.uint8], height: int, width: int, divisor: float, 
     _check(pixels)
     output = np.empty((3, height, width), np.float32)
     rows, (left, right, before, after) = _neighbours(pixels.shape[0], height), _neighbours(pixels.shape[1], width)
-    if pixels.shape[1] == 1:
-        # So that a row has the four bytes that are fetched at once.
-        pixels = np.repeat(pixels, 2, axis=1)
+    if pixels.shape[1] < 3:
+        # So that a row has the eight bytes that are fetched at once.
+        pixels = np.pad(pixels, ((0, 0), (0, 3 - pixels.shape[1]), (0, 0)))
     if pixels.strides[1:] != (3, 1):
         pixels = np.ascontiguousarray(pixels)
     length = 3 * pixels.shape[1]
-    every = as_strided(pixels, (len(pixels), length - 3, 4), (pixels.strides[0], 1, 1), writeable=False)
-    # The last pixel has no byte after it: it is fetched with the byte before.
-    starts = np.minimum(3 * np.stack([left, right]), length - 4)
+    every = as_strided(pixels, (len(pixels), length - 7, 8), (pixels.strides[0], 1, 1), writeable=False)
+    # The last pixels have too few bytes after them: they are fetched with bytes before.
+    starts = np.minimum(3 * left, length - 8)
     shifts = 8 * (3 * np.stack([left, right]) - starts)
     _stretch(
-        every.view(np.uint32)[..., 0],
+        every.view(np.uint64)[..., 0],
         *rows,
-        *(part.astype(np.uint32) for part in (starts, shifts)),
+        starts.astype(np.uint32),
+        shifts.astype(np.uint64),
         before,
         after,
         np.float32(divisor),
         np.float32(offset),
-        np.empty(width, np.uint32),
+        np.empty(width, np.uint64),
         np.empty((2, 2, 3, width), np.float32),
         output,
     )
@@ -319,19 +320,18 @@ def _stretch(
     held: Any,
     output: Any,
 ) -> None:  # pragma: no cover - compiled
-    """(h, 3 w - 3) uint32, the four bytes from each on -> (3, H, W) float32, see ``stretch``.
+    """(h, 3 w - 7) uint64, the eight bytes from each on -> (3, H, W) float32, see ``stretch``.
 
-    Indices and weights of the rows; then, of the left and right columns (2, W), where to fetch four bytes and by how
-    many bits to shift them, and the columns' weights. Scratch: ``fetched`` (W,) uint32; ``held`` (2, 2, 3, W) float32,
-    the left and right neighbours of an even and an odd row, per channel.
+    Indices and weights of the rows; then where to fetch the eight bytes (W,) that hold the left and the right column,
+    by how many bits to shift them for either (2, W), and the columns' weights. Scratch: ``fetched`` (W,) uint64;
+    ``held`` (2, 2, 3, W) float32, the left and right neighbours of an even and an odd row, per channel.
     """
     held_even, held_odd = -1, -1
     for y in range(output.shape[1]):
         for row in (top[y], bottom[y]):
             # An even row and the odd one after it never take each other's place.
             if row != (held_odd if row & 1 else held_even):
-                for side in range(2):
-                    _fetch(source[row], starts[side], shifts[side], fetched, held[row & 1, side])
+                _fetch(source[row], starts, shifts, fetched, held[row & 1])
                 if row & 1:
                     held_odd = row
                 else:
@@ -350,12 +350,13 @@ def _stretch(
 
 @numba.njit(nogil=True, error_model="numpy")
 def _fetch(source: Any, starts: Any, shifts: Any, fetched: Any, output: Any) -> None:  # pragma: no cover - compiled
-    """One of ``_stretch``'s rows at its columns (W,) -> (3, W) float32."""
+    """One of ``_stretch``'s rows at its columns (W,) -> (2, 3, W) float32."""
     for x in range(len(starts)):
         fetched[x] = source[starts[x]]
-    red, green, blue = output[0], output[1], output[2]
-    for x in range(len(starts)):
-        pixel = np.uint32(fetched[x] >> shifts[x])
-        red[x] = np.float32(np.int32(pixel & np.uint32(255)))
-        green[x] = np.float32(np.int32((pixel >> np.uint32(8)) & np.uint32(255)))
-        blue[x] = np.float32(np.int32((pixel >> np.uint32(16)) & np.uint32(255)))
+    for side in range(2):
+        shift, red, green, blue = shifts[side], output[side, 0], output[side, 1], output[side, 2]
+        for x in range(len(starts)):
+            pixel = np.uint32(fetched[x] >> shift[x])
+            red[x] = np.float32(np.int32(pixel & np.uint32(255)))
+            green[x] = np.float32(np.int32((pixel >> np.uint32(8)) & np.uint32(255)))
+            blue[x] = np.float32(np.int32((pixel >> np.uint32(16)) & np.uint32(255)))
