@@ -14,17 +14,17 @@ from PIL import Image
 from torch.nn import functional as F
 
 from zsad import resize as module
-from zsad.resize import resize_into, stretch
+from zsad.resize import Normalisation, resize_into, stretch
 
 KERNELS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 sides = st.integers(1, 160)
-table = np.random.default_rng(0).random((3, 256)).astype(np.float32)
-same = np.repeat(np.arange(256, dtype=np.float32)[None], 3, axis=0)
+plain = Normalisation(1, (0, 0, 0), (1, 1, 1))
+clips = Normalisation(255, (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 
 
 def resize(pixels, height, width, kernel):
     output = np.full((3, height, width), np.nan, np.float32)
-    resize_into(output, pixels, kernel, same)
+    resize_into(output, pixels, kernel, plain)
     return output.transpose(1, 2, 0).astype(np.uint8)
 
 
@@ -102,17 +102,36 @@ def test_a_window_and_read_only_pixels():
     assert np.array_equal(resize(window, 31, 75, "bicubic"), pillow(window.copy(), 31, 75, "bicubic"))
 
 
-def test_bytes_are_looked_up_per_channel_into_the_corner():
+def normalised(pixels, how):
+    mean, std = (np.array(values, np.float32) for values in (how.mean, how.std))
+    return ((pixels.astype(np.float32) / np.float32(how.divisor) - mean) / std).transpose(2, 0, 1)
+
+
+def test_bytes_are_normalised_per_channel_into_the_corner():
     pixels = picture(1, 50, 60)
-    output = np.full((3, 40, 50), -1, np.float32)
-    resize_into(output, pixels, "bilinear", table, (30, 45))
-    expected = pillow(pixels, 30, 45, "bilinear")
-    assert np.array_equal(output[:, :30, :45], np.stack([table[c][expected[..., c]] for c in range(3)]))
-    assert (output[:, 30:] == -1).all() and (output[:, :, 45:] == -1).all()
+    output = np.full((3, 40, 50), -9, np.float32)
+    resize_into(output, pixels, "bilinear", clips, (30, 45))
+    assert np.array_equal(output[:, :30, :45], normalised(pillow(pixels, 30, 45, "bilinear"), clips))
+    assert (output[:, 30:] == -9).all() and (output[:, :, 45:] == -9).all()
     whole = np.empty((3, 20, 25), np.float32)
-    resize_into(whole, pixels, "bicubic", table)
-    expected = pillow(pixels, 20, 25, "bicubic")
-    assert np.array_equal(whole, np.stack([table[c][expected[..., c]] for c in range(3)]))
+    resize_into(whole, pixels, "bicubic", clips)
+    assert np.array_equal(whole, normalised(pillow(pixels, 20, 25, "bicubic"), clips))
+
+
+channels = st.tuples(*[st.floats(2**-10, 1024, width=32)] * 3)
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from([1, 255]), channels, channels)
+@example(1, (123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+@example(255, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+@example(255, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+def test_every_byte_is_divided_exactly(divisor, mean, std):
+    how = Normalisation(divisor, mean, std)
+    every = np.arange(256, dtype=np.uint8)[None, :, None].repeat(3, 2)
+    output = np.empty((3, 1, 256), np.float32)
+    resize_into(output, every, "bilinear", how)
+    assert np.array_equal(output, normalised(every, how))
 
 
 @settings(max_examples=150, deadline=None)
@@ -138,9 +157,9 @@ def test_stretch_at_the_sizes_of_the_job(shape, side):
 @pytest.mark.parametrize("broken", ["no folder", "damaged", "full"])
 def test_kernels_work_without_a_place_to_keep_them(broken, tmp_path):
     code = (
-        "import numpy as np; from zsad.resize import resize_into; output = np.empty((3, 4, 4), np.float32); "
-        "table = np.arange(256, dtype=np.float32)[None].repeat(3, 0); "
-        "resize_into(output, np.eye(8, dtype=np.uint8)[..., None].repeat(3, 2), 'bilinear', table); "
+        "import numpy as np; from zsad.resize import Normalisation, resize_into; "
+        "output, plain = np.empty((3, 4, 4), np.float32), Normalisation(1, (0, 0, 0), (1, 1, 1)); "
+        "resize_into(output, np.eye(8, dtype=np.uint8)[..., None].repeat(3, 2), 'bilinear', plain); "
         "print(int(output.sum()))"
     )
     environment = os.environ | {"NUMBA_CACHE_DIR": str(tmp_path / "cache"), "PYTHONPATH": str(Path.cwd())}
@@ -214,4 +233,4 @@ def test_what_is_no_rgb_image_is_refused(pixels):
 @pytest.mark.parametrize("size", [(41, 50), (40, 51), (0, 50)])
 def test_a_size_that_does_not_fit_is_refused(size):
     with pytest.raises(ValueError, match="expected float32"):
-        resize_into(np.empty((3, 40, 50), np.float32), picture(1, 9, 9), "bilinear", table, size)
+        resize_into(np.empty((3, 40, 50), np.float32), picture(1, 9, 9), "bilinear", plain, size)

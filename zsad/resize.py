@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
+from dataclasses import astuple, dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
@@ -31,6 +32,20 @@ _KEPT = 1 << 24
 """Most bytes of scratch memory that a thread keeps."""
 
 
+@dataclass(frozen=True)
+class Normalisation:
+    """What becomes of byte b of a channel: ``(b / divisor - mean) / std``, rounded to float32 after each operation.
+
+    Attributes:
+        divisor: 255, or 1 where mean and std are those of bytes.
+        mean, std: of the three channels.
+    """
+
+    divisor: float
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
 class _Thread(threading.local):
     """What each thread has of its own."""
 
@@ -44,10 +59,10 @@ def resize_into(
     output: NDArray[np.float32],
     pixels: NDArray[np.uint8],
     kernel: Filter,
-    table: NDArray[np.float32],
+    normalisation: Normalisation,
     size: tuple[int, int] | None = None,
 ) -> None:
-    """``PIL.Image.resize`` of an RGB image, byte for byte, each byte then looked up in ``table``, channels first.
+    """``PIL.Image.resize`` of an RGB image, byte for byte, then normalised, channels first.
 
     The values are those of Pillow 13, whichever is installed: older ones scale the width first even where the height
     shrinks far more, which gives other bytes there.
@@ -56,7 +71,7 @@ def resize_into(
         output: (3, H, W) float32, contiguous; its upper left corner is filled in.
         pixels: (h, w, 3) uint8; a window of a larger image need not be copied.
         kernel: ``bilinear`` or ``bicubic``, widened when scaling down (antialiasing).
-        table: (3, 256) float32, per channel.
+        normalisation: what becomes of a byte.
         size: height and width to scale to, at least 1 and at most (H, W); None = these.
 
     Raises:
@@ -73,7 +88,9 @@ def resize_into(
         pixels = _rows(pixels, height, kernel)
     rows = _columns(pixels, width, kernel)
     sums, values = np.empty(3 * width, np.int32), np.empty(3 * width, np.uint8)
-    _combine_and_look_up(_flat(rows), *_taps(len(rows), height, kernel), sums, values, table, output)
+    divisor, mean, std = (np.array(part, np.float32) for part in astuple(normalisation))
+    taps = _taps(len(rows), height, kernel)
+    _combine_and_normalise(_flat(rows), *taps, sums, values, divisor[()], mean, std, output)
 
 
 def stretch(pixels: NDArray[np.uint8], height: int, width: int, divisor: float, offset: float) -> NDArray[np.float32]:
@@ -264,10 +281,10 @@ def _combine(source: Any, bounds: Any, weights: Any, sums: Any, output: Any) -> 
 
 
 @compiled
-def _combine_and_look_up(
-    source: Any, bounds: Any, weights: Any, sums: Any, values: Any, table: Any, output: Any
+def _combine_and_normalise(
+    source: Any, bounds: Any, weights: Any, sums: Any, values: Any, divisor: Any, mean: Any, std: Any, output: Any
 ) -> None:  # pragma: no cover - compiled
-    """(N, 3 W) uint8, channel by channel -> the corner (3, K, W) of ``output``: ``_combine``, and each byte looked up.
+    """(N, 3 W) uint8, channel by channel -> the corner (3, K, W) of ``output``: ``_combine``, and each byte normalised.
 
     ``sums`` (3 W,) int32 and ``values`` (3 W,) uint8 are scratch.
     """
@@ -275,9 +292,12 @@ def _combine_and_look_up(
     for i in range(len(bounds)):
         _add_up(source, bounds[i], weights[i], sums, values)
         for channel in range(3):
-            row, found, own = output[channel, i], table[channel], values[channel * width : (channel + 1) * width]
+            row, own = output[channel, i], values[channel * width : (channel + 1) * width]
+            centre, spread = mean[channel], std[channel]
+            once, again = np.float32(1) / divisor, np.float32(1) / spread
             for x in range(len(own)):
-                row[x] = found[own[x]]
+                level = _quotient(np.float32(np.int32(own[x])), divisor, once) - centre
+                row[x] = _quotient(level, spread, again)
 
 
 def _neighbours(size_in: int, size_out: int) -> tuple[NDArray[Any], ...]:
@@ -301,6 +321,16 @@ def _fused(_: Any, a: Any, b: Any, c: Any) -> Any:
 
 
 _fma: Any = intrinsic(_fused)
+
+
+@numba.njit(nogil=True, error_model="numpy")
+def _quotient(value: Any, divisor: Any, reciprocal: Any) -> Any:  # pragma: no cover - compiled
+    """value / divisor in float32, from the rounded reciprocal and what the product with it lacks (Markstein, 1990).
+
+    A processor divides several times as slowly as it multiplies.
+    """
+    product = value * reciprocal
+    return _fma(_fma(-product, divisor, value), reciprocal, product)
 
 
 @compiled

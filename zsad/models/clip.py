@@ -21,7 +21,7 @@ from torchvision.transforms import Compose
 
 from zsad.errors import UsageError
 from zsad.models import weights
-from zsad.resize import Filter, resize_into
+from zsad.resize import Filter, Normalisation, resize_into
 
 if TYPE_CHECKING:
     from zsad.config import ModelConfig, Precision
@@ -59,10 +59,10 @@ class CLIPModel:
         self.device = device
         self.precision = precision
         transform = image_transform_v2(config, is_train=False).transforms
-        # The last two steps, to a tensor and normalised, look at one value at a time.
+        # All but the last two steps, to a tensor and normalised.
         self._place = Compose(transform[:-2])
-        every_value = np.repeat(np.arange(256, dtype=np.uint8)[None, :, None], 3, axis=2)
-        self._normalised = Compose(transform[-2:])(Image.fromarray(every_value))[:, 0].numpy()
+        mean, std = (tuple(map(float, values)) for values in (config.mean, config.std))
+        self._normalisation = Normalisation(255, mean, std)  # type: ignore[arg-type]
         self._kernel: Filter = "bilinear" if config.interpolation == "bilinear" else "bicubic"
 
     def preprocess(self, tiles: Sequence[NDArray[np.uint8]]) -> Tensor:
@@ -80,7 +80,7 @@ class CLIPModel:
             # Of a square, all of open_clip's resize modes make the same.
             square = tile.shape[0] == tile.shape[1]
             pixels = tile if square else np.asarray(self._place(Image.fromarray(tile)))
-            resize_into(place, pixels, self._kernel, self._normalised)
+            resize_into(place, pixels, self._kernel, self._normalisation)
         return torch.from_numpy(output)
 
     def tokenize(self, texts: list[str]) -> Tensor:

@@ -20,7 +20,7 @@ from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 
 from zsad.errors import UsageError
 from zsad.models import weights
-from zsad.resize import resize_into
+from zsad.resize import Normalisation, resize_into
 
 if TYPE_CHECKING:
     from zsad.config import ModelConfig, Precision
@@ -33,8 +33,7 @@ STD = (0.229, 0.224, 0.225)
 TEXT_BATCH = 256
 DECODER_BATCH = 64
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_BYTES = np.arange(256, dtype=np.float32)[None]
-_NORMALISED = (_BYTES / 255.0 - np.array(MEAN, np.float32)[:, None]) / np.array(STD, np.float32)[:, None]
+_NORMALISATION = Normalisation(255, MEAN, STD)
 
 
 class CLIPSegModel:
@@ -81,7 +80,7 @@ class CLIPSegModel:
         """
         output = np.empty((len(tiles), 3, self.input_size, self.input_size), np.float32)
         for place, tile in zip(output, tiles, strict=True):
-            resize_into(place, tile, "bilinear", _NORMALISED)
+            resize_into(place, tile, "bilinear", _NORMALISATION)
         return torch.from_numpy(output)
 
     def tokenize(self, prompts: list[str]) -> Tensor:

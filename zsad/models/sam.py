@@ -30,7 +30,7 @@ from zsad.models.sam_encoder import fuse_attention
 from zsad.models.sam_masks import Box, Upsampling, measure, upsampling, window_logits, windows
 from zsad.models.state_dicts import seeded
 from zsad.models.weights import restore
-from zsad.resize import resize_into
+from zsad.resize import Normalisation, resize_into
 
 MASKS_PER_POINT = 3
 
@@ -193,16 +193,13 @@ class SAMModel:
         output = np.empty((3, side, side), np.float32)
         output[:, height:] = 0
         output[:, :height, width:] = 0
-        resize_into(output, image, "bilinear", self._normalised, (height, width))
+        resize_into(output, image, "bilinear", self._normalisation, (height, width))
         return torch.from_numpy(output)[None], (height, width)
 
     @cached_property
-    def _normalised(self) -> NDArray[np.float32]:
-        """(3, 256) what becomes of each byte of a channel."""
-        every_value = torch.arange(256, device=self.device)
-        table = (every_value - self.network.pixel_mean[..., 0]) / self.network.pixel_std[..., 0]
-        values: NDArray[np.float32] = table.cpu().numpy()
-        return values
+    def _normalisation(self) -> Normalisation:
+        mean, std = (tuple(values.flatten().tolist()) for values in (self.network.pixel_mean, self.network.pixel_std))
+        return Normalisation(1, mean, std)
 
     def encode(self, image: NDArray[np.uint8]) -> Embedding:
         """Resize the longer side to the input size, normalise, pad, encode: (H, W, 3) uint8 -> embedding."""
