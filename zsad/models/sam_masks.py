@@ -185,7 +185,9 @@ def measure(
             stability.append(low.new_full((stop - start,), torch.nan))
             tight.append(torch.zeros((stop - start, 4), dtype=torch.int64, device=low.device))
             continue
-        logits = window_logits(low[start:stop], box, plan)
+        # On a CPU, columns are selected twice as fast from two dimensions as from three.
+        some = low[start] if stop == start + 1 else low[start:stop]
+        logits = window_logits(some, box, plan).view(stop - start, box[3] - box[1], box[2] - box[0])
         stability.append(_count(logits > threshold + offset) / _count(logits > threshold - offset))
         tight.append(_tight_boxes(logits > threshold, box))
     return torch.cat(stability), torch.cat(tight)
