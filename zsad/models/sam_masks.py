@@ -139,8 +139,8 @@ def windows(low: Tensor, level: float, plan: Upsampling) -> list[Box]:
     """
     # The margin is far over the rounding of a weighted mean.
     over = low > level - 1e-5 * (1 + abs(level))
-    y0, y1 = _reach(over.any(2), plan.rows)
-    x0, x1 = _reach(over.any(1), plan.columns)
+    y0, y1 = _reach(_any(over, 2), plan.rows)
+    x0, x1 = _reach(_any(over, 1), plan.columns)
     found: list[list[int]] = torch.stack([x0, y0, x1, y1], 1).tolist()
     return [(a, b, c, d) if a < c and b < d else _NOWHERE for a, b, c, d in found]
 
@@ -272,10 +272,15 @@ def _count(masks: Tensor) -> Tensor:
     return masks.sum(-1, dtype=torch.int16).sum(-1, dtype=torch.int32)
 
 
+def _any(mask: Tensor, dim: int) -> Tensor:
+    """``mask.any(dim)`` of a bool array, on a CPU about twenty times as fast."""
+    return mask.view(torch.uint8).amax(dim).bool()
+
+
 def _tight_boxes(masks: Tensor, box: Box) -> Tensor:
     """(M, h, w) bool in the window ``box`` -> (M, 4) int64 tight boxes in the image, all 0 for an empty mask."""
     height, width = masks.shape[1:]
-    rows, columns = masks.any(2).int(), masks.any(1).int()
+    rows, columns = _any(masks, 2).int(), _any(masks, 1).int()
     edges = torch.stack(
         [
             columns.argmax(1) + box[0],
