@@ -18,10 +18,16 @@ from zsad.steps.item import ImageItem, load
 # Root reads everything, so the child gives its rights up; not before it has imported, since another user
 # may not read this checkout.
 READ = """
-import os, sys
+import io, os, sys
+from PIL import Image
 from zsad.config import ImagesConfig
+from zsad.images import decode
 from zsad.steps.item import ImageItem, load
 
+# What is imported for the first image is imported while that is allowed.
+stream = io.BytesIO()
+Image.new("RGB", (2, 2)).save(stream, "PNG")
+decode(stream.getvalue(), 100)
 if os.geteuid() == 0:
     os.setgroups([])
     os.setgid(65534)
