@@ -10,8 +10,9 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,10 +26,10 @@ from zsad.datasets import load_manifest
 from zsad.detector import METHOD, Step
 from zsad.models.weights import all_trained
 from zsad.pipeline.actor import StepActor
-from zsad.pipeline.cluster import connected
+from zsad.pipeline.cluster import cluster_resources, connected
 from zsad.pipeline.execute import start_ledger
 from zsad.pipeline.graph import run_graph
-from zsad.pipeline.pools import Pool
+from zsad.pipeline.pools import Pool, plan_pools
 from zsad.pipeline.sink import PartSink
 from zsad.steps.instances import Instances
 from zsad.steps.saliency import Saliency
@@ -43,7 +44,7 @@ FUSED = Pool("fused", tuple(step.name for step in METHOD), 1, 0.0, 1, 1)
 
 
 class MeteredActor(StepActor):
-    """The real actor, which adds up its images and its forwards' CPU time and leaves the sums in ``$METER``."""
+    """The real actor, which adds up its images and its forwards' CPU time and writes the sums into a file in ``$METER``."""
 
     size = "small"
 
@@ -80,10 +81,8 @@ class MeteredActor(StepActor):
         """As the real one."""
         result = super().__call__(batch)
         self.images += result.num_rows
-        # Replaced as a whole: the driver reads it at any moment.
-        unfinished = Path(f"{os.environ[METER]}.new")
-        unfinished.write_text(f"{self.images} {self.forwards} {self.shaping} {os.getpid()}")
-        unfinished.replace(os.environ[METER])
+        with Path(os.environ[METER], str(os.getpid())).open("a") as meter:
+            meter.write(f"{self.images} {self.forwards} {self.shaping} {time.process_time()}\n")
         return result
 
     def _metered(self, forward: Callable[..., Any], forwards: int = 1, shaping: int = 0) -> Callable[..., Any]:
@@ -110,8 +109,8 @@ class HalfActor(MeteredActor):
 def efficiency(quick: bool) -> list[Row]:
     """P7: CPU time of the forwards against CPU time of everything, from encoded files to committed parts."""
     if quick:
-        return [_overhead(MeteredActor, 4, 8, (300, 450))]
-    return [_overhead(HalfActor, 4, 8, (1000, 1500)), _overhead(MeteredActor, 16, 48, (1000, 1500))]
+        return [_overhead(MeteredActor, 4, 24, (300, 450))]
+    return [_overhead(HalfActor, 2, 12, (1000, 1500)), _overhead(MeteredActor, 8, 80, (1000, 1500))]
 
 
 def memory(quick: bool, lengths: tuple[int, int] = (200, 2000)) -> list[Row]:
@@ -139,42 +138,64 @@ def memory(quick: bool, lengths: tuple[int, int] = (200, 2000)) -> list[Row]:
 
 
 def _overhead(actor: type[MeteredActor], warm: int, images: int, shape: tuple[int, int]) -> Row:
-    """The cost of an image once the first ``warm`` ones are done, until all ``images`` are committed."""
+    """The cost of an image once every actor has done ``warm`` ones, until all ``images`` are committed."""
     small = actor.size == "small"
     config = load_config("mini" if small else "vand2023", None, [f"runtime.batch_size={4 if small else 2}"])
     with tempfile.TemporaryDirectory(prefix="zsad-") as name:
         folder = Path(name)
         manifest = _collection(folder, images, shape)
         os.environ[METER] = str(folder / "meter")
+        (folder / "meter").mkdir()
         with connected("local"):
-            total, forwards, in_actor, in_driver = _run(actor, manifest, config, str(folder / "out"), warm)
-    share, beside = forwards / total, total - forwards
+            cost = _run(actor, manifest, config, str(folder / "out"), warm)
+    share, beside = cost.forwards / cost.total, cost.total - cost.forwards
     met = beside <= NON_MODEL if small else share >= EFFICIENCY
     trained = "trained" if small and all_trained(config.models) else "random"
     return Row(
         "P7",
         f"{'mini' if small else 'half-size'} models ({trained}), Ray job, {shape[1]} x {shape[0]} JPEG to Parquet",
         f"non-model cost <= {1e3 * NON_MODEL:.0f} ms per image" if small else "efficiency >= 85 %, then 92 %",
-        f"{100 * share:.1f} % ({total:.3f} s per image, {forwards:.3f} in forwards, {1e3 * beside:.0f} ms beside them)",
+        f"{100 * share:.1f} % ({cost.total:.3f} s per image, {cost.forwards:.3f} in forwards, {1e3 * beside:.0f} ms "
+        "beside them)",
         None if shape[0] < 1000 else met,
-        f"CPU time of all processes of the session, from the end of image {warm} to the commit of image {images}; beside "
-        f"the forwards {1e3 * (in_actor - forwards):.0f} ms are the actor's, {1e3 * in_driver:.0f} ms the driver's, and "
-        f"{1e3 * (total - in_actor - in_driver):.0f} ms Ray's own processes', which cost by the second and by the run "
-        "rather than by the image",
+        f"CPU time of all processes of the session, {cost.actors} actors, {cost.images} images, until the last commit; "
+        f"beside the forwards {1e3 * (cost.in_actors - cost.forwards):.0f} ms are the actors', {1e3 * cost.in_driver:.0f} "
+        f"ms the driver's, and {1e3 * (cost.total - cost.in_actors - cost.in_driver):.0f} ms Ray's own processes' and the "
+        "writer's; a wall second costs Ray's the same whatever is done in it",
     )
 
 
-def _run(actor: type[StepActor], work: pa.Table, config: Config, output: str, warm: int) -> tuple[float, ...]:
-    """CPU seconds per image of all processes (without what shapes random answers), the forwards, actor and driver."""
-    at_warm: list[tuple[float, ...]] = []
+@dataclass(frozen=True)
+class _Cost:
+    """CPU seconds per image (without what shapes random answers), and of how many images and actors."""
+
+    total: float
+    forwards: float
+    in_actors: float
+    in_driver: float
+    images: int
+    actors: int
+
+
+def _run(actor: type[StepActor], work: pa.Table, config: Config, output: str, warm: int) -> _Cost:
+    """Run the graph with the pool that the real job would have here."""
+    (pool,) = plan_pools(config, cluster_resources(), 1)
+    readings: list[tuple[int, float, float]] = []
     over = threading.Event()
     with FamilyClock() as clock:
+
+        def read() -> None:
+            """Images so far, and CPU seconds of the driver and of all processes but it and the actors."""
+            images = sum(counts[-1].images for counts in _meters().values())
+            total, driver = clock.read(), clock.read_of(os.getpid())
+            readings.append((images, driver, total - driver - sum(map(clock.read_of, _meters()))))
 
         def await_warm() -> None:
             # All it costs lies before the moment that counts.
             while not over.wait(0.02):
-                if (now := _meter())[0] >= warm:
-                    at_warm.append((clock.read(), clock.read_of(int(now[3])), clock.read_of(os.getpid()), *now))
+                meters = _meters().values()
+                if len(meters) == pool.size and all(counts[-1].images >= warm for counts in meters):
+                    read()
                     return
 
         waiting = threading.Thread(target=await_warm, daemon=True)
@@ -182,26 +203,46 @@ def _run(actor: type[StepActor], work: pa.Table, config: Config, output: str, wa
         # Every batch is committed at once, so that the process that writes is warm as well.
         sink = PartSink(output, new_run_id(output), config.runtime.batch_size)
         try:
-            run_graph(work, [FUSED], config, FINGERPRINT, sink, start_ledger(), actor)
+            run_graph(work, [pool], config, FINGERPRINT, sink, start_ledger(), actor)
         finally:
             over.set()
             waiting.join()
-        now = _meter()
-        at_end = clock.read(), clock.read_of(int(now[3])), clock.read_of(os.getpid()), *now
+        read()
+        # Of each actor from the end of a batch, so that no forward is cut in two, to the very end.
+        starts = {pid: next(count for count in counts if count.images >= warm) for pid, counts in _meters().items()}
+        ends = {pid: counts[-1]._replace(seconds=clock.read_of(pid)) for pid, counts in _meters().items()}
     committed = count_rows(work, output, FINGERPRINT)
     if committed.ok != work.num_rows:
         raise RuntimeError(f"{committed.ok} of {work.num_rows} images committed: {dict(committed.reasons)}")
-    if not at_warm or at_end[3] <= at_warm[0][3]:
-        raise RuntimeError(f"The end of image {warm} was not seen before that of image {work.num_rows}.")
-    differences = (now - then for now, then in zip(at_end, at_warm[0], strict=True))
-    total, in_actor, in_driver, images, forwards, shaping, _ = differences
-    return (total - shaping) / images, forwards / images, (in_actor - shaping) / images, in_driver / images
+    if len(readings) < 2 or readings[1][0] <= readings[0][0]:
+        raise RuntimeError(f"Not every actor had done {warm} images before all {work.num_rows} were done.")
+    spent = [_Count(*(now - then for then, now in zip(starts[pid], ends[pid], strict=True))) for pid in starts]
+    images, forwards, shaping, seconds = map(sum, zip(*spent, strict=True))
+    since_warm, in_driver, in_others = (now - then for then, now in zip(*readings, strict=True))
+    forwards, in_actors = forwards / images, (seconds - shaping) / images
+    in_driver, in_others = in_driver / since_warm, in_others / since_warm
+    return _Cost(in_actors + in_driver + in_others, forwards, in_actors, in_driver, images, pool.size)
 
 
-def _meter() -> tuple[float, ...]:
-    """Images, CPU seconds of the forwards and of the shaping, and the process, of the one actor so far."""
-    path = Path(os.environ[METER])
-    return tuple(map(float, path.read_text().split())) if path.exists() else (0.0, 0.0, 0.0, 0.0)
+class _Count(NamedTuple):
+    """Of an actor at the end of a batch: images, and CPU seconds of the forwards, of the shaping and of everything."""
+
+    images: int
+    forwards: float
+    shaping: float
+    seconds: float
+
+
+def _meters() -> dict[int, list[_Count]]:
+    """Process -> what its actor had counted at the end of each batch so far."""
+    found = {}
+    for path in Path(os.environ[METER]).iterdir():
+        # A line that is just being written has no end yet.
+        lines = [line.split() for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        counts = [_Count(int(images), *map(float, seconds)) for images, *seconds in lines]
+        if counts:
+            found[int(path.name)] = counts
+    return found
 
 
 def _collection(folder: Path, count: int, shape: tuple[int, int]) -> pa.Table:

@@ -86,9 +86,10 @@ def faulty_graph(faults, ballast=0):
 
     def run(*args, **options):
         held = [ray.put(np.ones(10_000_000, np.uint8)) for _ in range(ballast // 10)]
-        run_graph(*args, actor=faulty_actor(faults), **options)
+        figures = run_graph(*args, actor=faulty_actor(faults), **options)
         if held:
             print([line for line in memory_summary(stats_only=True).splitlines() if "Spilled" in line], flush=True)
+        return figures
 
     return run
 

@@ -84,7 +84,8 @@ def execute(
         start = time.monotonic()
         try:
             with ProgressReporter(counter, work.num_rows, stream) as progress:
-                run_graph(work, pools, config, info.fingerprint, sink, counter, node=only_node(root, output, config))
+                node = only_node(root, output, config)
+                figures = run_graph(work, pools, config, info.fingerprint, sink, counter, node=node)
         except Exception as error:
             # Ray Data's own errors, such as that of no progress, have no base class but this.
             raise _explain(error) from error
@@ -96,7 +97,7 @@ def execute(
             "images_per_second": round(work.num_rows / seconds, 4),
             "stage_ms": progress.stage_ms,
             "pools": [asdict(pool) for pool in pools],
-            "ray_data": _operator_stats(),
+            "ray_data": figures,
         }
 
 
@@ -129,29 +130,3 @@ def _causes(error: BaseException) -> list[BaseException]:
             found.append(current)
             waiting += [getattr(current, "cause", None), current.__cause__, current.__context__, *current.args]
     return found
-
-
-def _operator_stats() -> dict[str, Any]:
-    """Ray Data's figures of the run per operator; an interface that may be missing in other versions."""
-    try:
-        last: Any = ray.data.list_stats_summaries()[-1]
-        operators = [
-            {
-                "operator": operator.operator_name,
-                "tasks": operator.wall_time.count,
-                "wall_seconds": round(operator.wall_time.sum, 3),
-                "cpu_seconds": round(operator.cpu_time.sum, 3),
-                "output_rows": operator.output_num_rows.sum,
-            }
-            for summary in _with_parents(last)
-            for operator in summary.operators_stats
-            if operator.wall_time is not None
-        ]
-        return {"operators": operators, "spilled_bytes": last.dataset_bytes_spilled}
-    except (AttributeError, IndexError, TypeError, ray.exceptions.RayError):
-        return {}
-
-
-def _with_parents(summary: Any) -> list[Any]:
-    """Ray Data keeps the operators before the last one in a tree of parents."""
-    return [operator for parent in summary.parents for operator in _with_parents(parent)] + [summary]
