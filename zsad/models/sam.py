@@ -27,7 +27,7 @@ from zsad.config import ForegroundConfig, ModelConfig, Precision
 from zsad.errors import UsageError
 from zsad.models.sam_decoder import SharedMaskDecoder, prompts_at_once
 from zsad.models.sam_encoder import fuse_attention
-from zsad.models.sam_masks import Box, Upsampling, measure, upsampling, window_logits, windows
+from zsad.models.sam_masks import Box, LowMask, Upsampling, low_masks, measure, upsampling, window_logits, windows
 from zsad.models.state_dicts import seeded
 from zsad.models.weights import restore
 from zsad.resize import Normalisation, resize_into
@@ -74,26 +74,26 @@ class Embedding:
 
 @dataclass(frozen=True)
 class Candidates:
-    """Masks before non-maximum suppression, best to keep small: low resolution only.
+    """Masks before non-maximum suppression, at low resolution only.
 
     Attributes:
-        low: (M, h, w) float32 low-resolution logits.
+        low: M low-resolution masks.
         predicted_iou: (M,) float32.
         stability: (M,) float32.
         boxes: (M, 4) int64, tight, end exclusive.
         points: (M,) int64, index of the prompt.
     """
 
-    low: Tensor
+    low: Sequence[LowMask]
     predicted_iou: Tensor
     stability: Tensor
     boxes: Tensor
     points: Tensor
 
     def take(self, chosen: Tensor) -> Candidates:
-        """The candidates that a mask (M,) bool or indices (K,) int64 choose, in that order."""
+        """The candidates of these indices (K,) int64, in that order."""
         return Candidates(
-            self.low[chosen],
+            [self.low[index] for index in chosen.tolist()],
             self.predicted_iou[chosen],
             self.stability[chosen],
             self.boxes[chosen],
@@ -277,18 +277,19 @@ class SAMModel:
         threshold, offset, plan = self.network.mask_threshold, config.stability_offset, embedding.upsampling
         where = windows(low, threshold - offset, plan)
         stability, boxes = measure(low, where, threshold, offset, plan)
-        candidates = Candidates(low, predicted_iou, stability, boxes, points)
+        chosen = torch.arange(len(low), device=low.device)
         if config.stability_threshold > 0:
-            candidates = candidates.take(stability >= config.stability_threshold)
-        return candidates
+            chosen = (stability >= config.stability_threshold).nonzero()[:, 0]
+        kept = low_masks(low, chosen, where, plan)
+        return Candidates(kept, predicted_iou[chosen], stability[chosen], boxes[chosen], points[chosen])
 
     def paint(self, embedding: Embedding, candidates: Candidates, points: NDArray[np.float64]) -> list[Annotation]:
         """The candidates as annotations on the host; ``points`` (P, 2) are all prompts in pixels."""
         boxes: list[Box] = [(x0, y0, x1, y1) for x0, y0, x1, y1 in candidates.boxes.tolist()]
-        flat = [torch.zeros(0, dtype=torch.bool, device=candidates.low.device)]
+        flat = [torch.zeros(0, dtype=torch.bool, device=candidates.boxes.device)]
         for low, box in zip(candidates.low, boxes, strict=True):
             if box[2] > box[0]:
-                logits = window_logits(low, box, embedding.upsampling)
+                logits = window_logits(low.values, box, embedding.upsampling, low.corner)
                 flat.append((logits > self.network.mask_threshold).flatten())
         pixels = torch.cat(flat).cpu().numpy()
         annotations = []
@@ -383,7 +384,7 @@ def suppress(candidates: Candidates, iou_threshold: float) -> Candidates:
 def concatenate(parts: list[Candidates]) -> Candidates:
     """The candidates of all batches of an image, in order."""
     return Candidates(
-        torch.cat([part.low for part in parts]),
+        [low for part in parts for low in part.low],
         torch.cat([part.predicted_iou for part in parts]),
         torch.cat([part.stability for part in parts]),
         torch.cat([part.boxes for part in parts]),

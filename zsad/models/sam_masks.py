@@ -145,12 +145,46 @@ def windows(low: Tensor, level: float, plan: Upsampling) -> list[Box]:
     return [(a, b, c, d) if a < c and b < d else _NOWHERE for a, b, c, d in found]
 
 
-def window_logits(low: Tensor, box: Box, plan: Upsampling) -> Tensor:
+@dataclass(frozen=True)
+class LowMask:
+    """A mask at low resolution, or the part of it that its window depends on.
+
+    Attributes:
+        values: (h, w) float32 logits.
+        corner: row and column of ``values[0, 0]`` in the whole mask.
+    """
+
+    values: Tensor
+    corner: tuple[int, int] = (0, 0)
+
+
+def low_masks(low: Tensor, chosen: Tensor, boxes: Sequence[Box], plan: Upsampling) -> list[LowMask]:
+    """The masks to keep: on a CPU the part of each that its window depends on, so that the rest can be let go.
+
+    Elsewhere all of them are copied at once, since starting an operation is what costs.
+
+    Args:
+        low: (M, h, w) float32.
+        chosen: (K,) int64 indices of the masks to keep.
+        boxes: the window of each of the M masks.
+    """
+    if low.device.type != "cpu":
+        return [LowMask(values) for values in low[chosen].unbind()]
+    indices: list[int] = chosen.tolist()
+    x0, y0, x1, y1 = torch.tensor([boxes[index] for index in indices], dtype=torch.int64).view(-1, 4).unbind(1)
+    top, bottom = plan.rows.first[y0], torch.where(y1 > y0, plan.rows.last[y1 - 1] + 1, 0)
+    left, right = plan.columns.first[x0], torch.where(x1 > x0, plan.columns.last[x1 - 1] + 1, 0)
+    spans: list[list[int]] = torch.stack([top, bottom, left, right], 1).tolist()
+    return [LowMask(low[index, a:b, c:d].clone(), (a, c)) for index, (a, b, c, d) in zip(indices, spans, strict=True)]
+
+
+def window_logits(low: Tensor, box: Box, plan: Upsampling, corner: tuple[int, int] = (0, 0)) -> Tensor:
     """The native-resolution logits of one mask, or of several, inside a window that is not empty.
 
     Args:
         low: (h, w) or (M, h, w) float32.
         box: the window.
+        corner: row and column of ``low[..., 0, 0]`` in the whole mask, where ``low`` is a part of it.
 
     Returns:
         (y1 - y0, x1 - x0) or (M, y1 - y0, x1 - x0) float32.
@@ -158,9 +192,8 @@ def window_logits(low: Tensor, box: Box, plan: Upsampling) -> Tensor:
     x0, y0, x1, y1 = box
     top, bottom = plan.rows.starts[y0], plan.rows.stops[y1 - 1]
     left, right = plan.columns.starts[x0], plan.columns.stops[x1 - 1]
-    middle = _interpolate(
-        low, plan.rows.coarse.part(top, bottom), plan.columns.coarse.part(left, right), plan.coarse_joint
-    )
+    rows, columns = plan.rows.coarse.part(top, bottom, corner[0]), plan.columns.coarse.part(left, right, corner[1])
+    middle = _interpolate(low, rows, columns, plan.coarse_joint)
     return _interpolate(middle, plan.rows.fine.part(y0, y1, top), plan.columns.fine.part(x0, x1, left), plan.fine_joint)
 
 
