@@ -194,14 +194,15 @@ def _run(actor: type[StepActor], work: pa.Table, config: Config, output: str, wa
             # All it costs lies before the moment that counts.
             while not over.wait(0.02):
                 meters = _meters().values()
-                if len(meters) == pool.size and all(counts[-1].images >= warm for counts in meters):
+                is_writer_warm = any(Path(output, "predictions").glob("*.parquet"))
+                if is_writer_warm and len(meters) == pool.size and all(c[-1].images >= warm for c in meters):
                     read()
                     return
 
         waiting = threading.Thread(target=await_warm, daemon=True)
         waiting.start()
-        # Every batch is committed at once, so that the process that writes is warm as well.
-        sink = PartSink(output, new_run_id(output), config.runtime.batch_size)
+        # As many rows as in a part of the real job, but so few that the process that writes is soon warm as well.
+        sink = PartSink(output, new_run_id(output), min(16, work.num_rows // 6))
         try:
             run_graph(work, [pool], config, FINGERPRINT, sink, start_ledger(), actor)
         finally:

@@ -44,6 +44,7 @@ def decode(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
     Raises:
         ImageError: kind ``empty_file``, ``not_an_image``, ``too_many_pixels``, ``truncated`` or ``undecodable``.
         MemoryError: the pixels do not fit into memory just now.
+        ImportError: a package that decoding takes is missing, which says nothing about the image.
     """
     return from_pil(_open(data, max_pixels))
 
@@ -73,12 +74,13 @@ def from_pil(image: Image.Image) -> NDArray[np.uint8]:
 
     Raises:
         ImageError: its file is truncated or cannot be decoded.
+        MemoryError, ImportError: as ``decode``.
     """
     try:
         image.load()
         # After loading: Pillow turns TIFF itself, and PNG may hold its EXIF data behind the pixels.
         return orient(_to_rgb(image), _orientation(image))
-    except (ImageError, MemoryError):
+    except (ImageError, MemoryError, ImportError):
         raise
     except Exception as error:
         # Decoders fed with hostile bytes raise far more than they document.
@@ -100,7 +102,7 @@ def decode_mask(data: bytes, max_pixels: int) -> NDArray[np.bool_]:
     image = _open(data, max_pixels)
     try:
         array = np.asarray(image)
-    except MemoryError:
+    except (MemoryError, ImportError):
         raise
     except Exception as error:
         raise _explain(error) from None
@@ -151,7 +153,7 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         raise ImageError("not_an_image", f"the content is none of {', '.join(FORMATS)}") from None
     except Image.DecompressionBombError:
         raise ImageError("too_many_pixels", f"over the cap of {max_pixels:,} pixels (images.max_pixels)") from None
-    except MemoryError:
+    except (MemoryError, ImportError):
         raise
     except Exception as error:
         raise _explain(error) from None

@@ -1,5 +1,7 @@
 """What is refused before a cluster is used."""
 
+import os
+
 import pytest
 
 from zsad.config import load_config
@@ -77,3 +79,24 @@ def test_a_run_with_local_paths_stays_on_its_node(tmp_path, monkeypatch):
     assert cluster.only_node(bucket, bucket, load_config("mini")) is None
     shared = load_config("mini", None, ["runtime.shared_filesystem=true"])
     assert cluster.only_node(local, local, shared) is None
+
+
+def test_a_ray_of_its_own_starts_with_settings_that_the_caller_keeps_nothing_of(monkeypatch):
+    seen = {}
+    monkeypatch.setattr(cluster.ray, "init", lambda **_: seen.update(os.environ))
+    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(cluster.ray, "shutdown", lambda: None)
+    monkeypatch.delenv("RAY_event_stats", raising=False)
+    monkeypatch.setenv("RAY_BACKEND_LOG_LEVEL", "info")
+    before = dict(os.environ)
+    with cluster.connected("local"):
+        assert dict(os.environ) == before
+    assert seen["RAY_event_stats"] == "0"
+    assert seen["RAY_BACKEND_LOG_LEVEL"] == "info"
+    seen.clear()
+    with cluster.connected("auto"):
+        assert "RAY_event_stats" not in seen
+    monkeypatch.setattr(cluster.ray, "init", lambda **_: (_ for _ in ()).throw(ConnectionError("no")))
+    with pytest.raises(ZsadError, match="Cannot reach Ray at 'local'"), cluster.connected("local"):
+        pass
+    assert dict(os.environ) == before

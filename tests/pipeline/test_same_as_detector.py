@@ -11,6 +11,7 @@ from zsad import Detector, load_config, read_anomaly_map, read_foreground, read_
 from zsad.detector import build_steps
 from zsad.pipeline.score import ScoreOptions, score
 from zsad.steps.item import ImageItem
+from zsad.storage import read_run
 
 NOUN = "disc"
 
@@ -64,6 +65,15 @@ def test_every_image_is_a_row_and_bad_ones_say_why(job, reference):
     assert set(failed["error_stage"]) == {"load"}
     assert failed["pred_score"].isna().all()
     assert "untrained" in log
+
+
+def test_ray_says_what_every_operator_did(job):
+    figures = read_run(job[0]).timings["runs"][0]["ray_data"]
+    pools = [one for one in figures["operators"] if one["operator"].startswith("MapBatches(StepActor)")]
+    assert len(pools) in (1, 4)
+    assert all(one["output_rows"] == 10 and one["tasks"] >= 2 and one["wall_seconds"] > 0 for one in pools)
+    assert figures["operators"][-1]["operator"] == "Write"
+    assert figures["spilled_bytes"] == 0
 
 
 def test_rows_equal_the_detector(job, reference):
