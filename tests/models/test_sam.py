@@ -20,7 +20,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from zsad.config import ForegroundConfig, ModelConfig
 from zsad.errors import UsageError
 from zsad.models import sam
-from zsad.models.sam_masks import measure, upsampling, window_logits, windows
+from zsad.models.sam_candidates import shared_batches
+from zsad.models.sam_masks import low_masks, measure, upsampling, window_logits, windows
 
 from .sam_oracle import assert_same, published, small_sam
 
@@ -184,6 +185,30 @@ def test_a_window_holds_the_whole_mask_of_a_single_entry(height, width, row, col
         assert y1 - 1 - rows[-1] <= slack
 
 
+@settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(st.integers(1, 700), st.integers(1, 700), st.integers(0, 2**16), st.integers(1, 40))
+def test_the_part_of_a_mask_that_is_kept_is_all_that_its_window_reads(threads, height, width, seed, radius):
+    long = max(height, width)
+    cut = max(1, int(height * 256 / long + 0.5)), max(1, int(width * 256 / long + 0.5))
+    drawn = torch.Generator().manual_seed(seed)
+    y, x = torch.arange(64)[:, None, None], torch.arange(64)[:, None]
+    centres = torch.rand(2, 5, generator=drawn) * 64
+    low = (radius / 4 - ((y - centres[0]) ** 2 + (x - centres[1]) ** 2).sqrt()).permute(2, 0, 1).contiguous()
+    low[3] = -1
+    plan = upsampling((64, 64), 256, cut, (height, width))
+    where = windows(low, 0, plan)
+    chosen = torch.tensor([4, 3, 0, 1])
+    kept = low_masks(low, chosen, where, plan)
+    assert kept[1].values.numel() == 0
+    for index, mask in zip(chosen.tolist(), kept, strict=True):
+        box = where[index]
+        if box[2] > box[0]:
+            assert torch.equal(window_logits(mask.values, box, plan, mask.corner), window_logits(low[index], box, plan))
+            assert mask.values.untyped_storage().nbytes() == 4 * mask.values.numel()
+    if radius < 8:
+        assert sum(mask.values.numel() for mask in kept) < 4 * 64 * 64 / 4
+
+
 def equal(ours: list[sam.Annotation], others: list[sam.Annotation]) -> bool:
     return len(ours) == len(others) and all(
         np.array_equal(mine.mask, other.mask) and replace(mine, mask=other.mask) == other
@@ -214,7 +239,7 @@ def test_images_that_share_batches_are_annotated_as_if_alone(model, photographs,
 
 @given(st.lists(st.integers(0, 300), max_size=12), st.integers(1, 70), st.integers(1, 20))
 def test_shared_batches_hold_what_is_left_of_each_image_and_are_few(counts, size, group):
-    batches = sam.shared_batches(counts, size, group)
+    batches = shared_batches(counts, size, group)
     left: list[list[int]] = [[] for _ in counts]
     for batch in batches:
         assert 0 < sum(stop - start for _, start, stop in batch) < size + group

@@ -1,0 +1,88 @@
+"""What SAM's automatic mask generation keeps between decoding and painting, and how prompts share decoder batches."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchvision.ops import batched_nms
+
+from zsad.models.sam_masks import LowMask
+
+Run = tuple[int, int, int]
+"""An image and the range of its prompts: index, start, stop."""
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Masks before non-maximum suppression, at low resolution only.
+
+    Attributes:
+        low: M low-resolution masks.
+        predicted_iou: (M,) float32.
+        stability: (M,) float32.
+        boxes: (M, 4) int64, tight, end exclusive.
+        points: (M,) int64, index of the prompt.
+    """
+
+    low: Sequence[LowMask]
+    predicted_iou: Tensor
+    stability: Tensor
+    boxes: Tensor
+    points: Tensor
+
+    def take(self, chosen: Tensor) -> Candidates:
+        """The candidates of these indices (K,) int64, in that order."""
+        return Candidates(
+            [self.low[index] for index in chosen.tolist()],
+            self.predicted_iou[chosen],
+            self.stability[chosen],
+            self.boxes[chosen],
+            self.points[chosen],
+        )
+
+
+def concatenate(parts: list[Candidates]) -> Candidates:
+    """The candidates of all batches of an image, in order."""
+    return Candidates(
+        [low for part in parts for low in part.low],
+        torch.cat([part.predicted_iou for part in parts]),
+        torch.cat([part.stability for part in parts]),
+        torch.cat([part.boxes for part in parts]),
+        torch.cat([part.points for part in parts]),
+    )
+
+
+def suppress(candidates: Candidates, iou_threshold: float) -> Candidates:
+    """Non-maximum suppression on boxes; what stays is sorted by decreasing predicted IoU."""
+    # The published boxes end on the last pixel, and an empty mask's is all 0.
+    boxes = candidates.boxes.float()
+    boxes[:, 2:] = (boxes[:, 2:] - 1).clamp(min=0)
+    one_class = torch.zeros_like(candidates.predicted_iou)
+    return candidates.take(batched_nms(boxes, candidates.predicted_iou, one_class, iou_threshold))
+
+
+def shared_batches(counts: Sequence[int], size: int, group: int) -> list[list[Run]]:
+    """Decoder batches of what is left of each image after its full batches: no more than ``ceil(sum / size)``.
+
+    Args:
+        counts: prompts of each image.
+        size: prompts of a batch; one that ends amid a group holds the whole group.
+        group: an image's prompts are only parted at multiples of this, so that on a CPU the decoder computes the same
+            ones together whichever images share the batch, and rounds the same.
+    """
+    batches: list[list[Run]] = []
+    room = 0
+    for image, count in enumerate(counts):
+        start = count - count % size
+        while start < count:
+            if room <= 0:
+                batches.append([])
+                room = size
+            stop = min(count, start + -(-room // group) * group)
+            batches[-1].append((image, start, stop))
+            room -= stop - start
+            start = stop
+    return batches
