@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
 from collections.abc import Iterator
@@ -150,9 +151,10 @@ def score(options: ScoreOptions, stream: TextIO | None = None) -> ScoreSummary:
         if earlier is not None:
             info = replace(info, timings=earlier.timings)
         if work.num_rows:
-            validate_models(config, pc.unique(work["class_name"]).to_pylist())
-            # Ray and torch take seconds to import; a finished run and a wrong option need neither.
-            from zsad.pipeline.execute import execute
+            with _without_collecting():
+                validate_models(config, pc.unique(work["class_name"]).to_pylist())
+                # Ray and torch take seconds to import; a finished run and a wrong option need neither.
+                from zsad.pipeline.execute import execute
 
             timings = execute(work, config, info, new_run_id(output), root, output, lock, options.address, stream)
             earlier_runs = earlier.timings.get("runs", []) if earlier is not None else []
@@ -196,6 +198,18 @@ def _interruptible(stream: TextIO) -> Iterator[None]:
     except (KeyboardInterrupt, SystemExit):
         print("Interrupted. What is committed stays; run the same command again to go on.", file=stream, flush=True)
         raise
+
+
+@contextmanager
+def _without_collecting() -> Iterator[None]:
+    """Imports leave a million objects that stay; to look for garbage among them again and again takes a second."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def _is_finished(output: str, hashed: str) -> bool:
