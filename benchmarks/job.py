@@ -10,10 +10,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -38,6 +39,8 @@ from zsad.steps.tile_scores import TileScores
 from zsad.storage import count_rows, new_run_id
 
 EFFICIENCY, NON_MODEL, GROWTH = 0.92, 0.060, 1.10
+ACTORS = 2
+"""Of P7: as many as the job has on two cores."""
 METER = "ZSAD_BENCHMARK_METER"
 FINGERPRINT = "f" * 64
 FUSED = Pool("fused", tuple(step.name for step in METHOD), 1, 0.0, 1, 1)
@@ -82,7 +85,7 @@ class MeteredActor(StepActor):
         result = super().__call__(batch)
         self.images += result.num_rows
         with Path(os.environ[METER], str(os.getpid())).open("a") as meter:
-            meter.write(f"{self.images} {self.forwards} {self.shaping} {time.process_time()}\n")
+            meter.write(f"{time.monotonic()} {self.images} {self.forwards} {self.shaping} {time.process_time()}\n")
         return result
 
     def _metered(self, forward: Callable[..., Any], forwards: int = 1, shaping: int = 0) -> Callable[..., Any]:
@@ -109,8 +112,8 @@ class HalfActor(MeteredActor):
 def efficiency(quick: bool) -> list[Row]:
     """P7: CPU time of the forwards against CPU time of everything, from encoded files to committed parts."""
     if quick:
-        return [_overhead(MeteredActor, 4, 24, (300, 450))]
-    return [_overhead(HalfActor, 2, 12, (1000, 1500)), _overhead(MeteredActor, 8, 80, (1000, 1500))]
+        return [_overhead(MeteredActor, 4, 32, (300, 450))]
+    return [_overhead(HalfActor, 2, 20, (1000, 1500)), _overhead(MeteredActor, 8, 80, (1000, 1500))]
 
 
 def memory(quick: bool, lengths: tuple[int, int] = (200, 2000)) -> list[Row]:
@@ -140,7 +143,9 @@ def memory(quick: bool, lengths: tuple[int, int] = (200, 2000)) -> list[Row]:
 def _overhead(actor: type[MeteredActor], warm: int, images: int, shape: tuple[int, int]) -> Row:
     """The cost of an image once every actor has done ``warm`` ones, until all ``images`` are committed."""
     small = actor.size == "small"
-    config = load_config("mini" if small else "vand2023", None, [f"runtime.batch_size={4 if small else 2}"])
+    given = {"batch_size": 4 if small else 2, "device": "cpu", "topology": "fused", "fused.size": ACTORS}
+    overrides = [f"runtime.{name}={value}" for name, value in given.items()]
+    config = load_config("mini" if small else "vand2023", None, overrides)
     with tempfile.TemporaryDirectory(prefix="zsad-") as name:
         folder = Path(name)
         manifest = _collection(folder, images, shape)
@@ -158,50 +163,49 @@ def _overhead(actor: type[MeteredActor], warm: int, images: int, shape: tuple[in
         f"{100 * share:.1f} % ({cost.total:.3f} s per image, {cost.forwards:.3f} in forwards, {1e3 * beside:.0f} ms "
         "beside them)",
         None if shape[0] < 1000 else met,
-        f"CPU time of all processes of the session, {cost.actors} actors, {cost.images} images, until the last commit; "
-        f"beside the forwards {1e3 * (cost.in_actors - cost.forwards):.0f} ms are the actors', {1e3 * cost.in_driver:.0f} "
-        f"ms the driver's, and {1e3 * (cost.total - cost.in_actors - cost.in_driver):.0f} ms Ray's own processes' and the "
-        "writer's; a wall second costs Ray's the same whatever is done in it",
+        f"CPU time of all processes of the session, {ACTORS} actors of one thread, {cost.images} images: of each actor "
+        f"after its first {warm} images, of all else from then on, until the last commit; the forwards are timed within "
+        f"the job; beside them {1e3 * (cost.in_actors - cost.forwards):.0f} ms are the actors', "
+        f"{1e3 * cost.in_driver:.0f} ms the driver's, and "
+        f"{1e3 * (cost.total - cost.in_actors - cost.in_driver):.0f} ms those of Ray's processes, the ledger and the writer",
     )
 
 
 @dataclass(frozen=True)
 class _Cost:
-    """CPU seconds per image (without what shapes random answers), and of how many images and actors."""
+    """CPU seconds per image (without what shapes random answers), and of how many images."""
 
     total: float
     forwards: float
     in_actors: float
     in_driver: float
     images: int
-    actors: int
 
 
 def _run(actor: type[StepActor], work: pa.Table, config: Config, output: str, warm: int) -> _Cost:
-    """Run the graph with the pool that the real job would have here."""
-    (pool,) = plan_pools(config, cluster_resources(), 1)
-    readings: list[tuple[int, float, float]] = []
+    """Run the graph; raises RuntimeError when its images are not committed, or too few to tell the cost of one."""
+    pool = replace(plan_pools(config, cluster_resources(), 1)[0], torch_threads=1)
+    readings: list[tuple[float, float, float]] = []
     over = threading.Event()
     with FamilyClock() as clock:
 
         def read() -> None:
-            """Images so far, and CPU seconds of the driver and of all processes but it and the actors."""
-            images = sum(counts[-1].images for counts in _meters().values())
+            """When it is, and CPU seconds so far of the driver and of all processes but it and the actors."""
             total, driver = clock.read(), clock.read_of(os.getpid())
-            readings.append((images, driver, total - driver - sum(map(clock.read_of, _meters()))))
+            readings.append((time.monotonic(), driver, total - driver - sum(map(clock.read_of, _meters()))))
 
         def await_warm() -> None:
             # All it costs lies before the moment that counts.
             while not over.wait(0.02):
                 meters = _meters().values()
                 is_writer_warm = any(Path(output, "predictions").glob("*.parquet"))
-                if is_writer_warm and len(meters) == pool.size and all(c[-1].images >= warm for c in meters):
+                if is_writer_warm and len(meters) == ACTORS and all(counts[-1].images >= warm for counts in meters):
                     read()
                     return
 
         waiting = threading.Thread(target=await_warm, daemon=True)
         waiting.start()
-        # As many rows as in a part of the real job, but so few that the process that writes is soon warm as well.
+        # So few rows that the process that writes is soon warm as well.
         sink = PartSink(output, new_run_id(output), min(16, work.num_rows // 6))
         try:
             run_graph(work, [pool], config, FINGERPRINT, sink, start_ledger(), actor)
@@ -209,29 +213,45 @@ def _run(actor: type[StepActor], work: pa.Table, config: Config, output: str, wa
             over.set()
             waiting.join()
         read()
-        # Of each actor from the end of a batch, so that no forward is cut in two, to the very end.
-        starts = {pid: next(count for count in counts if count.images >= warm) for pid, counts in _meters().items()}
-        ends = {pid: counts[-1]._replace(seconds=clock.read_of(pid)) for pid, counts in _meters().items()}
+        meters = _meters()
+        # /proc is only looked at now and then; an actor that has ended was last seen some time before.
+        at_end = {pid: max(clock.read_of(pid), counts[-1].seconds) for pid, counts in meters.items()}
     committed = count_rows(work, output, FINGERPRINT)
     if committed.ok != work.num_rows:
         raise RuntimeError(f"{committed.ok} of {work.num_rows} images committed: {dict(committed.reasons)}")
-    if len(readings) < 2 or readings[1][0] <= readings[0][0]:
-        raise RuntimeError(f"Not every actor had done {warm} images before all {work.num_rows} were done.")
-    spent = [_Count(*(now - then for then, now in zip(starts[pid], ends[pid], strict=True))) for pid in starts]
-    images, forwards, shaping, seconds = map(sum, zip(*spent, strict=True))
-    since_warm, in_driver, in_others = (now - then for then, now in zip(*readings, strict=True))
+    if len(readings) < 2:
+        done = [counts[-1].images for counts in meters.values()]
+        raise RuntimeError(
+            f"{done} images of the actors, {warm} of each and one part were not done before the last one."
+        )
+    spent = []
+    for pid, counts in meters.items():
+        # From the end of a batch on, so that no forward is cut in two.
+        start = next(count for count in counts if count.images >= warm)
+        end = counts[-1]._replace(seconds=at_end[pid])
+        spent.append(_Count(*(now - then for then, now in zip(start, end, strict=True))))
+    _, images, forwards, shaping, seconds = map(sum, zip(*spent, strict=True))
     forwards, in_actors = forwards / images, (seconds - shaping) / images
+    since_warm = sum(counts[-1].images - _images_at(counts, readings[0][0]) for counts in meters.values())
+    _, in_driver, in_others = (now - then for then, now in zip(*readings, strict=True))
     in_driver, in_others = in_driver / since_warm, in_others / since_warm
-    return _Cost(in_actors + in_driver + in_others, forwards, in_actors, in_driver, images, pool.size)
+    return _Cost(in_actors + in_driver + in_others, forwards, in_actors, in_driver, int(images))
 
 
 class _Count(NamedTuple):
-    """Of an actor at the end of a batch: images, and CPU seconds of the forwards, of the shaping and of everything."""
+    """Of an actor at the end of a batch: when, images, and CPU seconds of forwards, shaping and everything."""
 
-    images: int
+    time: float
+    images: float
     forwards: float
     shaping: float
     seconds: float
+
+
+def _images_at(counts: list[_Count], moment: float) -> float:
+    """Images that an actor had done by then, those of the batch that it was at in proportion."""
+    times, images = [count.time for count in counts], [count.images for count in counts]
+    return float(np.interp(moment, times, images))
 
 
 def _meters() -> dict[int, list[_Count]]:
@@ -239,10 +259,9 @@ def _meters() -> dict[int, list[_Count]]:
     found = {}
     for path in Path(os.environ[METER]).iterdir():
         # A line that is just being written has no end yet.
-        lines = [line.split() for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        counts = [_Count(int(images), *map(float, seconds)) for images, *seconds in lines]
-        if counts:
-            found[int(path.name)] = counts
+        lines = [line for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        if lines:
+            found[int(path.name)] = [_Count(*map(float, line.split())) for line in lines]
     return found
 
 

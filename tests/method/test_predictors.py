@@ -52,6 +52,20 @@ def test_harmonic_closed_form_equals_the_definition(seed, spread):
     torch.testing.assert_close(average_prompts(logits, weights), definition, atol=1e-12, rtol=1e-9)
 
 
+@pytest.mark.parametrize("tiles", [0, 1, 3])
+def test_harmonic_mean_in_place_has_the_bits_of_logsumexp(tiles):
+    logits = torch.randn((tiles, 18, 7, 9), generator=torch.Generator().manual_seed(0)) * 20
+    if tiles:
+        logits[0, :, 0, 0], logits[0, 3, 1, 1], logits[0, 3, 1, 2] = torch.inf, torch.inf, -torch.inf
+        logits[0, :, 0, 1] = -torch.inf
+    before = logits.clone()
+    weights = torch.rand(18, generator=torch.Generator().manual_seed(1)).add(0.5).tolist()
+    weight = torch.tensor(weights).view(1, -1, 1, 1)
+    expected = torch.sigmoid(weight.sum().log() - torch.logsumexp(weight.log() - logits, dim=1))
+    assert torch.equal(average_prompts(logits, weights), expected)
+    assert torch.equal(logits, before)
+
+
 def test_harmonic_mean_of_equal_maps_is_the_map_and_extremes_stay_finite():
     logits = torch.tensor([-200.0, -5.0, 0.0, 5.0, 200.0]).view(1, 1, 1, 5).expand(1, 19, 1, 5)
     mean = average_prompts(logits, [1.0] * 19)

@@ -314,6 +314,14 @@ def test_masks_measured_together_as_on_a_gpu_are_measured_the_same(monkeypatch, 
     assert (operations.count < 100) == (pixels == 1 << 24)
 
 
+def test_masks_kept_whole_as_on_a_gpu_are_painted_the_same(model, photographs, monkeypatch):
+    config = EVERYTHING.model_copy(update={"points_per_batch": 16, "stability_threshold": 0.3})
+    expected = model.annotate(photographs["china"], config, sam.point_grid(6))
+    monkeypatch.setattr("zsad.models.sam_masks._pixels_at_once", lambda _: 1 << 20)
+    assert len(expected) > 10
+    assert equal(model.annotate(photographs["china"], config, sam.point_grid(6)), expected)
+
+
 def test_random_is_a_small_sam_seeded_and_silent():
     torch.manual_seed(11)
     expected = torch.rand(3)

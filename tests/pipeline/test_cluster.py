@@ -86,13 +86,13 @@ def test_a_ray_of_its_own_starts_with_settings_that_the_caller_keeps_nothing_of(
     monkeypatch.setattr(cluster.ray, "init", lambda **_: seen.update(os.environ))
     monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
     monkeypatch.setattr(cluster.ray, "shutdown", lambda: None)
-    monkeypatch.delenv("RAY_event_stats", raising=False)
+    for name in cluster._OWN_RAY:
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("RAY_BACKEND_LOG_LEVEL", "info")
     before = dict(os.environ)
     with cluster.connected("local"):
         assert dict(os.environ) == before
-    assert seen["RAY_event_stats"] == "0"
-    assert seen["RAY_BACKEND_LOG_LEVEL"] == "info"
+    assert {name: seen[name] for name in cluster._OWN_RAY} == cluster._OWN_RAY | {"RAY_BACKEND_LOG_LEVEL": "info"}
     seen.clear()
     with cluster.connected("auto"):
         assert "RAY_event_stats" not in seen

@@ -1,6 +1,9 @@
+import io
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from zsad.config import ImagesConfig
 from zsad.errors import ImageError, UsageError
@@ -37,6 +40,7 @@ def test_isolate_finds_the_one_image_that_fails():
         (RuntimeError("CUDA error: an illegal memory access was encountered"), True),
         (torch.OutOfMemoryError("CUDA out of memory"), False),
         (UsageError("no such prompt"), True),
+        (ModuleNotFoundError("No module named 'cv2'"), True),
         (ValueError("one odd image"), False),
     ],
 )
@@ -149,3 +153,16 @@ def test_memory_that_runs_out_for_a_batch_is_enough_for_its_halves(impatient):
 
     isolate("tile_scores", items, work)
     assert all(one.score == 1.0 for one in items)
+
+
+def test_a_missing_package_is_no_fault_of_the_images(monkeypatch):
+    def fail(*_):
+        raise ModuleNotFoundError("No module named 'cv2'")
+
+    monkeypatch.setattr("zsad.images._copy", fail)
+    buffer = io.BytesIO()
+    Image.new("RGB", (3, 2)).save(buffer, "PNG")
+    one = ImageItem(path="a.png", class_name="thing", data=buffer.getvalue())
+    with pytest.raises(ModuleNotFoundError, match="cv2"):
+        load([one], ImagesConfig())
+    assert one.failure is None

@@ -161,14 +161,14 @@ class LowMask:
 def low_masks(low: Tensor, chosen: Tensor, boxes: Sequence[Box], plan: Upsampling) -> list[LowMask]:
     """The masks to keep: on a CPU the part of each that its window depends on, so that the rest can be let go.
 
-    Elsewhere all of them are copied at once, since starting an operation is what costs.
+    Elsewhere all of them are copied at once, since starting an operation is what costs; each then keeps the others.
 
     Args:
         low: (M, h, w) float32.
         chosen: (K,) int64 indices of the masks to keep.
         boxes: the window of each of the M masks.
     """
-    if low.device.type != "cpu":
+    if _pixels_at_once(low.device):
         return [LowMask(values) for values in low[chosen].unbind()]
     indices: list[int] = chosen.tolist()
     x0, y0, x1, y1 = torch.tensor([boxes[index] for index in indices], dtype=torch.int64).view(-1, 4).unbind(1)

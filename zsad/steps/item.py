@@ -300,8 +300,8 @@ def free_memory() -> None:
 
 
 def condemns_process(error: Exception) -> bool:
-    """Whether no other image can succeed in this process either: wrong usage, or a lost GPU."""
-    return isinstance(error, UsageError) or lost_device(error)
+    """Whether no other image can succeed in this process either: wrong usage, a missing package, or a lost GPU."""
+    return isinstance(error, UsageError | ImportError) or lost_device(error)
 
 
 def lost_device(error: Exception) -> bool:
