@@ -1,12 +1,16 @@
 """What is refused before a cluster is used."""
 
+import gc
+import io
 import os
 
 import pytest
+from PIL import Image
 
 from zsad.config import load_config
 from zsad.errors import UsageError, ZsadError
 from zsad.pipeline import cluster
+from zsad.pipeline.score import ScoreOptions, score
 
 
 def test_a_local_path_is_refused_where_the_only_node_is_another_machine(tmp_path, monkeypatch):
@@ -100,3 +104,26 @@ def test_a_ray_of_its_own_starts_with_settings_that_the_caller_keeps_nothing_of(
     with pytest.raises(ZsadError, match="Cannot reach Ray at 'local'"), cluster.connected("local"):
         pass
     assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_garbage_is_collected_as_before_when_the_models_are_refused(tmp_path, monkeypatch, enabled):
+    (tmp_path / "in").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "in" / "a.png")
+    collecting = []
+
+    def refuse(*_):
+        collecting.append(gc.isenabled())
+        raise UsageError("no such weights")
+
+    monkeypatch.setattr("zsad.pipeline.score.validate_models", refuse)
+    options = ScoreOptions("folder", str(tmp_path / "in"), str(tmp_path / "out"), "mini", object_name="part")
+    was_enabled = gc.isenabled()
+    try:
+        (gc.enable if enabled else gc.disable)()
+        with pytest.raises(UsageError, match="no such weights"):
+            score(options, io.StringIO())
+        assert collecting == [False]
+        assert gc.isenabled() == enabled
+    finally:
+        (gc.enable if was_enabled else gc.disable)()
