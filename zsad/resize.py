@@ -16,11 +16,10 @@ from typing import Any, Literal
 import cv2
 import numba
 import numpy as np
-from numba.extending import intrinsic
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
-from zsad.kernels import compiled
+from zsad.kernels import compiled, fma
 
 Filter = Literal["bilinear", "bicubic"]
 
@@ -314,15 +313,6 @@ def _neighbours(size_in: int, size_out: int) -> tuple[NDArray[Any], ...]:
     return low, np.minimum(low + 1, size_in - 1), np.float32(1) - upper, upper
 
 
-def _fused(_: Any, a: Any, b: Any, c: Any) -> Any:
-    """a * b + c in float32, rounded once, for use in compiled functions."""
-    single = numba.types.float32
-    return single(single, single, single), lambda context, builder, signature, arguments: builder.fma(*arguments)
-
-
-_fma: Any = intrinsic(_fused)
-
-
 @numba.njit(nogil=True, error_model="numpy")
 def _quotient(value: Any, divisor: Any, reciprocal: Any) -> Any:  # pragma: no cover - compiled
     """value / divisor in float32, from the rounded reciprocal and what the product with it lacks (Markstein, 1990).
@@ -330,7 +320,7 @@ def _quotient(value: Any, divisor: Any, reciprocal: Any) -> Any:  # pragma: no c
     A processor divides several times as slowly as it multiplies.
     """
     product = value * reciprocal
-    return _fma(_fma(-product, divisor, value), reciprocal, product)
+    return fma(fma(-product, divisor, value), reciprocal, product)
 
 
 @compiled
@@ -372,9 +362,9 @@ def _stretch(
             a, b, c, d = above[0, channel], above[1, channel], below[0, channel], below[1, channel]
             for x in range(len(values)):
                 total = b[x] * (upper[y] * after[x])
-                total = _fma(a[x], upper[y] * before[x], total)
-                total = _fma(c[x], lower[y] * before[x], total)
-                total = _fma(d[x], lower[y] * after[x], total)
+                total = fma(a[x], upper[y] * before[x], total)
+                total = fma(c[x], lower[y] * before[x], total)
+                total = fma(d[x], lower[y] * after[x], total)
                 values[x] = np.float32(np.int32(total)) / divisor - offset
 
 

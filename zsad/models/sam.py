@@ -27,7 +27,7 @@ from zsad.errors import UsageError
 from zsad.models.sam_candidates import Candidates, Run, concatenate, shared_batches, suppress
 from zsad.models.sam_decoder import SharedMaskDecoder, prompts_at_once
 from zsad.models.sam_encoder import fuse_attention
-from zsad.models.sam_masks import Box, Upsampling, low_masks, measure, upsampling, window_logits, windows
+from zsad.models.sam_masks import Box, Upsampling, low_masks, measure, paint, upsampling
 from zsad.models.state_dicts import seeded
 from zsad.models.weights import restore
 from zsad.resize import Normalisation, resize_into
@@ -240,40 +240,27 @@ class SAMModel:
         """
         points = first_point + torch.arange(len(low), device=low.device) // MASKS_PER_POINT
         if config.pred_iou_threshold > 0:
-            chosen = predicted_iou > config.pred_iou_threshold
+            chosen = (predicted_iou > config.pred_iou_threshold).nonzero()[:, 0]
             low, predicted_iou, points = low[chosen], predicted_iou[chosen], points[chosen]
-        threshold, offset, plan = self.network.mask_threshold, config.stability_offset, embedding.upsampling
-        where = windows(low, threshold - offset, plan)
-        stability, boxes = measure(low, where, threshold, offset, plan)
+        plan = embedding.upsampling
+        stability, boxes = measure(low, self.network.mask_threshold, config.stability_offset, plan)
         chosen = torch.arange(len(low), device=low.device)
         if config.stability_threshold > 0:
             chosen = (stability >= config.stability_threshold).nonzero()[:, 0]
-        kept = low_masks(low, chosen, where, plan)
+        kept = low_masks(low, chosen, boxes, plan)
         return Candidates(kept, predicted_iou[chosen], stability[chosen], boxes[chosen], points[chosen])
 
     def paint(self, embedding: Embedding, candidates: Candidates, points: NDArray[np.float64]) -> list[Annotation]:
         """The candidates as annotations on the host; ``points`` (P, 2) are all prompts in pixels."""
         boxes: list[Box] = [(x0, y0, x1, y1) for x0, y0, x1, y1 in candidates.boxes.tolist()]
-        flat = [torch.zeros(0, dtype=torch.bool, device=candidates.boxes.device)]
-        for low, box in zip(candidates.low, boxes, strict=True):
-            if box[2] > box[0]:
-                logits = window_logits(low.values, box, embedding.upsampling, low.corner)
-                flat.append((logits > self.network.mask_threshold).flatten())
-        pixels = torch.cat(flat).cpu().numpy()
-        annotations = []
-        offset = 0
-        for box, iou, stability, point in zip(
-            boxes,
-            candidates.predicted_iou.tolist(),
-            candidates.stability.tolist(),
-            points[candidates.points.cpu().numpy()].tolist(),
-            strict=True,
-        ):
-            height, width = box[3] - box[1], box[2] - box[0]
-            mask = pixels[offset : offset + height * width].reshape(height, width)
-            offset += height * width
-            annotations.append(Annotation(box, mask, int(np.count_nonzero(mask)), iou, stability, (point[0], point[1])))
-        return annotations
+        masks = paint(candidates.low, boxes, self.network.mask_threshold, embedding.upsampling)
+        prompts = points[candidates.points.cpu().numpy()].tolist()
+        return [
+            Annotation(box, mask, int(np.count_nonzero(mask)), iou, stability, (x, y))
+            for box, mask, iou, stability, (x, y) in zip(
+                boxes, masks, candidates.predicted_iou.tolist(), candidates.stability.tolist(), prompts, strict=True
+            )
+        ]
 
     def _prompts_at_once(self) -> int | None:
         height, width = self.network.prompt_encoder.image_embedding_size

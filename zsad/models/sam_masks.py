@@ -3,18 +3,24 @@
 SAM upsamples its low-resolution logits twice with ``F.interpolate(mode="bilinear")``: to the padded square
 input, then, with the padding cut off, to the image. Here only a window of the result is computed, from the
 same taps and weights in the same order of float operations, so that on a CPU it equals the whole upsampling
-bit for bit (on another device: to float rounding). Torch has two kernels for this, which round differently;
-``joint`` tells them apart. Every function works on the device of its arguments.
+bit for bit (on another device: to float rounding). Every function works on the device of its arguments: on a CPU
+mask by mask in compiled loops (``sam_kernels``), elsewhere by operations on many masks at once, without waiting.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
+
+from zsad.models import sam_kernels
+from zsad.models.sam_kernels import Stage
 
 Box = tuple[int, int, int, int]
 """x0, y0, x1, y1 in native pixels, end exclusive."""
@@ -23,6 +29,9 @@ _NOWHERE: Box = (0, 0, 0, 0)
 
 _SMALL_OUTPUT = 128
 """Up to this height + width of the output, torch always takes its joint kernel on a CPU."""
+
+_PIXELS_AT_ONCE = 1 << 24
+"""Of all masks that are measured together elsewhere than on a CPU."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +80,8 @@ class Upsampling:
     Attributes:
         rows, columns: per axis.
         native_size: (height, width) of the image.
-        coarse_joint, fine_joint: which kernel torch takes: one sum of four taps (joint), or along the columns
-            and then along the rows.
+        coarse_joint, fine_joint: which of its two kernels torch takes on a CPU, where they round differently: one sum
+            of four taps (joint), or along the columns and then along the rows. Elsewhere false.
     """
 
     rows: Axis
@@ -80,6 +89,14 @@ class Upsampling:
     native_size: tuple[int, int]
     coarse_joint: bool
     fine_joint: bool
+
+    @cached_property
+    def stages(self) -> tuple[Stage, Stage]:
+        """The coarse and the fine upsampling for ``sam_kernels``."""
+        return (
+            _stage(self.rows.coarse, self.columns.coarse, self.coarse_joint),
+            _stage(self.rows.fine, self.columns.fine, self.fine_joint),
+        )
 
 
 def upsampling(
@@ -138,16 +155,23 @@ def windows(low: Tensor, level: float, plan: Upsampling) -> list[Box]:
         low: (M, h, w) float32 low-resolution logits.
     """
     # The margin is far over the rounding of a weighted mean.
-    over = low > level - 1e-5 * (1 + abs(level))
-    y0, y1 = _reach(_any(over, 2), plan.rows)
-    x0, x1 = _reach(_any(over, 1), plan.columns)
-    found: list[list[int]] = torch.stack([x0, y0, x1, y1], 1).tolist()
-    return [(a, b, c, d) if a < c and b < d else _NOWHERE for a, b, c, d in found]
+    level -= 1e-5 * (1 + abs(level))
+    if _on_cpu(low):
+        found = np.empty((4, len(low)), np.int64)
+        sam_kernels.extents(_array(low), np.float32(level), found)
+        top, bottom, left, right = torch.from_numpy(found)
+    else:
+        over = low > level
+        (top, bottom), (left, right) = _reach(over.any(2)), _reach(over.any(1))
+    y0, y1 = _dependent(top, bottom, plan.rows)
+    x0, x1 = _dependent(left, right, plan.columns)
+    boxes: list[list[int]] = torch.stack([x0, y0, x1, y1], 1).tolist()
+    return [(a, b, c, d) if a < c and b < d else _NOWHERE for a, b, c, d in boxes]
 
 
 @dataclass(frozen=True)
 class LowMask:
-    """A mask at low resolution, or the part of it that its window depends on.
+    """A mask at low resolution, or the part of it that its box depends on.
 
     Attributes:
         values: (h, w) float32 logits.
@@ -158,53 +182,31 @@ class LowMask:
     corner: tuple[int, int] = (0, 0)
 
 
-def low_masks(low: Tensor, chosen: Tensor, boxes: Sequence[Box], plan: Upsampling) -> list[LowMask]:
-    """The masks to keep: on a CPU the part of each that its window depends on, so that the rest can be let go.
+def low_masks(low: Tensor, chosen: Tensor, boxes: Tensor, plan: Upsampling) -> list[LowMask]:
+    """The masks to keep: on a CPU the part of each that its box depends on, so that the rest can be let go.
 
     Elsewhere all of them are copied at once, since starting an operation is what costs; each then keeps the others.
 
     Args:
         low: (M, h, w) float32.
         chosen: (K,) int64 indices of the masks to keep.
-        boxes: the window of each of the M masks.
+        boxes: (M, 4) int64, of which nothing outside will be asked for.
     """
-    if _pixels_at_once(low.device):
+    if not _on_cpu(low):
         return [LowMask(values) for values in low[chosen].unbind()]
     indices: list[int] = chosen.tolist()
-    x0, y0, x1, y1 = torch.tensor([boxes[index] for index in indices], dtype=torch.int64).view(-1, 4).unbind(1)
+    x0, y0, x1, y1 = boxes[chosen].unbind(1)
     top, bottom = plan.rows.first[y0], torch.where(y1 > y0, plan.rows.last[y1 - 1] + 1, 0)
     left, right = plan.columns.first[x0], torch.where(x1 > x0, plan.columns.last[x1 - 1] + 1, 0)
     spans: list[list[int]] = torch.stack([top, bottom, left, right], 1).tolist()
     return [LowMask(low[index, a:b, c:d].clone(), (a, c)) for index, (a, b, c, d) in zip(indices, spans, strict=True)]
 
 
-def window_logits(low: Tensor, box: Box, plan: Upsampling, corner: tuple[int, int] = (0, 0)) -> Tensor:
-    """The native-resolution logits of one mask, or of several, inside a window that is not empty.
-
-    Args:
-        low: (h, w) or (M, h, w) float32.
-        box: the window.
-        corner: row and column of ``low[..., 0, 0]`` in the whole mask, where ``low`` is a part of it.
-
-    Returns:
-        (y1 - y0, x1 - x0) or (M, y1 - y0, x1 - x0) float32.
-    """
-    x0, y0, x1, y1 = box
-    top, bottom = plan.rows.starts[y0], plan.rows.stops[y1 - 1]
-    left, right = plan.columns.starts[x0], plan.columns.stops[x1 - 1]
-    rows, columns = plan.rows.coarse.part(top, bottom, corner[0]), plan.columns.coarse.part(left, right, corner[1])
-    middle = _interpolate(low, rows, columns, plan.coarse_joint)
-    return _interpolate(middle, plan.rows.fine.part(y0, y1, top), plan.columns.fine.part(x0, x1, left), plan.fine_joint)
-
-
-def measure(
-    low: Tensor, boxes: Sequence[Box], threshold: float, offset: float, plan: Upsampling
-) -> tuple[Tensor, Tensor]:
-    """Stability scores and tight boxes of masks, as published, with no transfer to the host.
+def measure(low: Tensor, threshold: float, offset: float, plan: Upsampling) -> tuple[Tensor, Tensor]:
+    """Stability scores and tight boxes of masks, as published. One transfer to the host for all masks.
 
     Args:
         low: (M, h, w) float32.
-        boxes: the window of each mask at level ``threshold - offset``.
         threshold: logits above it are mask.
         offset: the stability score is the IoU of the masks at ``threshold`` plus and minus this.
 
@@ -212,23 +214,77 @@ def measure(
         Stability scores (M,) float32, NaN where both masks are empty; and boxes (M, 4) int64, all 0 for an
         empty mask.
     """
-    stability, tight = [low.new_zeros(0)], [torch.zeros((0, 4), dtype=torch.int64, device=low.device)]
-    for start, stop, box in _runs(boxes, _pixels_at_once(low.device)):
+    boxes = windows(low, threshold - offset, plan)
+    if _on_cpu(low):
+        stability, tight = np.empty(len(low), np.float32), np.empty((len(low), 4), np.int64)
+        levels = (np.float32(level) for level in (threshold, threshold + offset, threshold - offset))
+        sam_kernels.measure(
+            _array(low), np.array(boxes, np.int64).reshape(-1, 4), *plan.stages, *levels, stability, tight
+        )
+        return torch.from_numpy(stability), torch.from_numpy(tight)
+    scores, edges = [low.new_zeros(0)], [torch.zeros((0, 4), dtype=torch.int64, device=low.device)]
+    for start, stop, box in _runs(boxes, _PIXELS_AT_ONCE):
         if box == _NOWHERE:
-            stability.append(low.new_full((stop - start,), torch.nan))
-            tight.append(torch.zeros((stop - start, 4), dtype=torch.int64, device=low.device))
+            scores.append(low.new_full((stop - start,), torch.nan))
+            edges.append(torch.zeros((stop - start, 4), dtype=torch.int64, device=low.device))
             continue
-        # On a CPU, columns are selected twice as fast from two dimensions as from three.
-        some = low[start] if stop == start + 1 else low[start:stop]
-        logits = window_logits(some, box, plan).view(stop - start, box[3] - box[1], box[2] - box[0])
-        stability.append(_count(logits > threshold + offset) / _count(logits > threshold - offset))
-        tight.append(_tight_boxes(logits > threshold, box))
-    return torch.cat(stability), torch.cat(tight)
+        logits = window_logits(low[start:stop], box, plan)
+        scores.append(_count(logits > threshold + offset) / _count(logits > threshold - offset))
+        edges.append(_tight_boxes(logits > threshold, box))
+    return torch.cat(scores), torch.cat(edges)
 
 
-def _pixels_at_once(device: torch.device) -> int:
-    """Pixels of all masks that are measured together: elsewhere than on a CPU, starting an operation is what costs."""
-    return 0 if device.type == "cpu" else 1 << 24
+def paint(
+    masks: Sequence[LowMask], boxes: Sequence[Box], threshold: float, plan: Upsampling
+) -> list[NDArray[np.bool_]]:
+    """Each mask inside its box, (y1 - y0, x1 - x0) bool. One transfer to the host for all masks.
+
+    Args:
+        masks: of ``low_masks``.
+        boxes: the tight box of each.
+        threshold: logits above it are mask.
+    """
+    sizes = [(y1 - y0, x1 - x0) for x0, y0, x1, y1 in boxes]
+    if all(_on_cpu(mask.values) for mask in masks):
+        # New memory takes longer to be cleared than the logits take to be made.
+        memory = np.empty(max((height * width for height, width in sizes), default=0), np.float32)
+        painted = [np.zeros(size, np.bool_) for size in sizes]
+        for mask, box, pixels in zip(masks, boxes, painted, strict=True):
+            if pixels.size:
+                logits = memory[: pixels.size].reshape(pixels.shape)
+                _upsample_into(logits, mask.values, box, plan, mask.corner)
+                np.greater(logits, threshold, out=pixels)
+        return painted
+    flat = [
+        (window_logits(mask.values, box, plan) > threshold).flatten()
+        if box != _NOWHERE
+        else mask.values.new_empty(0, dtype=torch.bool)
+        for mask, box in zip(masks, boxes, strict=True)
+    ]
+    parts = np.split(torch.cat(flat).cpu().numpy(), np.cumsum([len(pixels) for pixels in flat])[:-1])
+    return [part.reshape(size) for part, size in zip(parts, sizes, strict=True)]
+
+
+def window_logits(low: Tensor, box: Box, plan: Upsampling, corner: tuple[int, int] = (0, 0)) -> Tensor:
+    """The native-resolution logits of one mask, or elsewhere than on a CPU of several, inside a window that is not empty.
+
+    Args:
+        low: (h, w) or (M, h, w) float32.
+        box: the window, inside the image.
+        corner: row and column of ``low[0, 0]`` in the whole mask, where on a CPU ``low`` is a part of it.
+
+    Returns:
+        (y1 - y0, x1 - x0) or (M, y1 - y0, x1 - x0) float32.
+    """
+    x0, y0, x1, y1 = box
+    if _on_cpu(low):
+        native = np.empty((y1 - y0, x1 - x0), np.float32)
+        _upsample_into(native, low, box, plan, corner)
+        return torch.from_numpy(native)
+    top, bottom = plan.rows.starts[y0], plan.rows.stops[y1 - 1]
+    left, right = plan.columns.starts[x0], plan.columns.stops[x1 - 1]
+    middle = _interpolate(low, plan.rows.coarse.part(top, bottom), plan.columns.coarse.part(left, right))
+    return _interpolate(middle, plan.rows.fine.part(y0, y1, top), plan.columns.fine.part(x0, x1, left))
 
 
 def _runs(boxes: Sequence[Box], pixels: int) -> list[tuple[int, int, Box]]:
@@ -267,14 +323,48 @@ def _axis(coarse: Taps, fine: Taps) -> Axis:
     )
 
 
-def _reach(over: Tensor, axis: Axis) -> tuple[Tensor, Tensor]:
-    """(M, h) bool -> start and stop (M,) of the native pixels that depend on a true entry; stop 0 for none."""
+def _stage(rows: Taps, columns: Taps, joint: bool) -> Stage:
+    return Stage(
+        top=rows.left.numpy(),
+        bottom=rows.right.numpy(),
+        upper=rows.left_weight.numpy(),
+        lower=rows.right_weight.numpy(),
+        left=columns.left.numpy().astype(np.uint32),
+        right=columns.right.numpy().astype(np.uint32),
+        before=columns.left_weight.numpy(),
+        after=columns.right_weight.numpy(),
+        joint=joint,
+    )
+
+
+def _upsample_into(
+    native: NDArray[np.float32], low: Tensor, box: Box, plan: Upsampling, corner: tuple[int, int]
+) -> None:
+    sam_kernels.upsample(_array(low), *corner, np.array(box), *plan.stages, native)
+
+
+def _on_cpu(values: Tensor) -> bool:
+    return values.device.type == "cpu"
+
+
+def _array(values: Tensor) -> NDArray[np.float32]:
+    """A view of one memory layout, as ``compiled`` demands."""
+    array: NDArray[np.float32] = values.contiguous().numpy()
+    return array
+
+
+def _reach(over: Tensor) -> tuple[Tensor, Tensor]:
+    """(M, h) bool -> the first and the last true entry of each (M,), h and -1 for none."""
     size = over.shape[1]
+    some = over.any(1)
     first = over.int().argmax(1)
     last = size - 1 - over.flip(1).int().argmax(1)
-    start = torch.searchsorted(axis.last, first)
-    stop = torch.searchsorted(axis.first, last, right=True)
-    return start, torch.where(over.any(1), stop, 0)
+    return torch.where(some, first, size), torch.where(some, last, -1)
+
+
+def _dependent(first: Tensor, last: Tensor, axis: Axis) -> tuple[Tensor, Tensor]:
+    """Start and stop (M,) of the native pixels that depend on low-resolution entries (M,) from first to last."""
+    return torch.searchsorted(axis.last, first), torch.searchsorted(axis.first, last, right=True)
 
 
 def _joint(size_out: tuple[int, int], device: str | torch.device) -> bool:
@@ -284,19 +374,11 @@ def _joint(size_out: tuple[int, int], device: str | torch.device) -> bool:
     return torch.get_num_threads() == 1 or sum(size_out) <= _SMALL_OUTPUT
 
 
-def _interpolate(values: Tensor, rows: Taps, columns: Taps, joint: bool) -> Tensor:
-    """(..., h, w) -> (..., outputs of rows, outputs of columns), in the order of operations of torch's kernels.
-
-    Where those are compiled with fused multiply-add, so is addcmul.
-    """
+def _interpolate(values: Tensor, rows: Taps, columns: Taps) -> Tensor:
+    """(..., h, w) -> (..., outputs of rows, outputs of columns), along the columns first."""
     left, right = values.index_select(-1, columns.left), values.index_select(-1, columns.right)
-    upper, lower = rows.left_weight[:, None], rows.right_weight[:, None]
-    if joint:
-        total = right.index_select(-2, rows.left).mul_(upper * columns.right_weight)
-        total.addcmul_(left.index_select(-2, rows.left), upper * columns.left_weight)
-        total.addcmul_(left.index_select(-2, rows.right), lower * columns.left_weight)
-        return total.addcmul_(right.index_select(-2, rows.right), lower * columns.right_weight)
     across = right.mul_(columns.right_weight).addcmul_(left, columns.left_weight)
+    upper, lower = rows.left_weight[:, None], rows.right_weight[:, None]
     return across.index_select(-2, rows.right).mul_(lower).addcmul_(across.index_select(-2, rows.left), upper)
 
 
@@ -305,15 +387,10 @@ def _count(masks: Tensor) -> Tensor:
     return masks.sum(-1, dtype=torch.int16).sum(-1, dtype=torch.int32)
 
 
-def _any(mask: Tensor, dim: int) -> Tensor:
-    """``mask.any(dim)`` of a bool array, on a CPU about twenty times as fast."""
-    return mask.view(torch.uint8).amax(dim).bool()
-
-
 def _tight_boxes(masks: Tensor, box: Box) -> Tensor:
     """(M, h, w) bool in the window ``box`` -> (M, 4) int64 tight boxes in the image, all 0 for an empty mask."""
     height, width = masks.shape[1:]
-    rows, columns = _any(masks, 2).int(), _any(masks, 1).int()
+    rows, columns = masks.any(2).int(), masks.any(1).int()
     edges = torch.stack(
         [
             columns.argmax(1) + box[0],

@@ -1,0 +1,213 @@
+"""SAM's two upsamplings on a CPU, row by row, and what is asked of the result while a row is in the caches.
+
+A native row is made of two rows of SAM's input, each of which is made of two low-resolution rows. The operations are
+those of torch's kernels in their order, so on a processor with fused multiply-add, which torch uses where there is one,
+the values are the same bit for bit.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from zsad.kernels import compiled, fma
+
+
+class Stage(NamedTuple):
+    """One bilinear upsampling (h, w) -> (H, W).
+
+    Attributes:
+        top, bottom: (H,) int64 rows of the source, the same or adjacent ones.
+        upper, lower: (H,) float32, their weights.
+        left, right: (W,) uint32 columns of the source.
+        before, after: (W,) float32, their weights.
+        joint: whether all four neighbours are added up at once, or along the columns first.
+    """
+
+    top: NDArray[np.int64]
+    bottom: NDArray[np.int64]
+    upper: NDArray[np.float32]
+    lower: NDArray[np.float32]
+    left: NDArray[np.uint32]
+    right: NDArray[np.uint32]
+    before: NDArray[np.float32]
+    after: NDArray[np.float32]
+    joint: bool
+
+
+@compiled
+def extents(low: Any, level: Any, found: Any) -> None:  # pragma: no cover - compiled
+    """Of (M, h, w) float32 the first and last row, then the first and last column, with an entry over the level.
+
+    Into ``found`` (4, M) int64; where there is none, the first ones are h and w and the last ones -1.
+    """
+    peaks = np.empty(low.shape[2], np.float32)
+    for i in range(len(low)):
+        peaks[:] = -np.inf
+        first, last = low.shape[1], -1
+        for y in range(low.shape[1]):
+            if _count_and_raise(low[i, y], level, peaks) > 0:
+                first, last = min(first, y), y
+        left, right = _reach(peaks, level)
+        found[0, i], found[1, i], found[2, i], found[3, i] = first, last, left, right
+
+
+@compiled
+def measure(
+    low: Any, boxes: Any, coarse: Any, fine: Any, level: Any, raised: Any, lowered: Any, stability: Any, tight: Any
+) -> None:  # pragma: no cover - compiled
+    """Of (M, h, w) float32 in their windows ``boxes`` (M, 4) int64: ``stability`` (M,) float32, ``tight`` (M, 4) int64.
+
+    As ``sam_masks.measure`` says. The float32 levels are the threshold, and it plus and minus the offset.
+    """
+    rows = np.empty((_ROWS, max(len(coarse.left), len(fine.left))), np.float32)
+    for i in range(len(low)):
+        stability[i] = np.nan
+        tight[i] = 0
+        x0, x1 = boxes[i, 0], boxes[i, 2]
+        if x0 < x1:
+            native, peaks = np.empty((1, x1 - x0), np.float32), np.full(x1 - x0, -np.inf, np.float32)
+            inner, outer, first, last = _scan(
+                low[i], 0, 0, boxes[i], coarse, fine, level, raised, lowered, rows, native, peaks
+            )
+            stability[i] = np.float32(inner) / np.float32(outer)
+            if last >= 0:
+                left, right = _reach(peaks, level)
+                tight[i, 0], tight[i, 1], tight[i, 2], tight[i, 3] = x0 + left, first, x0 + right + 1, last + 1
+
+
+@compiled
+def upsample(
+    low: Any, row: Any, column: Any, box: Any, coarse: Any, fine: Any, native: Any
+) -> None:  # pragma: no cover - compiled
+    """A mask inside the window ``box`` (4,) into ``native`` (y1 - y0, x1 - x0) float32.
+
+    ``low`` (h, w) float32 is the part of the low-resolution mask from ``row`` and ``column`` on.
+    """
+    rows = np.empty((_ROWS, max(len(coarse.left), len(fine.left))), np.float32)
+    peaks, zero = np.empty(native.shape[1], np.float32), np.float32(0)
+    _scan(low, row, column, box, coarse, fine, zero, zero, zero, rows, native, peaks)
+
+
+_ROWS = 9
+"""Of scratch memory for ``_scan``."""
+
+
+@numba.njit(nogil=True, error_model="numpy")
+def _scan(
+    low: Any,
+    row: Any,
+    column: Any,
+    box: Any,
+    coarse: Any,
+    fine: Any,
+    level: Any,
+    raised: Any,
+    lowered: Any,
+    rows: Any,
+    native: Any,
+    peaks: Any,
+) -> Any:  # pragma: no cover - compiled
+    """Make the rows of a window and count as they are made.
+
+    Returns:
+        How many are over ``raised`` and ``lowered``, and the first and last y with one over ``level``, -1 for none.
+        ``peaks`` (x1 - x0,) are raised to the highest of each column. ``native`` has a row for each y, or one for all.
+    """
+    x0, y0, x1, y1 = box
+    # The columns of the input that are read.
+    c0, c1 = fine.left[x0], fine.right[x1 - 1] + 1
+    coarse_columns = coarse.left[c0:c1], coarse.right[c0:c1], coarse.before[c0:c1], coarse.after[c0:c1]
+    fine_columns = fine.left[x0:x1], fine.right[x0:x1], fine.before[x0:x1], fine.after[x0:x1]
+    # Of two adjacent rows one is even, so neither takes the other's place.
+    even_low, odd_low = (rows[0, c0:c1], rows[1, c0:c1]), (rows[2, c0:c1], rows[3, c0:c1])
+    even, odd = (rows[4, x0:x1], rows[5, x0:x1]), (rows[6, x0:x1], rows[7, x0:x1])
+    made = rows[8, c0:c1]
+    in_even_low, in_odd_low, in_even, in_odd = -1, -1, -1, -1
+    inner, outer, first, last = np.int32(0), np.int32(0), y1, -1
+    for y in range(y0, y1):
+        for m in (fine.top[y], fine.bottom[y]):
+            if m != (in_odd if m & 1 else in_even):
+                for r in (coarse.top[m], coarse.bottom[m]):
+                    if r != (in_odd_low if r & 1 else in_even_low):
+                        _across(low[r - row], column, coarse_columns, coarse.joint, odd_low if r & 1 else even_low)
+                        in_odd_low, in_even_low = (r, in_even_low) if r & 1 else (in_odd_low, r)
+                above, below = odd_low if coarse.top[m] & 1 else even_low, odd_low if coarse.bottom[m] & 1 else even_low
+                _down(above, below, coarse.upper[m], coarse.lower[m], coarse_columns, coarse.joint, made)
+                _across(made, c0, fine_columns, fine.joint, odd if m & 1 else even)
+                in_odd, in_even = (m, in_even) if m & 1 else (in_odd, m)
+        above, below = odd if fine.top[y] & 1 else even, odd if fine.bottom[y] & 1 else even
+        values = native[min(y - y0, len(native) - 1)]
+        _down(above, below, fine.upper[y], fine.lower[y], fine_columns, fine.joint, values)
+        # The published sums, their int16 rows included.
+        inner += np.int16(_count(values, raised))
+        outer += np.int16(_count(values, lowered))
+        if _count_and_raise(values, level, peaks) > 0:
+            first, last = min(first, y), y
+    return inner, outer, first, last
+
+
+@numba.njit(nogil=True, error_model="numpy")
+def _across(source: Any, start: Any, columns: Any, joint: Any, output: Any) -> None:  # pragma: no cover - compiled
+    """A source row from column ``start`` on: what ``_down`` needs of it, its two neighbours of each column or their sum."""
+    left, right, before, after = columns
+    first, second = output
+    offset = np.uint32(start)
+    if joint:
+        for x in range(len(first)):
+            first[x] = source[left[x] - offset]
+            second[x] = source[right[x] - offset]
+    else:
+        for x in range(len(first)):
+            first[x] = fma(source[left[x] - offset], before[x], source[right[x] - offset] * after[x])
+
+
+@numba.njit(nogil=True, error_model="numpy")
+def _down(
+    above: Any, below: Any, upper: Any, lower: Any, columns: Any, joint: Any, output: Any
+) -> None:  # pragma: no cover - compiled
+    """An upsampled row from what ``_across`` made of the two source rows around it."""
+    _, _, before, after = columns
+    a, b = above
+    c, d = below
+    if joint:
+        for x in range(len(output)):
+            total = b[x] * (upper * after[x])
+            total = fma(a[x], upper * before[x], total)
+            total = fma(c[x], lower * before[x], total)
+            output[x] = fma(d[x], lower * after[x], total)
+    else:
+        for x in range(len(output)):
+            output[x] = fma(a[x], upper, c[x] * lower)
+
+
+@numba.njit(nogil=True, error_model="numpy")
+def _count(values: Any, level: Any) -> Any:  # pragma: no cover - compiled
+    """How many are over the level."""
+    count = np.int32(0)
+    for x in range(len(values)):
+        count += np.int32(values[x] > level)
+    return count
+
+
+@numba.njit(nogil=True, error_model="numpy")
+def _count_and_raise(values: Any, level: Any, peaks: Any) -> Any:  # pragma: no cover - compiled
+    """How many are over the level; ``peaks`` are raised to the values."""
+    count = np.int32(0)
+    for x in range(len(values)):
+        count += np.int32(values[x] > level)
+        peaks[x] = values[x] if values[x] > peaks[x] else peaks[x]
+    return count
+
+
+@numba.njit(nogil=True, error_model="numpy")
+def _reach(values: Any, level: Any) -> Any:  # pragma: no cover - compiled
+    """First and last index of a value over the level; the length and -1 where there is none."""
+    first, last = len(values), -1
+    for x in range(len(values)):
+        if values[x] > level:
+            first, last = min(first, x), x
+    return first, last
