@@ -182,12 +182,12 @@ def test_a_window_holds_the_whole_mask_of_a_single_entry(height, width, row, col
     low = torch.full((1, 64, 64), level - 1e-4)
     low[0, row, column] = 1e4
     plan = upsampling((64, 64), 256, cut, (height, width))
-    ((x0, y0, x1, y1),) = windows(low, level, plan)
+    ((x0, y0, x1, y1),) = windows(low, torch.tensor([0]), level, plan)
     whole = window_logits(low[0], (0, 0, width, height), plan) > level
     assert whole[y0:y1, x0:x1].sum() == whole.sum()
     if whole.any():
         rows, columns = whole.any(1).nonzero().flatten(), whole.any(0).nonzero().flatten()
-        assert measure(low, level, 0, plan)[1].tolist() == [
+        assert measure(low, torch.tensor([0]), level, 0, plan)[1].tolist() == [
             [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
         ]
         # And little more: one input pixel of 256 on each side at most.
@@ -207,12 +207,11 @@ def test_the_part_of_a_mask_that_is_kept_is_all_that_its_window_reads(threads, h
     low = (radius / 4 - ((y - centres[0]) ** 2 + (x - centres[1]) ** 2).sqrt()).permute(2, 0, 1).contiguous()
     low[3] = -1
     plan = upsampling((64, 64), 256, cut, (height, width))
-    _, boxes = measure(low, 0, 0, plan)
     chosen = torch.tensor([4, 3, 0, 1])
+    _, boxes = measure(low, chosen, 0, 0, plan)
     kept = low_masks(low, chosen, boxes, plan)
     assert kept[1].values.numel() == 0
-    for index, mask in zip(chosen.tolist(), kept, strict=True):
-        box = tuple(boxes[index].tolist())
+    for index, box, mask in zip(chosen.tolist(), map(tuple, boxes.tolist()), kept, strict=True):
         if box[2] > box[0]:
             assert torch.equal(window_logits(mask.values, box, plan, mask.corner), window_logits(low[index], box, plan))
             assert mask.values.untyped_storage().nbytes() == 4 * mask.values.numel()
@@ -314,14 +313,15 @@ def test_masks_measured_together_as_on_a_gpu_are_measured_the_same(monkeypatch, 
     centre, radius = torch.rand(2, 40, 1, 1, generator=generator) * 64, torch.rand(40, 1, 1, generator=generator) * 20
     low = radius - 2 - ((y - centre[0]) ** 2 + (x - centre[1]) ** 2).sqrt()
     plan = upsampling((64, 64), 256, (170, 256), (200, 301))
-    boxes = windows(low, -1, plan)
-    assert 0 < boxes.count((0, 0, 0, 0)) < 20
-    expected = measure(low, 0, 1, plan)
+    chosen = torch.arange(39, -1, -3)
+    boxes = windows(low, chosen, -1, plan)
+    assert 0 < boxes.count((0, 0, 0, 0)) < 7
+    expected = measure(low, chosen, 0, 1, plan)
     assert expected[0].isnan().sum() == boxes.count((0, 0, 0, 0))
     monkeypatch.setattr("zsad.models.sam_masks._PIXELS_AT_ONCE", pixels)
     with as_on_a_gpu(), Operations() as operations:
-        assert windows(low, -1, plan) == boxes
-        found = measure(low, 0, 1, plan)
+        assert windows(low, chosen, -1, plan) == boxes
+        found = measure(low, chosen, 0, 1, plan)
     for ours, other in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, other, rtol=0, atol=0, equal_nan=True)
     assert (operations.count < 130) == (pixels == 1 << 24)
@@ -343,7 +343,7 @@ def test_a_row_of_more_pixels_than_an_int16_holds_is_counted_as_published(width,
     plan = upsampling((64, 64), 256, (1, 256), (2, width))
     whole = window_logits(low[0], (0, 0, width, 2), plan)
     inner, outer = ((whole > level).sum(-1, dtype=torch.int16).sum(-1, dtype=torch.int32) for level in (1, -1))
-    stability, boxes = measure(low, 0, 1, plan)
+    stability, boxes = measure(low, torch.tensor([0]), 0, 1, plan)
     assert stability[0] == inner / outer
     assert boxes[0].tolist() == [0, 0, int((whole[0] > 0).sum()), 2]
 
@@ -352,7 +352,7 @@ def test_masks_of_which_none_has_a_pixel_are_painted_as_on_a_gpu():
     low = torch.full((3, 64, 64), -5.0)
     plan = upsampling((64, 64), 256, (170, 256), (200, 301))
     with as_on_a_gpu():
-        _, boxes = measure(low, 0, 1, plan)
+        _, boxes = measure(low, torch.arange(3), 0, 1, plan)
         kept = low_masks(low, torch.arange(3), boxes, plan)
         painted = paint(kept, [(0, 0, 0, 0)] * 3, 0, plan)
     assert boxes.tolist() == [[0, 0, 0, 0]] * 3

@@ -169,6 +169,12 @@ class SAMModel:
         mean, std = (tuple(values.flatten().tolist()) for values in (self.network.pixel_mean, self.network.pixel_std))
         return Normalisation(1, mean, std)
 
+    @cached_property
+    def _positions(self) -> Tensor:
+        """The encoding of the embedding's own pixels, (1, C, h, w) float32, the same for every image."""
+        positions: Tensor = self.network.prompt_encoder.get_dense_pe()
+        return positions
+
     def encode(self, image: NDArray[np.uint8]) -> Embedding:
         """Resize the longer side to the input size, normalise, pad, encode: (H, W, 3) uint8 -> embedding."""
         pixels, input_size = self.preprocess(image)
@@ -212,10 +218,11 @@ class SAMModel:
             sparse = torch.cat([sparse, sparse[-1:].expand(missing, -1, -1)])
             counts[-1] += missing
         _, dense = network.prompt_encoder(points=None, boxes=None, masks=None)
+        positions = self._positions
         with self._autocast():
             low, predicted_iou = network.mask_decoder(
                 image_embeddings=torch.cat([one.features for one in embeddings]),
-                image_pe=network.prompt_encoder.get_dense_pe(),
+                image_pe=positions,
                 sparse_prompt_embeddings=sparse,
                 dense_prompt_embeddings=dense,
                 multimask_output=True,
@@ -238,17 +245,16 @@ class SAMModel:
             first_point: index of the first of the P prompts.
             config: thresholds; 0 or less turns a filter off.
         """
-        points = first_point + torch.arange(len(low), device=low.device) // MASKS_PER_POINT
+        chosen = torch.arange(len(low), device=low.device)
         if config.pred_iou_threshold > 0:
             chosen = (predicted_iou > config.pred_iou_threshold).nonzero()[:, 0]
-            low, predicted_iou, points = low[chosen], predicted_iou[chosen], points[chosen]
         plan = embedding.upsampling
-        stability, boxes = measure(low, self.network.mask_threshold, config.stability_offset, plan)
-        chosen = torch.arange(len(low), device=low.device)
+        stability, boxes = measure(low, chosen, self.network.mask_threshold, config.stability_offset, plan)
         if config.stability_threshold > 0:
-            chosen = (stability >= config.stability_threshold).nonzero()[:, 0]
-        kept = low_masks(low, chosen, boxes, plan)
-        return Candidates(kept, predicted_iou[chosen], stability[chosen], boxes[chosen], points[chosen])
+            stable = (stability >= config.stability_threshold).nonzero()[:, 0]
+            chosen, stability, boxes = chosen[stable], stability[stable], boxes[stable]
+        points = first_point + chosen // MASKS_PER_POINT
+        return Candidates(low_masks(low, chosen, boxes, plan), predicted_iou[chosen], stability, boxes, points)
 
     def paint(self, embedding: Embedding, candidates: Candidates, points: NDArray[np.float64]) -> list[Annotation]:
         """The candidates as annotations on the host; ``points`` (P, 2) are all prompts in pixels."""

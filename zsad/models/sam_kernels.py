@@ -39,17 +39,19 @@ class Stage(NamedTuple):
 
 
 @compiled
-def extents(low: Any, level: Any, found: Any) -> None:  # pragma: no cover - compiled
-    """Of (M, h, w) float32 the first and last row, then the first and last column, with an entry over the level.
+def extents(low: Any, chosen: Any, level: Any, found: Any) -> None:  # pragma: no cover - compiled
+    """Of ``chosen`` (K,) masks the first and last row, then the first and last column, with an entry over the level.
 
-    Into ``found`` (4, M) int64; where there is none, the first ones are h and w and the last ones -1.
+    Of ``low`` (M, h, w) float32 into ``found`` (4, K) int64; where there is none, the first ones are h and w and the
+    last ones -1.
     """
     peaks = np.empty(low.shape[2], np.float32)
-    for i in range(len(low)):
+    for i in range(len(chosen)):
+        mask = low[chosen[i]]
         peaks[:] = -np.inf
-        first, last = low.shape[1], -1
-        for y in range(low.shape[1]):
-            if _count_and_raise(low[i, y], level, peaks) > 0:
+        first, last = len(mask), -1
+        for y in range(len(mask)):
+            if _count_and_raise(mask[y], level, peaks) > 0:
                 first, last = min(first, y), y
         left, right = _reach(peaks, level)
         found[0, i], found[1, i], found[2, i], found[3, i] = first, last, left, right
@@ -57,21 +59,31 @@ def extents(low: Any, level: Any, found: Any) -> None:  # pragma: no cover - com
 
 @compiled
 def measure(
-    low: Any, boxes: Any, coarse: Any, fine: Any, level: Any, raised: Any, lowered: Any, stability: Any, tight: Any
+    low: Any,
+    chosen: Any,
+    boxes: Any,
+    coarse: Any,
+    fine: Any,
+    level: Any,
+    raised: Any,
+    lowered: Any,
+    stability: Any,
+    tight: Any,
 ) -> None:  # pragma: no cover - compiled
-    """Of (M, h, w) float32 in their windows ``boxes`` (M, 4) int64: ``stability`` (M,) float32, ``tight`` (M, 4) int64.
+    """Of ``chosen`` (K,) masks of ``low`` (M, h, w) float32: ``stability`` (K,) float32 and ``tight`` boxes (K, 4) int64.
 
-    As ``sam_masks.measure`` says. The float32 levels are the threshold, and it plus and minus the offset.
+    As ``sam_masks.measure`` says, in the windows ``boxes`` (K, 4) int64. The float32 levels are the threshold, and it
+    plus and minus the offset.
     """
     rows = np.empty((_ROWS, max(len(coarse.left), len(fine.left))), np.float32)
-    for i in range(len(low)):
+    for i in range(len(chosen)):
         stability[i] = np.nan
         tight[i] = 0
         x0, x1 = boxes[i, 0], boxes[i, 2]
         if x0 < x1:
             native, peaks = np.empty((1, x1 - x0), np.float32), np.full(x1 - x0, -np.inf, np.float32)
             inner, outer, first, last = _scan(
-                low[i], 0, 0, boxes[i], coarse, fine, level, raised, lowered, rows, native, peaks
+                low[chosen[i]], 0, 0, boxes[i], coarse, fine, level, raised, lowered, rows, native, peaks
             )
             stability[i] = np.float32(inner) / np.float32(outer)
             if last >= 0:

@@ -145,23 +145,24 @@ def taps(size_in: int, size_out: int, joint: bool, device: str | torch.device = 
     return Taps(left.clamp(max=last), (left + 1).clamp(max=last), left_weight, right_weight)
 
 
-def windows(low: Tensor, level: float, plan: Upsampling) -> list[Box]:
-    """A window of the image outside of which no upsampled logit exceeds ``level``; possibly empty.
+def windows(low: Tensor, chosen: Tensor, level: float, plan: Upsampling) -> list[Box]:
+    """Per chosen mask a window of the image outside of which no upsampled logit exceeds ``level``; possibly empty.
 
     Interpolated values are means of their taps, so nothing exceeds the level where no tap does. One
     transfer to the host for all masks.
 
     Args:
         low: (M, h, w) float32 low-resolution logits.
+        chosen: (K,) int64 indices of masks.
     """
     # The margin is far over the rounding of a weighted mean.
     level -= 1e-5 * (1 + abs(level))
     if _on_cpu(low):
-        found = np.empty((4, len(low)), np.int64)
-        sam_kernels.extents(_array(low), np.float32(level), found)
+        found = np.empty((4, len(chosen)), np.int64)
+        sam_kernels.extents(_array(low), chosen.numpy(), np.float32(level), found)
         top, bottom, left, right = torch.from_numpy(found)
     else:
-        over = low > level
+        over = low[chosen] > level
         (top, bottom), (left, right) = _reach(over.any(2)), _reach(over.any(1))
     y0, y1 = _dependent(top, bottom, plan.rows)
     x0, x1 = _dependent(left, right, plan.columns)
@@ -190,38 +191,41 @@ def low_masks(low: Tensor, chosen: Tensor, boxes: Tensor, plan: Upsampling) -> l
     Args:
         low: (M, h, w) float32.
         chosen: (K,) int64 indices of the masks to keep.
-        boxes: (M, 4) int64, of which nothing outside will be asked for.
+        boxes: (K, 4) int64, the tight box of each, outside of which nothing will be asked for.
     """
     if not _on_cpu(low):
         return [LowMask(values) for values in low[chosen].unbind()]
-    indices: list[int] = chosen.tolist()
-    x0, y0, x1, y1 = boxes[chosen].unbind(1)
+    x0, y0, x1, y1 = boxes.unbind(1)
     top, bottom = plan.rows.first[y0], torch.where(y1 > y0, plan.rows.last[y1 - 1] + 1, 0)
     left, right = plan.columns.first[x0], torch.where(x1 > x0, plan.columns.last[x1 - 1] + 1, 0)
     spans: list[list[int]] = torch.stack([top, bottom, left, right], 1).tolist()
-    return [LowMask(low[index, a:b, c:d].clone(), (a, c)) for index, (a, b, c, d) in zip(indices, spans, strict=True)]
+    return [
+        LowMask(low[index, a:b, c:d].clone(), (a, c))
+        for index, (a, b, c, d) in zip(chosen.tolist(), spans, strict=True)
+    ]
 
 
-def measure(low: Tensor, threshold: float, offset: float, plan: Upsampling) -> tuple[Tensor, Tensor]:
-    """Stability scores and tight boxes of masks, as published. One transfer to the host for all masks.
+def measure(low: Tensor, chosen: Tensor, threshold: float, offset: float, plan: Upsampling) -> tuple[Tensor, Tensor]:
+    """Stability scores and tight boxes of the chosen masks, as published. One transfer to the host for all masks.
 
     Args:
         low: (M, h, w) float32.
+        chosen: (K,) int64 indices of masks.
         threshold: logits above it are mask.
         offset: the stability score is the IoU of the masks at ``threshold`` plus and minus this.
 
     Returns:
-        Stability scores (M,) float32, NaN where both masks are empty; and boxes (M, 4) int64, all 0 for an
+        Stability scores (K,) float32, NaN where both masks are empty; and boxes (K, 4) int64, all 0 for an
         empty mask.
     """
-    boxes = windows(low, threshold - offset, plan)
+    boxes = windows(low, chosen, threshold - offset, plan)
     if _on_cpu(low):
-        stability, tight = np.empty(len(low), np.float32), np.empty((len(low), 4), np.int64)
+        stability, tight = np.empty(len(boxes), np.float32), np.empty((len(boxes), 4), np.int64)
         levels = (np.float32(level) for level in (threshold, threshold + offset, threshold - offset))
-        sam_kernels.measure(
-            _array(low), np.array(boxes, np.int64).reshape(-1, 4), *plan.stages, *levels, stability, tight
-        )
+        where = np.array(boxes, np.int64).reshape(-1, 4)
+        sam_kernels.measure(_array(low), chosen.numpy(), where, *plan.stages, *levels, stability, tight)
         return torch.from_numpy(stability), torch.from_numpy(tight)
+    low = low[chosen]
     scores, edges = [low.new_zeros(0)], [torch.zeros((0, 4), dtype=torch.int64, device=low.device)]
     for start, stop, box in _runs(boxes, _PIXELS_AT_ONCE):
         if box == _NOWHERE:
