@@ -16,6 +16,7 @@ FLOORS = {
     "filesystem": 1,
     "projection": 1,
     "resize": 1,
+    "stretch": 1,
     "kernels": 1,
     "method": 2,
     "models": 2,

@@ -14,7 +14,8 @@ from PIL import Image
 from torch.nn import functional as F
 
 from zsad import resize as module
-from zsad.resize import Normalisation, resize_into, stretch
+from zsad.resize import Normalisation, resize_into
+from zsad.stretch import stretch
 
 KERNELS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 sides = st.integers(1, 160)

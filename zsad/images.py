@@ -15,7 +15,7 @@ from zsad.errors import ImageError
 DECODER = "pillow/2"
 """Identity of the pixels that ``decode`` returns; part of the fingerprint."""
 RESIZE = "pillow/13"
-"""Identity of the pixels that ``zsad.resize`` makes of them for the models; part of the fingerprint."""
+"""Identity of the pixels that ``zsad.resize`` and ``zsad.stretch`` make of them for the models; part of the fingerprint."""
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM")
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"})

@@ -22,7 +22,8 @@ from zsad.config import ForegroundConfig, ModelConfig
 from zsad.errors import UsageError
 from zsad.models import sam
 from zsad.models.sam_candidates import shared_batches
-from zsad.models.sam_masks import low_masks, measure, paint, upsampling, window_logits, windows
+from zsad.models.sam_masks import low_masks, measure, paint, window_logits, windows
+from zsad.models.sam_upsampling import upsampling
 
 from .sam_oracle import assert_same, published, small_sam
 

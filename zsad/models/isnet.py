@@ -19,7 +19,7 @@ from zsad.config import ModelConfig, Precision
 from zsad.errors import UsageError
 from zsad.models.state_dicts import seeded
 from zsad.models.weights import restore
-from zsad.resize import stretch
+from zsad.stretch import stretch
 
 Block = tuple[int, bool, int, int, int]
 """Levels, dilated instead of pooled, and the channels in, inside and out of one residual U-block."""

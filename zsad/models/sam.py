@@ -27,7 +27,8 @@ from zsad.errors import UsageError
 from zsad.models.sam_candidates import Candidates, Run, concatenate, shared_batches, suppress
 from zsad.models.sam_decoder import SharedMaskDecoder, prompts_at_once
 from zsad.models.sam_encoder import fuse_attention
-from zsad.models.sam_masks import Box, Upsampling, low_masks, measure, paint, upsampling
+from zsad.models.sam_masks import Box, low_masks, measure, paint
+from zsad.models.sam_upsampling import Upsampling, upsampling
 from zsad.models.state_dicts import seeded
 from zsad.models.weights import restore
 from zsad.resize import Normalisation, resize_into

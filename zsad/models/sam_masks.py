@@ -1,9 +1,7 @@
 """SAM's masks at native resolution, computed only where they live.
 
-SAM upsamples its low-resolution logits twice with ``F.interpolate(mode="bilinear")``: to the padded square
-input, then, with the padding cut off, to the image. Here only a window of the result is computed, from the
-same taps and weights in the same order of float operations, so that on a CPU it equals the whole upsampling
-bit for bit (on another device: to float rounding). Every function works on the device of its arguments: on a CPU
+Only a window of each upsampling (``sam_upsampling``) is computed, from torch's taps and weights in its order of
+float operations, so that on a CPU it equals the whole upsampling bit for bit (on another device: to float rounding). Every function works on the device of its arguments: on a CPU
 mask by mask in compiled loops (``sam_kernels``), elsewhere by operations on many masks at once, without waiting.
 """
 
@@ -11,138 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 
 from zsad.models import sam_kernels
-from zsad.models.sam_kernels import Stage
+from zsad.models.sam_upsampling import Axis, Taps, Upsampling
 
 Box = tuple[int, int, int, int]
 """x0, y0, x1, y1 in native pixels, end exclusive."""
 
 _NOWHERE: Box = (0, 0, 0, 0)
 
-_SMALL_OUTPUT = 128
-"""Up to this height + width of the output, torch always takes its joint kernel on a CPU."""
-
 _PIXELS_AT_ONCE = 1 << 24
 """Of all masks that are measured together elsewhere than on a CPU."""
-
-
-@dataclass(frozen=True)
-class Taps:
-    """Bilinear interpolation along one axis: output i = left_weight[i] * x[left[i]] + right_weight[i] * x[right[i]].
-
-    Attributes:
-        left, right: (M,) int64 indices into the input.
-        left_weight, right_weight: (M,) float32.
-    """
-
-    left: Tensor
-    right: Tensor
-    left_weight: Tensor
-    right_weight: Tensor
-
-    def part(self, start: int, stop: int, offset: int = 0) -> Taps:
-        """The taps of outputs ``start`` to ``stop`` into an input whose first ``offset`` entries are cut off."""
-        cut = slice(start, stop)
-        return Taps(self.left[cut] - offset, self.right[cut] - offset, self.left_weight[cut], self.right_weight[cut])
-
-
-@dataclass(frozen=True)
-class Axis:
-    """Both upsamplings along one axis of one image.
-
-    Attributes:
-        coarse: taps from low resolution to the padded input.
-        fine: taps from the input without padding to native pixels.
-        first, last: (size,) int64, the first and last low-resolution entry that a native pixel depends on.
-        starts, stops: the range of input pixels that a native pixel reads, on the host.
-    """
-
-    coarse: Taps
-    fine: Taps
-    first: Tensor
-    last: Tensor
-    starts: tuple[int, ...]
-    stops: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Upsampling:
-    """Geometry of the two upsamplings of one image.
-
-    Attributes:
-        rows, columns: per axis.
-        native_size: (height, width) of the image.
-        coarse_joint, fine_joint: which of its two kernels torch takes on a CPU, where they round differently: one sum
-            of four taps (joint), or along the columns and then along the rows. Elsewhere false.
-    """
-
-    rows: Axis
-    columns: Axis
-    native_size: tuple[int, int]
-    coarse_joint: bool
-    fine_joint: bool
-
-    @cached_property
-    def stages(self) -> tuple[Stage, Stage]:
-        """The coarse and the fine upsampling for ``sam_kernels``."""
-        return (
-            _stage(self.rows.coarse, self.columns.coarse, self.coarse_joint),
-            _stage(self.rows.fine, self.columns.fine, self.fine_joint),
-        )
-
-
-def upsampling(
-    low_size: tuple[int, int],
-    padded_size: int,
-    input_size: tuple[int, int],
-    native_size: tuple[int, int],
-    device: str | torch.device = "cpu",
-) -> Upsampling:
-    """Plan the upsampling from ``low_size`` over ``padded_size``, cut to ``input_size``, to ``native_size``."""
-    coarse_joint = _joint((padded_size, padded_size), device)
-    fine_joint = _joint(native_size, device)
-    axes = [
-        _axis(taps(low, padded_size, coarse_joint, device), taps(cut, native, fine_joint, device))
-        for low, cut, native in zip(low_size, input_size, native_size, strict=True)
-    ]
-    return Upsampling(axes[0], axes[1], native_size, coarse_joint, fine_joint)
-
-
-def taps(size_in: int, size_out: int, joint: bool, device: str | torch.device = "cpu") -> Taps:
-    """The taps that ``F.interpolate`` uses along an axis, read off its own output.
-
-    Its weights depend on how it rounds pixel positions in float32. Interpolating the indicator of
-    ``index mod 3 = c`` gives them exactly; the position, known to far less than a pixel, tells which indices.
-    """
-    # Beyond the end, the two taps of the last outputs would coincide and hide their weights.
-    index = torch.arange(size_in + 2, device=device)
-    indicators = torch.stack([(index % 3 == c).float() for c in range(3)])
-    # On a CPU, a single row makes torch take its joint kernel (or, for a long one, decide by the threads as
-    # it does for SAM's three masks per prompt: hence three channels), and many rows keep it from doing so.
-    rows = indicators[None, :, None].expand(1, 3, 1 if joint else _SMALL_OUTPUT, -1)
-    scale = (1.0, size_out / size_in)
-    weights = F.interpolate(rows, scale_factor=scale, mode="bilinear", recompute_scale_factor=False)
-    weights = weights[0, :, 0, :size_out]
-
-    outputs = torch.arange(size_out, device=device, dtype=torch.float64)
-    position = ((outputs + 0.5) * size_in / size_out - 0.5).clamp(min=0)
-    used = weights > 0
-    both = used.sum(0) == 2
-    residue = torch.where(both, used & used.roll(-1, 0), used).int().argmax(0)
-    near = torch.where(both, position.floor(), position.round()).long()
-    left = near + (residue - near + 1) % 3 - 1
-    left_weight = weights.gather(0, (left % 3)[None])[0]
-    right_weight = torch.where(both, weights.gather(0, ((left + 1) % 3)[None])[0], 0.0)
-    last = size_in - 1
-    return Taps(left.clamp(max=last), (left + 1).clamp(max=last), left_weight, right_weight)
 
 
 def windows(low: Tensor, chosen: Tensor, level: float, plan: Upsampling) -> list[Box]:
@@ -316,31 +198,6 @@ def _around(one: Box, other: Box) -> Box:
     return min(one[0], other[0]), min(one[1], other[1]), max(one[2], other[2]), max(one[3], other[3])
 
 
-def _axis(coarse: Taps, fine: Taps) -> Axis:
-    return Axis(
-        coarse,
-        fine,
-        first=coarse.left[fine.left],
-        last=coarse.right[fine.right],
-        starts=tuple(fine.left.tolist()),
-        stops=tuple((fine.right + 1).tolist()),
-    )
-
-
-def _stage(rows: Taps, columns: Taps, joint: bool) -> Stage:
-    return Stage(
-        top=rows.left.numpy(),
-        bottom=rows.right.numpy(),
-        upper=rows.left_weight.numpy(),
-        lower=rows.right_weight.numpy(),
-        left=columns.left.numpy().astype(np.uint32),
-        right=columns.right.numpy().astype(np.uint32),
-        before=columns.left_weight.numpy(),
-        after=columns.right_weight.numpy(),
-        joint=joint,
-    )
-
-
 def _upsample_into(
     native: NDArray[np.float32], low: Tensor, box: Box, plan: Upsampling, corner: tuple[int, int]
 ) -> None:
@@ -369,13 +226,6 @@ def _reach(over: Tensor) -> tuple[Tensor, Tensor]:
 def _dependent(first: Tensor, last: Tensor, axis: Axis) -> tuple[Tensor, Tensor]:
     """Start and stop (M,) of the native pixels that depend on low-resolution entries (M,) from first to last."""
     return torch.searchsorted(axis.last, first), torch.searchsorted(axis.first, last, right=True)
-
-
-def _joint(size_out: tuple[int, int], device: str | torch.device) -> bool:
-    """Whether torch takes its joint kernel for three channels of this output size (UpSampleKernel.cpp)."""
-    if torch.device(device).type != "cpu":
-        return False
-    return torch.get_num_threads() == 1 or sum(size_out) <= _SMALL_OUTPUT
 
 
 def _interpolate(values: Tensor, rows: Taps, columns: Taps) -> Tensor:
