@@ -21,6 +21,8 @@ from zsad.projection import PROJECTION
 
 METHOD_VERSION = 1
 """Raised whenever a change of code changes scores, so that old and new rows are never mixed."""
+HALF_PRECISION = 2
+"""The same for what only half precision changes. 2: SAM's grid of positions is encoded in float32."""
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -279,6 +281,8 @@ def scored_fields(
         family: {"name": model.name, "sha256": weights[family]} for family, model in config.models.by_family().items()
     }
     fields["precision"] = config.models.precision
+    if config.models.precision != "fp32":
+        fields["half_precision"] = HALF_PRECISION
     fields["object"] = object_name
     fields["precomputed_foreground"] = foreground
     fields["method_version"] = METHOD_VERSION

@@ -35,7 +35,10 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _fused(_: Any, a: Any, b: Any, c: Any) -> Any:
-    """a * b + c in float32, rounded once, for use in compiled functions."""
+    """a * b + c in float32, rounded once, for use in compiled functions.
+
+    Those of other files that are kept on disk do not notice a change here.
+    """
     single = numba.types.float32
     return single(single, single, single), lambda context, builder, signature, arguments: builder.fma(*arguments)
 

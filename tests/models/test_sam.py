@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
+import numba
 import numpy as np
 import pytest
 import skimage
@@ -13,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from segment_anything.modeling import Sam
+from segment_anything.utils.amg import batched_mask_to_box, calculate_stability_score
 from sklearn.datasets import load_sample_images
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
@@ -22,7 +27,7 @@ from zsad.config import ForegroundConfig, ModelConfig
 from zsad.errors import UsageError
 from zsad.models import sam
 from zsad.models.sam_candidates import shared_batches
-from zsad.models.sam_masks import low_masks, measure, paint, window_logits, windows
+from zsad.models.sam_masks import LowMask, low_masks, measure, paint, window_logits, windows
 from zsad.models.sam_upsampling import upsampling
 
 from .sam_oracle import assert_same, published, small_sam
@@ -155,36 +160,45 @@ def test_an_annotation_lies_in_its_tight_box(model, photographs):
             assert all(edge.any() for edge in edges)
 
 
+def plan_and_whole(low: torch.Tensor, height: int, width: int) -> tuple[Any, torch.Tensor]:
+    """For logits (M, h, w) and an input of 256 x 256: the plan, and all of them upsampled by torch alone."""
+    long = max(height, width)
+    cut = max(1, int(height * 256 / long + 0.5)), max(1, int(width * 256 / long + 0.5))
+    # As many channels as SAM has, since torch chooses its kernel by them.
+    whole = F.interpolate(low.repeat(3, 1, 1)[None, :3], (256, 256), mode="bilinear", align_corners=False)
+    whole = F.interpolate(whole[..., : cut[0], : cut[1]], (height, width), mode="bilinear", align_corners=False)
+    return upsampling((low.shape[1], low.shape[2]), 256, cut, (height, width)), whole[0, : len(low)]
+
+
 @settings(max_examples=50, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.integers(1, 700), st.integers(1, 700), st.integers(0, 2**16), st.data())
 def test_a_window_equals_the_whole_upsampling(threads, height, width, seed, data):
-    long = max(height, width)
-    cut = max(1, int(height * 256 / long + 0.5)), max(1, int(width * 256 / long + 0.5))
-    low = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(seed)) * 7
-    whole = F.interpolate(low, (256, 256), mode="bilinear", align_corners=False)[..., : cut[0], : cut[1]]
-    whole = F.interpolate(whole, (height, width), mode="bilinear", align_corners=False)[0, 2]
+    generator = torch.Generator().manual_seed(seed)
+    low = torch.randn(1, 64, 64, generator=generator) * 7
+    plan, (whole,) = plan_and_whole(low, height, width)
     x0, y0 = data.draw(st.integers(0, width - 1)), data.draw(st.integers(0, height - 1))
     x1, y1 = data.draw(st.integers(x0 + 1, width)), data.draw(st.integers(y0 + 1, height))
-    plan = upsampling((64, 64), 256, cut, (height, width))
     expected = whole[y0:y1, x0:x1]
-    assert torch.equal(window_logits(low[0, 2], (x0, y0, x1, y1), plan), expected)
-    with as_on_a_gpu():
-        part = window_logits(low[0, 2], (x0, y0, x1, y1), plan)
-        # Torch takes another kernel for small outputs and on one thread.
-        exact = not plan.coarse_joint and not plan.fine_joint
-        torch.testing.assert_close(part, expected, rtol=0, atol=0 if exact else 1e-4)
+    # At a pixel's own value and just below it, one bit of that pixel would show.
+    for chosen in torch.randint(expected.numel(), (10,), generator=generator).tolist():
+        value = expected.flatten()[chosen].numpy()
+        for level in (value, np.nextafter(value, np.float32(-np.inf))):
+            (painted,) = paint([LowMask(low[0])], [(x0, y0, x1, y1)], float(level), plan)
+            assert np.array_equal(painted, expected.numpy() > level)
+    part = window_logits(low[0], (x0, y0, x1, y1), plan)
+    # Torch takes another kernel for small outputs and on one thread.
+    exact = not plan.coarse_joint and not plan.fine_joint
+    torch.testing.assert_close(part, expected, rtol=0, atol=0 if exact else 1e-4)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(st.integers(130, 900), st.integers(20, 900), st.integers(0, 63), st.integers(0, 63), st.integers(-3, 3))
 def test_a_window_holds_the_whole_mask_of_a_single_entry(height, width, row, column, level):
-    long = max(height, width)
-    cut = max(1, int(height * 256 / long + 0.5)), max(1, int(width * 256 / long + 0.5))
     low = torch.full((1, 64, 64), level - 1e-4)
     low[0, row, column] = 1e4
-    plan = upsampling((64, 64), 256, cut, (height, width))
+    plan, (whole,) = plan_and_whole(low, height, width)
     ((x0, y0, x1, y1),) = windows(low, torch.tensor([0]), level, plan)
-    whole = window_logits(low[0], (0, 0, width, height), plan) > level
+    whole = whole > level
     assert whole[y0:y1, x0:x1].sum() == whole.sum()
     if whole.any():
         rows, columns = whole.any(1).nonzero().flatten(), whole.any(0).nonzero().flatten()
@@ -192,30 +206,39 @@ def test_a_window_holds_the_whole_mask_of_a_single_entry(height, width, row, col
             [int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1]
         ]
         # And little more: one input pixel of 256 on each side at most.
-        slack = long // 256 + 2
+        slack = max(height, width) // 256 + 2
         assert rows[0] - y0 <= slack
         assert y1 - 1 - rows[-1] <= slack
 
 
+def discs(seed: int, radius: float) -> torch.Tensor:
+    """Five masks of which one is empty, some at the border: (5, 64, 64)."""
+    centres = torch.rand(2, 5, generator=torch.Generator().manual_seed(seed)) * 64
+    y, x = torch.arange(64)[:, None, None], torch.arange(64)[:, None]
+    low = (radius / 4 - ((y - centres[0]) ** 2 + (x - centres[1]) ** 2).sqrt()).permute(2, 0, 1).contiguous()
+    low[3] = -5
+    return low
+
+
 @settings(max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.integers(1, 700), st.integers(1, 700), st.integers(0, 2**16), st.integers(1, 40))
-def test_the_part_of_a_mask_that_is_kept_is_all_that_its_window_reads(threads, height, width, seed, radius):
-    long = max(height, width)
-    cut = max(1, int(height * 256 / long + 0.5)), max(1, int(width * 256 / long + 0.5))
-    drawn = torch.Generator().manual_seed(seed)
-    y, x = torch.arange(64)[:, None, None], torch.arange(64)[:, None]
-    centres = torch.rand(2, 5, generator=drawn) * 64
-    low = (radius / 4 - ((y - centres[0]) ** 2 + (x - centres[1]) ** 2).sqrt()).permute(2, 0, 1).contiguous()
-    low[3] = -1
-    plan = upsampling((64, 64), 256, cut, (height, width))
-    chosen = torch.tensor([4, 3, 0, 1])
-    _, boxes = measure(low, chosen, 0, 0, plan)
+def test_masks_are_measured_and_painted_as_published(threads, height, width, seed, radius):
+    low, chosen = discs(seed, radius), torch.tensor([4, 3, 0, 1])
+    parts = [plan_and_whole(low[index : index + 1], height, width) for index in chosen.tolist()]
+    plan, whole = parts[0][0], torch.cat([part for _, part in parts])
+    stability, boxes = measure(low, chosen, 0, 1, plan)
+    np.testing.assert_array_equal(stability, calculate_stability_score(whole, 0, 1))
+    published_boxes = batched_mask_to_box(whole > 0)
+    full = (whole > 0).flatten(1).any(1, keepdim=True)
+    # The published ones end on the last pixel.
+    assert torch.equal(boxes, (published_boxes + torch.tensor([0, 0, 1, 1])) * full)
     kept = low_masks(low, chosen, boxes, plan)
+    painted = paint(kept, [tuple(box) for box in boxes.tolist()], 0, plan)
+    for own, (x0, y0, x1, y1), pixels in zip(whole.numpy(), boxes.tolist(), painted, strict=True):
+        assert np.array_equal(pixels, own[y0:y1, x0:x1] > 0)
+    # Each has only what is read, so that the rest can be let go.
     assert kept[1].values.numel() == 0
-    for index, box, mask in zip(chosen.tolist(), map(tuple, boxes.tolist()), kept, strict=True):
-        if box[2] > box[0]:
-            assert torch.equal(window_logits(mask.values, box, plan, mask.corner), window_logits(low[index], box, plan))
-            assert mask.values.untyped_storage().nbytes() == 4 * mask.values.numel()
+    assert all(mask.values.untyped_storage().nbytes() == 4 * mask.values.numel() for mask in kept)
     if radius < 8:
         assert sum(mask.values.numel() for mask in kept) < 4 * 64 * 64 / 4
 
@@ -263,17 +286,65 @@ def test_shared_batches_hold_what_is_left_of_each_image_and_are_few(counts, size
 
 
 class Transfers(TorchFunctionMode):
-    """Counts what makes the host wait for the device."""
+    """Counts what makes the host wait for the device: calls that fetch, and operations whose shape depends on values."""
 
-    NAMES = frozenset({"tolist", "cpu", "numpy", "item", "nonzero", "__bool__", "__int__", "__float__", "__index__"})
+    NAMES = frozenset({"tolist", "cpu", "numpy", "item", "__bool__", "__int__", "__float__", "__index__"})
+    OPERATIONS = frozenset(
+        {"_local_scalar_dense", "nonzero", "masked_select", "_unique2", "repeat_interleave", "equal"}
+    )
 
     def __init__(self) -> None:
         super().__init__()
         self.count = 0
+        self._inner = _Dispatched(self)
+
+    def __enter__(self) -> Transfers:
+        self._inner.__enter__()
+        super().__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        self._inner.__exit__(*error)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.count += getattr(func, "__name__", "") in self.NAMES
+        name, given = getattr(func, "__name__", ""), [*args[1:], *(kwargs or {}).values()]
+        self.count += name in self.NAMES or (name == "to" and any(str(one) == "cpu" for one in given))
         return func(*args, **(kwargs or {}))
+
+
+class _Dispatched(TorchDispatchMode):
+    def __init__(self, transfers: Transfers) -> None:
+        super().__init__()
+        self._transfers = transfers
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        masked = name in ("index", "index_put_") and any(one is not None and one.dtype == torch.bool for one in args[1])
+        self._transfers.count += name in Transfers.OPERATIONS or masked
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda values: values[values > 0],
+        lambda values: values.to("cpu"),
+        lambda values: values.tolist(),
+        lambda values: float(values[0]),
+        lambda values: values.nonzero(),
+        lambda values: torch.where(values > 0),
+        lambda values: values.unique(),
+        lambda values: bool((values > 0).any()),
+    ],
+)
+def test_what_waits_is_counted(wait):
+    with Transfers() as transfers:
+        torch.ones(3).add(1).sum()
+    assert transfers.count == 0
+    with Transfers() as transfers:
+        wait(torch.ones(3))
+    assert transfers.count > 0
 
 
 def test_the_host_waits_as_often_for_many_masks_as_for_few(model, photographs):
@@ -341,8 +412,7 @@ def test_masks_are_annotated_the_same_as_on_a_gpu(model, photographs, threads):
 def test_a_row_of_more_pixels_than_an_int16_holds_is_counted_as_published(width, threads):
     low = torch.full((1, 64, 64), 5.0)
     low[0, :, 32:] = torch.linspace(1.5, -1.5, 32)
-    plan = upsampling((64, 64), 256, (1, 256), (2, width))
-    whole = window_logits(low[0], (0, 0, width, 2), plan)
+    plan, (whole,) = plan_and_whole(low, 2, width)
     inner, outer = ((whole > level).sum(-1, dtype=torch.int16).sum(-1, dtype=torch.int32) for level in (1, -1))
     stability, boxes = measure(low, torch.tensor([0]), 0, 1, plan)
     assert stability[0] == inner / outer
@@ -358,6 +428,85 @@ def test_masks_of_which_none_has_a_pixel_are_painted_as_on_a_gpu():
         painted = paint(kept, [(0, 0, 0, 0)] * 3, 0, plan)
     assert boxes.tolist() == [[0, 0, 0, 0]] * 3
     assert [mask.shape for mask in painted] == [(0, 0)] * 3
+
+
+def test_what_lies_beyond_the_arrays_is_refused():
+    low, first = torch.zeros(3, 64, 64), torch.tensor([0])
+    plan = upsampling((64, 64), 256, (170, 256), (200, 301))
+    for logits in (torch.zeros(3, 96, 96), low.double(), low[0]):
+        with pytest.raises(ValueError, match=r"expected float32 \(M, 64, 64\)"):
+            measure(logits, first, 0, 1, plan)
+    for chosen in ([0, 3], [-1]):
+        with pytest.raises(ValueError, match="of 3 masks"):
+            measure(low, torch.tensor(chosen), 0, 1, plan)
+    for box in ((290, 190, 305, 200), (0, 190, 301, 201), (-1, 0, 5, 5), (5, 5, 5, 9), (7, 5, 6, 9)):
+        with pytest.raises(ValueError, match="inside the image of 301 x 200"):
+            paint([LowMask(low[0])], [box], 0, plan)
+    for part, corner in (
+        (low[0, 1:], (1, 0)),
+        (low[0, :, 1:], (0, 1)),
+        (low[0, :-22], (0, 0)),
+        (low[0, :, :-1], (0, 0)),
+    ):
+        with pytest.raises(ValueError, match="depends on"):
+            paint([LowMask(part, corner)], [(0, 0, 301, 200)], 0, plan)
+    assert paint([LowMask(low[0, :-21])], [(0, 0, 301, 200)], -1, plan)[0].all()
+
+
+def test_kernels_see_one_type_and_layout_whatever_is_given():
+    low, plan = discs(0, 30).permute(0, 2, 1), upsampling((64, 64), 256, (170, 256), (200, 301))
+    chosen = torch.arange(5)
+    expected = measure(low.contiguous(), chosen[::2].contiguous(), 0, 1, plan)
+    with patch("zsad.models.sam_kernels.measure", Signatures()) as signatures:
+        for some in (chosen[::2], chosen[::2].int(), chosen[:0], chosen[1:]):
+            measure(low, some, 0, 1, plan)
+    assert len(signatures.seen) == 1
+    found = measure(low, chosen[::2].int(), 0, 1, plan)
+    assert all(np.array_equal(*pair, equal_nan=True) for pair in zip(found, expected, strict=True))
+
+
+class Signatures:
+    """In a kernel's place; what numba would compile it for."""
+
+    def __init__(self) -> None:
+        self.seen: set[tuple[Any, ...]] = set()
+
+    def __call__(self, *arguments: Any) -> None:
+        self.seen.add(tuple(numba.typeof(argument) for argument in arguments))
+
+
+def test_what_is_no_number_stays_where_torch_leaves_it(threads):
+    low = discs(0, 60)[:1]
+    low[0, 20, 30] = torch.nan
+    for height, width in ((170, 256), (256, 256), (170, 300), (333, 256)):
+        plan, (whole,) = plan_and_whole(low, height, width)
+        (painted,) = paint([LowMask(low[0])], [(0, 0, width, height)], -3, plan)
+        assert np.array_equal(painted, whole.numpy() > -3)
+
+
+def test_kernels_stay_within_their_arrays(tmp_path):
+    code = (
+        "import torch; from zsad.models.sam_masks import low_masks, measure, paint; "
+        "from zsad.models.sam_upsampling import upsampling; "
+        "torch.manual_seed(0); low = torch.randn(4, 64, 64) * 5; low[1] = -9; low[2] = 9; every = torch.arange(4)\n"
+        "for cut, size in (((256, 256), (1, 1)), ((1, 256), (1, 700)), ((256, 3), (900, 9)), ((171, 256), (401, 600))):\n"
+        "    plan = upsampling((64, 64), 256, cut, size)\n"
+        "    stability, boxes = measure(low, every, 0, 1, plan)\n"
+        "    paint(low_masks(low, every, boxes, plan), [tuple(box) for box in boxes.tolist()], 0, plan)\n"
+        "print(boxes[2].tolist())"
+    )
+    checked = {"NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(Path.cwd())}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | checked, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "[0, 0, 600, 401]\n"
+
+
+def test_the_grid_is_encoded_in_single_precision_whatever_the_models():
+    model = sam.load(ModelConfig(name="random-sam"), "cpu", "bf16")
+    with model._autocast():
+        assert model._positions.dtype == torch.float32
 
 
 def test_random_is_a_small_sam_seeded_and_silent():

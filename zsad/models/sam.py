@@ -172,8 +172,12 @@ class SAMModel:
 
     @cached_property
     def _positions(self) -> Tensor:
-        """The encoding of the embedding's own pixels, (1, C, h, w) float32, the same for every image."""
-        positions: Tensor = self.network.prompt_encoder.get_dense_pe()
+        """The encoding of the embedding's own pixels, (1, C, h, w) float32, the same for every image.
+
+        Without autocast, as that of the points.
+        """
+        with torch.autocast(torch.device(self.device).type, enabled=False):
+            positions: Tensor = self.network.prompt_encoder.get_dense_pe()
         return positions
 
     def encode(self, image: NDArray[np.uint8]) -> Embedding:
@@ -219,11 +223,10 @@ class SAMModel:
             sparse = torch.cat([sparse, sparse[-1:].expand(missing, -1, -1)])
             counts[-1] += missing
         _, dense = network.prompt_encoder(points=None, boxes=None, masks=None)
-        positions = self._positions
         with self._autocast():
             low, predicted_iou = network.mask_decoder(
                 image_embeddings=torch.cat([one.features for one in embeddings]),
-                image_pe=positions,
+                image_pe=self._positions,
                 sparse_prompt_embeddings=sparse,
                 dense_prompt_embeddings=dense,
                 multimask_output=True,

@@ -75,15 +75,15 @@ def measure(
     As ``sam_masks.measure`` says, in the windows ``boxes`` (K, 4) int64. The float32 levels are the threshold, and it
     plus and minus the offset.
     """
-    rows = np.empty((_ROWS, max(len(coarse.left), len(fine.left))), np.float32)
+    rows, unpainted = _scratch(coarse, fine), np.empty((0, 0), np.bool_)
     for i in range(len(chosen)):
         stability[i] = np.nan
         tight[i] = 0
         x0, x1 = boxes[i, 0], boxes[i, 2]
         if x0 < x1:
-            native, peaks = np.empty((1, x1 - x0), np.float32), np.full(x1 - x0, -np.inf, np.float32)
+            peaks = np.full(x1 - x0, -np.inf, np.float32)
             inner, outer, first, last = _scan(
-                low[chosen[i]], 0, 0, boxes[i], coarse, fine, level, raised, lowered, rows, native, peaks
+                low[chosen[i]], 0, 0, boxes[i], coarse, fine, level, raised, lowered, rows, peaks, unpainted
             )
             stability[i] = np.float32(inner) / np.float32(outer)
             if last >= 0:
@@ -92,20 +92,21 @@ def measure(
 
 
 @compiled
-def upsample(
-    low: Any, row: Any, column: Any, box: Any, coarse: Any, fine: Any, native: Any
+def paint(
+    low: Any, row: Any, column: Any, box: Any, coarse: Any, fine: Any, level: Any, painted: Any
 ) -> None:  # pragma: no cover - compiled
-    """A mask inside the window ``box`` (4,) into ``native`` (y1 - y0, x1 - x0) float32.
+    """What of a mask is over the level inside ``box`` (4,) int64, into ``painted`` (y1 - y0, x1 - x0) bool.
 
     ``low`` (h, w) float32 is the part of the low-resolution mask from ``row`` and ``column`` on.
     """
-    rows = np.empty((_ROWS, max(len(coarse.left), len(fine.left))), np.float32)
-    peaks, zero = np.empty(native.shape[1], np.float32), np.float32(0)
-    _scan(low, row, column, box, coarse, fine, zero, zero, zero, rows, native, peaks)
+    peaks = np.empty(0, np.float32)
+    _scan(low, row, column, box, coarse, fine, level, level, level, _scratch(coarse, fine), peaks, painted)
 
 
-_ROWS = 9
-"""Of scratch memory for ``_scan``."""
+@numba.njit(nogil=True, error_model="numpy")
+def _scratch(coarse: Any, fine: Any) -> Any:  # pragma: no cover - compiled
+    """Rows for ``_scan`` to work with."""
+    return np.empty((10, max(len(coarse.left), len(fine.left))), np.float32)
 
 
 @numba.njit(nogil=True, error_model="numpy")
@@ -120,14 +121,14 @@ def _scan(
     raised: Any,
     lowered: Any,
     rows: Any,
-    native: Any,
     peaks: Any,
+    painted: Any,
 ) -> Any:  # pragma: no cover - compiled
-    """Make the rows of a window and count as they are made.
+    """Make the rows of a window, and paint them where ``painted`` has rows, else count.
 
     Returns:
-        How many are over ``raised`` and ``lowered``, and the first and last y with one over ``level``, -1 for none.
-        ``peaks`` (x1 - x0,) are raised to the highest of each column. ``native`` has a row for each y, or one for all.
+        How many are over ``raised`` and ``lowered``, and the first and last y with one over ``level``, y1 and -1 for
+        none. ``peaks`` (x1 - x0,) are raised to the highest of each column.
     """
     x0, y0, x1, y1 = box
     # The columns of the input that are read.
@@ -137,9 +138,9 @@ def _scan(
     # Of two adjacent rows one is even, so neither takes the other's place.
     even_low, odd_low = (rows[0, c0:c1], rows[1, c0:c1]), (rows[2, c0:c1], rows[3, c0:c1])
     even, odd = (rows[4, x0:x1], rows[5, x0:x1]), (rows[6, x0:x1], rows[7, x0:x1])
-    made = rows[8, c0:c1]
+    made, native = rows[8, c0:c1], rows[9, x0:x1]
     in_even_low, in_odd_low, in_even, in_odd = -1, -1, -1, -1
-    inner, outer, first, last = np.int32(0), np.int32(0), y1, -1
+    inner, outer, first, last = 0, 0, y1, -1
     for y in range(y0, y1):
         for m in (fine.top[y], fine.bottom[y]):
             if m != (in_odd if m & 1 else in_even):
@@ -152,13 +153,15 @@ def _scan(
                 _across(made, c0, fine_columns, fine.joint, odd if m & 1 else even)
                 in_odd, in_even = (m, in_even) if m & 1 else (in_odd, m)
         above, below = odd if fine.top[y] & 1 else even, odd if fine.bottom[y] & 1 else even
-        values = native[min(y - y0, len(native) - 1)]
-        _down(above, below, fine.upper[y], fine.lower[y], fine_columns, fine.joint, values)
-        # The published sums, their int16 rows included.
-        inner += np.int16(_count(values, raised))
-        outer += np.int16(_count(values, lowered))
-        if _count_and_raise(values, level, peaks) > 0:
-            first, last = min(first, y), y
+        _down(above, below, fine.upper[y], fine.lower[y], fine_columns, fine.joint, native)
+        if len(painted):
+            _compare(native, level, painted[y - y0])
+        else:
+            # The published sums, their int16 rows included.
+            inner += int(np.int16(_count(native, raised)))
+            outer += int(np.int16(_count(native, lowered)))
+            if _count_and_raise(native, level, peaks) > 0:
+                first, last = min(first, y), y
     return inner, outer, first, last
 
 
@@ -194,6 +197,12 @@ def _down(
     else:
         for x in range(len(output)):
             output[x] = fma(a[x], upper, c[x] * lower)
+
+
+@numba.njit(nogil=True, error_model="numpy")
+def _compare(values: Any, level: Any, over: Any) -> None:  # pragma: no cover - compiled
+    for x in range(len(values)):
+        over[x] = values[x] > level
 
 
 @numba.njit(nogil=True, error_model="numpy")

@@ -1,8 +1,9 @@
 """SAM's masks at native resolution, computed only where they live.
 
 Only a window of each upsampling (``sam_upsampling``) is computed, from torch's taps and weights in its order of
-float operations, so that on a CPU it equals the whole upsampling bit for bit (on another device: to float rounding). Every function works on the device of its arguments: on a CPU
-mask by mask in compiled loops (``sam_kernels``), elsewhere by operations on many masks at once, without waiting.
+float operations. So it equals the whole upsampling bit for bit on a CPU with fused multiply-add (which torch uses where
+there is one), elsewhere to float rounding. Every function works on the device of its arguments: on a CPU mask by mask
+in compiled loops (``sam_kernels``), on others by operations on many masks at once.
 """
 
 from __future__ import annotations
@@ -36,12 +37,15 @@ def windows(low: Tensor, chosen: Tensor, level: float, plan: Upsampling) -> list
     Args:
         low: (M, h, w) float32 low-resolution logits.
         chosen: (K,) int64 indices of masks.
+
+    Raises:
+        ValueError: on a CPU, logits or indices that the plan or the masks do not have.
     """
     # The margin is far over the rounding of a weighted mean.
     level -= 1e-5 * (1 + abs(level))
     if _on_cpu(low):
         found = np.empty((4, len(chosen)), np.int64)
-        sam_kernels.extents(_array(low), chosen.numpy(), np.float32(level), found)
+        sam_kernels.extents(*_arrays(low, chosen, plan), np.float32(level), found)
         top, bottom, left, right = torch.from_numpy(found)
     else:
         over = low[chosen] > level
@@ -99,13 +103,16 @@ def measure(low: Tensor, chosen: Tensor, threshold: float, offset: float, plan: 
     Returns:
         Stability scores (K,) float32, NaN where both masks are empty; and boxes (K, 4) int64, all 0 for an
         empty mask.
+
+    Raises:
+        ValueError: as ``windows``.
     """
     boxes = windows(low, chosen, threshold - offset, plan)
     if _on_cpu(low):
         stability, tight = np.empty(len(boxes), np.float32), np.empty((len(boxes), 4), np.int64)
         levels = (np.float32(level) for level in (threshold, threshold + offset, threshold - offset))
         where = np.array(boxes, np.int64).reshape(-1, 4)
-        sam_kernels.measure(_array(low), chosen.numpy(), where, *plan.stages, *levels, stability, tight)
+        sam_kernels.measure(*_arrays(low, chosen, plan), where, *plan.stages, *levels, stability, tight)
         return torch.from_numpy(stability), torch.from_numpy(tight)
     low = low[chosen]
     scores, edges = [low.new_zeros(0)], [torch.zeros((0, 4), dtype=torch.int64, device=low.device)]
@@ -129,18 +136,12 @@ def paint(
         masks: of ``low_masks``.
         boxes: the tight box of each.
         threshold: logits above it are mask.
+
+    Raises:
+        ValueError: on a CPU, a box that is not inside the image, or a mask that lacks what its box depends on.
     """
-    sizes = [(y1 - y0, x1 - x0) for x0, y0, x1, y1 in boxes]
     if all(_on_cpu(mask.values) for mask in masks):
-        # New memory takes longer to be cleared than the logits take to be made.
-        memory = np.empty(max((height * width for height, width in sizes), default=0), np.float32)
-        painted = [np.zeros(size, np.bool_) for size in sizes]
-        for mask, box, pixels in zip(masks, boxes, painted, strict=True):
-            if pixels.size:
-                logits = memory[: pixels.size].reshape(pixels.shape)
-                _upsample_into(logits, mask.values, box, plan, mask.corner)
-                np.greater(logits, threshold, out=pixels)
-        return painted
+        return [_paint_one(mask, box, threshold, plan) for mask, box in zip(masks, boxes, strict=True)]
     flat = [
         (window_logits(mask.values, box, plan) > threshold).flatten()
         if box != _NOWHERE
@@ -148,25 +149,20 @@ def paint(
         for mask, box in zip(masks, boxes, strict=True)
     ]
     parts = np.split(torch.cat(flat).cpu().numpy(), np.cumsum([len(pixels) for pixels in flat])[:-1])
-    return [part.reshape(size) for part, size in zip(parts, sizes, strict=True)]
+    return [part.reshape(y1 - y0, x1 - x0) for part, (x0, y0, x1, y1) in zip(parts, boxes, strict=True)]
 
 
-def window_logits(low: Tensor, box: Box, plan: Upsampling, corner: tuple[int, int] = (0, 0)) -> Tensor:
-    """The native-resolution logits of one mask, or elsewhere than on a CPU of several, inside a window that is not empty.
+def window_logits(low: Tensor, box: Box, plan: Upsampling) -> Tensor:
+    """The native-resolution logits inside a window that is not empty, by operations that suit a GPU.
 
     Args:
-        low: (h, w) or (M, h, w) float32.
-        box: the window, inside the image.
-        corner: row and column of ``low[0, 0]`` in the whole mask, where on a CPU ``low`` is a part of it.
+        low: (..., h, w) float32.
+        box: the window.
 
     Returns:
-        (y1 - y0, x1 - x0) or (M, y1 - y0, x1 - x0) float32.
+        (..., y1 - y0, x1 - x0) float32.
     """
     x0, y0, x1, y1 = box
-    if _on_cpu(low):
-        native = np.empty((y1 - y0, x1 - x0), np.float32)
-        _upsample_into(native, low, box, plan, corner)
-        return torch.from_numpy(native)
     top, bottom = plan.rows.starts[y0], plan.rows.stops[y1 - 1]
     left, right = plan.columns.starts[x0], plan.columns.stops[x1 - 1]
     middle = _interpolate(low, plan.rows.coarse.part(top, bottom), plan.columns.coarse.part(left, right))
@@ -198,20 +194,45 @@ def _around(one: Box, other: Box) -> Box:
     return min(one[0], other[0]), min(one[1], other[1]), max(one[2], other[2]), max(one[3], other[3])
 
 
-def _upsample_into(
-    native: NDArray[np.float32], low: Tensor, box: Box, plan: Upsampling, corner: tuple[int, int]
-) -> None:
-    sam_kernels.upsample(_array(low), *corner, np.array(box), *plan.stages, native)
-
-
 def _on_cpu(values: Tensor) -> bool:
     return values.device.type == "cpu"
 
 
-def _array(values: Tensor) -> NDArray[np.float32]:
-    """A view of one memory layout, as ``compiled`` demands."""
-    array: NDArray[np.float32] = values.contiguous().numpy()
-    return array
+def _arrays(low: Tensor, chosen: Tensor, plan: Upsampling) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Logits and indices for ``sam_kernels``, which check nothing; each of one type and layout, as ``compiled`` demands."""
+    height, width = plan.low_size
+    if low.dtype != torch.float32 or low.shape[1:] != plan.low_size:
+        raise ValueError(f"given {low.dtype} logits {tuple(low.shape)}; expected float32 (M, {height}, {width})")
+    indices = chosen.long().contiguous().numpy()
+    if len(indices) and not (indices.min() >= 0 and indices.max() < len(low)):
+        raise ValueError(f"given indices {indices.min()} to {indices.max()} of {len(low)} masks")
+    return low.contiguous().numpy(), indices
+
+
+def _paint_one(mask: LowMask, box: Box, threshold: float, plan: Upsampling) -> NDArray[np.bool_]:
+    x0, y0, x1, y1 = box
+    if box == _NOWHERE:
+        return np.zeros((0, 0), np.bool_)
+    _check(mask, box, plan)
+    painted = np.empty((y1 - y0, x1 - x0), np.bool_)
+    low, where = mask.values.contiguous().numpy(), np.array(box, np.int64)
+    sam_kernels.paint(low, *mask.corner, where, *plan.stages, np.float32(threshold), painted)
+    return painted
+
+
+def _check(mask: LowMask, box: Box, plan: Upsampling) -> None:
+    """Raises ValueError where ``sam_kernels.paint`` would read beyond its arrays."""
+    x0, y0, x1, y1 = box
+    height, width = plan.native_size
+    if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+        raise ValueError(f"given the box {box}; expected one inside the image of {width} x {height}")
+    (row, column), (rows, columns) = mask.corner, mask.values.shape
+    top, bottom = plan.rows.first.numpy()[y0], plan.rows.last.numpy()[y1 - 1]
+    left, right = plan.columns.first.numpy()[x0], plan.columns.last.numpy()[x1 - 1]
+    if not (row <= top and bottom < row + rows and column <= left and right < column + columns):
+        raise ValueError(
+            f"given {rows} x {columns} logits from {mask.corner} on, which is not all that {box} depends on"
+        )
 
 
 def _reach(over: Tensor) -> tuple[Tensor, Tensor]:

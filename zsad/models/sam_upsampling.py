@@ -1,7 +1,7 @@
 """Geometry of SAM's two upsamplings: which pixels each output is made of, and their weights.
 
 SAM upsamples its low-resolution logits twice with ``F.interpolate(mode="bilinear")``: to the padded square input,
-then, with the padding cut off, to the image. The taps found here are those of torch, bit for bit.
+then, with the padding cut off, to the image. The taps found here are those of torch.
 """
 
 from __future__ import annotations
@@ -65,6 +65,7 @@ class Upsampling:
 
     Attributes:
         rows, columns: per axis.
+        low_size: (height, width) of the low-resolution logits.
         native_size: (height, width) of the image.
         coarse_joint, fine_joint: which of its two kernels torch takes on a CPU, where they round differently: one sum
             of four taps (joint), or along the columns and then along the rows. Elsewhere false.
@@ -72,6 +73,7 @@ class Upsampling:
 
     rows: Axis
     columns: Axis
+    low_size: tuple[int, int]
     native_size: tuple[int, int]
     coarse_joint: bool
     fine_joint: bool
@@ -95,11 +97,12 @@ def upsampling(
     """Plan the upsampling from ``low_size`` over ``padded_size``, cut to ``input_size``, to ``native_size``."""
     coarse_joint = _joint((padded_size, padded_size), device)
     fine_joint = _joint(native_size, device)
-    axes = [
-        _axis(taps(low, padded_size, coarse_joint, device), taps(cut, native, fine_joint, device))
-        for low, cut, native in zip(low_size, input_size, native_size, strict=True)
-    ]
-    return Upsampling(axes[0], axes[1], native_size, coarse_joint, fine_joint)
+    axes = []
+    for low, cut, native in zip(low_size, input_size, native_size, strict=True):
+        # Torch copies an image of the input's size: what is no number does not spread to its neighbours there.
+        fine = _copy(native, device) if input_size == native_size else taps(cut, native, fine_joint, device)
+        axes.append(_axis(taps(low, padded_size, coarse_joint, device), fine))
+    return Upsampling(axes[0], axes[1], low_size, native_size, coarse_joint, fine_joint)
 
 
 def taps(size_in: int, size_out: int, joint: bool, device: str | torch.device = "cpu") -> Taps:
@@ -129,6 +132,11 @@ def taps(size_in: int, size_out: int, joint: bool, device: str | torch.device = 
     right_weight = torch.where(both, weights.gather(0, ((left + 1) % 3)[None])[0], 0.0)
     last = size_in - 1
     return Taps(left.clamp(max=last), (left + 1).clamp(max=last), left_weight, right_weight)
+
+
+def _copy(size: int, device: str | torch.device) -> Taps:
+    index = torch.arange(size, device=device)
+    return Taps(index, index, torch.ones(size, device=device), torch.zeros(size, device=device))
 
 
 def _axis(coarse: Taps, fine: Taps) -> Axis:
