@@ -76,6 +76,14 @@ def test_fingerprint_depends_on_weights_and_object():
     assert len(fingerprint(config, WEIGHTS)) == 64
 
 
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_fingerprint_of_half_precision_alone_depends_on_its_version(monkeypatch, precision):
+    config = load_config("mini", None, [f"models.precision={precision}"])
+    before = fingerprint(config, WEIGHTS)
+    monkeypatch.setattr("zsad.config.HALF_PRECISION", 99)
+    assert (fingerprint(config, WEIGHTS) != before) == (precision != "fp32")
+
+
 def test_differences_name_the_leaf():
     old = scored_fields(load_config("mini"), WEIGHTS)
     new = scored_fields(load_config("mini", None, ["tiling.max_tiles=3"]), WEIGHTS)
