@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 _PROMPTS_ON_CPU = 16
-_TOKENS_ON_CPU = 16384
-"""At most so many prompts, and tokens of the image times prompts, at once: four prompts at 1024 x 1024 pixels.
+_TOKENS_ON_CPU = 8192
+"""At most so many prompts, and tokens of the image times prompts, at once: two prompts at 1024 x 1024 pixels.
 
 More make nothing faster, and arrays beyond 32 MiB are handed out anew by the system each time, page by page.
 """
@@ -144,14 +144,11 @@ class SharedMaskDecoder(MaskDecoder):
         output = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
         prompts = torch.cat((output.expand(len(sparse_prompt_embeddings), -1, -1), sparse_prompt_embeddings), 1)
         tokens, pixels = self._transform(shared, prompts, owner)
-        weights = torch.stack([self.output_hypernetworks_mlps[i](tokens[:, 1 + i]) for i in chosen], 2)
+        weights = torch.stack([self.output_hypernetworks_mlps[i](tokens[:, 1 + i]) for i in chosen], 1)
         some = zip(pixels.split(upscaled_at_once), weights.split(upscaled_at_once), strict=True)
-        masks = torch.cat([self._upscale(of_some) @ weight for of_some, weight in some])
-        # Each pixel was split twice into 2 x 2: rows are (h, a, b), columns (w, c, d).
-        height, width = grid
-        masks = masks.view(-1, height, width, 2, 2, 2, 2, len(chosen)).permute(0, 7, 1, 3, 5, 2, 4, 6)
+        masks = torch.cat([weight @ self._upscale(of_some).transpose(1, 2) for of_some, weight in some])
         ious = self.iou_prediction_head(tokens[:, 0])
-        return masks.reshape(-1, len(chosen), 4 * height, 4 * width), ious[:, chosen.start : chosen.stop]
+        return _in_pixel_order(masks, grid), ious[:, chosen.start : chosen.stop]
 
     def _transform(self, shared: _Shared, prompts: Tensor, owner: Tensor | None) -> tuple[Tensor, Tensor]:
         """The two-way transformer: prompts (P, T, C) -> (P, T, C) and the image as each sees it, (P, N, C)."""
@@ -241,17 +238,18 @@ def _write(
     key = _heads(attention.k_proj(keys), heads) / (attention.internal_dim // heads) ** 0.5
     queries = shared.queries[layer]
     if pixels is None and owner is not None:
-        logits = (queries[owner] @ key.transpose(2, 3)).transpose(1, 2)
+        logits = key @ queries[owner].transpose(2, 3)
     else:
-        # (heads, N, P T): what all prompts see alike.
-        logits = queries[0] @ _flat(key).transpose(1, 2)
-        logits = logits.view(heads, -1, prompts, length).permute(2, 1, 0, 3)
+        # (heads, P T, N): what all prompts see alike.
+        logits = _flat(key) @ queries[0].transpose(1, 2)
+        logits = logits.view(heads, prompts, length, -1).transpose(0, 1)
     if pixels is None:
         pixels = shared.image if owner is None else shared.image[owner]
     else:
         folded = (key @ _by_head(attention.q_proj.weight, heads)).flatten(1, 2)
-        logits = (pixels @ folded.transpose(1, 2)).view(prompts, -1, heads, length).add_(logits)
-    weights = logits.softmax(-1).flatten(2)
+        logits = (folded @ pixels.transpose(1, 2)).view(prompts, heads, length, -1).add_(logits)
+    # Pixels last: over a last axis of seven tokens, torch's softmax on a CPU takes twenty times as long.
+    weights = logits.softmax(2).flatten(1, 2).transpose(1, 2)
     value = _heads(attention.v_proj(values), heads)
     spread = (value @ _by_head(attention.out_proj.weight.T, heads)).flatten(1, 2)
     # The weights of a pixel sum to 1 in every head, so this adds the bias once.
@@ -277,6 +275,16 @@ def _flat(by_prompt: Tensor) -> Tensor:
 def _by_head(weight: Tensor, heads: int) -> Tensor:
     """(heads x E, C) -> (heads, E, C)."""
     return weight.unflatten(0, (heads, -1))
+
+
+def _in_pixel_order(masks: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Pixels of an (h, w) grid, each split twice into 2 x 2: (P, M, 16 N) -> (P, M, 4 h, 4 w)."""
+    height, width = grid
+    # The last two stay side by side, and two moved as one number take a tenth of the time of one by one.
+    pair = {2: torch.int32, 4: torch.int64, 8: torch.complex128}[masks.element_size()]
+    # (h, w, a, b, c, d): rows are (h, a, c), columns (w, b, d).
+    pairs = masks.view(pair).unflatten(2, (height, width, 2, 2, 2)).permute(0, 1, 2, 4, 6, 3, 5)
+    return pairs.reshape(*masks.shape[:2], 4 * height, 2 * width).view(masks.dtype)
 
 
 def _split(convolution: nn.ConvTranspose2d, pixels: Tensor) -> Tensor:
