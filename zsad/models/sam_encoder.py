@@ -1,9 +1,11 @@
 """SAM's image encoder (Kirillov et al., 2023) with torch's fused attention.
 
 The published attention adds a relative position term to every logit, for which it holds all logits: 0.8 GB per
-global layer at 1024 pixels. The term is a sum over the key's row and column, ``q . R_h[row] + q . R_w[column]``: a
-scalar product of what the query has to say about every row and column with the key's own row and column as
-indicators. So both are appended to the channels of query and key, and a stock kernel does the rest.
+global layer at 1024 pixels. The term is a sum over the key's row and column, ``q . R_h[row] + q . R_w[column]``.
+
+On a GPU it is a scalar product of what the query has to say about every row and column with the key's own row and
+column as indicators. So both are appended to the channels of query and key, and a stock kernel does the rest. On a
+CPU, where that makes three times the products, the terms of some queries at a time are handed to it as a mask.
 """
 
 from __future__ import annotations
@@ -13,6 +15,9 @@ from segment_anything.modeling import ImageEncoderViT
 from segment_anything.modeling.image_encoder import Attention, get_rel_pos
 from torch import Tensor
 from torch.nn import functional as F
+
+_LOGITS_ON_CPU = 2**20
+"""So many at once: 4 MiB, which stay in the caches."""
 
 
 class FusedAttention(Attention):
@@ -30,22 +35,55 @@ class FusedAttention(Attention):
         batch, height, width, _ = x.shape
         projected = self.qkv(x).view(batch, height * width, 3, self.num_heads, -1)
         query, key, value = projected.permute(2, 0, 3, 1, 4).unbind(0)
-        channels = value.shape[-1]
-        extended = query * self.scale
         if self.use_rel_pos:
             grid = query.unflatten(2, (height, width))
-            rows = torch.einsum("bnhwc,hkc->bnhwk", grid, get_rel_pos(height, height, self.rel_pos_h))
-            columns = torch.einsum("bnhwc,wkc->bnhwk", grid, get_rel_pos(width, width, self.rel_pos_w))
-            extended = torch.cat([extended, rows.flatten(2, 3), columns.flatten(2, 3)], -1)
-            to_rows = torch.eye(height, dtype=key.dtype, device=key.device).repeat_interleave(width, 0)
-            to_columns = torch.eye(width, dtype=key.dtype, device=key.device).repeat(height, 1)
-            place = torch.cat([to_rows, to_columns], -1)
-            key = torch.cat([key, place.expand(batch, self.num_heads, -1, -1)], -1)
-            # The fused kernels want as many channels in the values.
-            value = F.pad(value, (0, height + width))
-        seen = F.scaled_dot_product_attention(extended, key, value, scale=1.0)[..., :channels]
+            rows = torch.einsum("bnhwc,hkc->bnhwk", grid, get_rel_pos(height, height, self.rel_pos_h)).flatten(2, 3)
+            columns = torch.einsum("bnhwc,wkc->bnhwk", grid, get_rel_pos(width, width, self.rel_pos_w)).flatten(2, 3)
+            attend = _attend_in_parts if x.device.type == "cpu" else _attend
+            seen = attend(query * self.scale, key, value, rows, columns)
+        else:
+            seen = F.scaled_dot_product_attention(query, key, value, scale=self.scale)
         attended: Tensor = self.proj(seen.transpose(1, 2).reshape(batch, height, width, -1))
         return attended
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Attention of every query to H x W keys, with its position terms in the channels.
+
+    Args:
+        query, key, value: (B, heads, H W, E), the query scaled.
+        rows, columns: (B, heads, H W, H) and (B, heads, H W, W), the terms of each query.
+
+    Returns:
+        (B, heads, H W, E).
+    """
+    channels, height, width = value.shape[-1], rows.shape[-1], columns.shape[-1]
+    to_rows = torch.eye(height, dtype=key.dtype, device=key.device).repeat_interleave(width, 0)
+    to_columns = torch.eye(width, dtype=key.dtype, device=key.device).repeat(height, 1)
+    place = torch.cat([to_rows, to_columns], -1).expand(*key.shape[:2], -1, -1)
+    extended = torch.cat([query, rows, columns], -1)
+    # The fused kernels want as many channels in the values.
+    value = F.pad(value, (0, height + width))
+    return F.scaled_dot_product_attention(extended, torch.cat([key, place], -1), value, scale=1.0)[..., :channels]
+
+
+def _attend_in_parts(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """``_attend``, with the position terms of some heads and queries at a time as a mask."""
+    keys = key.shape[2]
+    queries = max(1, min(keys, _LOGITS_ON_CPU // keys))
+    heads = max(1, _LOGITS_ON_CPU // (queries * keys))
+    parts = []
+    for some in zip(*(one.flatten(0, 1).split(heads) for one in (query, key, value, rows, columns)), strict=True):
+        its_query, its_key, its_value, its_rows, its_columns = some
+        seen = []
+        for start in range(0, keys, queries):
+            part = slice(start, start + queries)
+            terms = (its_rows[:, part, :, None] + its_columns[:, part, None, :]).flatten(2)
+            # Four dimensions, or torch takes another, slower kernel.
+            of_part = (one[None] for one in (its_query[:, part], its_key, its_value, terms))
+            seen.append(F.scaled_dot_product_attention(*of_part, scale=1.0)[0])
+        parts.append(torch.cat(seen, 1))
+    return torch.cat(parts).view(query.shape)
 
 
 def fuse_attention(encoder: ImageEncoderViT) -> None:
