@@ -49,8 +49,8 @@ class _Shared(NamedTuple):
 
     Attributes:
         image: (I, N, C) tokens of I images.
-        keys: (I or 1, heads, N, E) of each attention in which prompts read the image, the final one included.
-        queries: (I or 1, heads, N, E) of each attention in which the image reads the prompts.
+        keys: (I or 1, heads, E, N) of each attention in which prompts read the image, the final one included.
+        queries: (I or 1, heads, E, N) of each attention in which the image reads the prompts.
         values: (I, heads, N, E) of the first attention that reads the image.
     """
 
@@ -126,8 +126,8 @@ class SharedMaskDecoder(MaskDecoder):
         sources = [image + positions] + [positions] * len(layers)
         return _Shared(
             image,
-            [_heads(one.k_proj(source), one.num_heads) for one, source in zip(reading, sources, strict=True)],
-            [_heads(one.q_proj(source), one.num_heads) for one, source in zip(writing, sources[:-1], strict=True)],
+            [_pixels_last(one.k_proj(source), one.num_heads) for one, source in zip(reading, sources, strict=True)],
+            [_pixels_last(one.q_proj(source), one.num_heads) for one, source in zip(writing, sources[:-1], strict=True)],
             _heads(reading[0].v_proj(image), reading[0].num_heads),
         )
 
@@ -204,11 +204,11 @@ def _read(
     query = _heads(attention.q_proj(queries), heads) / (attention.internal_dim // heads) ** 0.5
     keys = shared.keys[layer]
     if pixels is None and owner is not None:
-        weights = (query @ keys[owner].transpose(2, 3)).softmax(-1)
+        weights = (query @ keys[owner]).softmax(-1)
         mixed = (weights @ shared.values[owner]).transpose(1, 2)
         return cast(Tensor, attention.out_proj(mixed.reshape(prompts, length, -1)))
     # (heads, P T, N): what all prompts see alike.
-    logits = (_flat(query) @ keys[0].transpose(1, 2)).view(heads, prompts, length, -1)
+    logits = (_flat(query) @ keys[0]).view(heads, prompts, length, -1)
     if pixels is None:
         mixed = logits.softmax(-1).flatten(1, 2) @ shared.values[0]
         mixed = mixed.view(heads, prompts, length, -1).permute(1, 2, 0, 3)
@@ -238,10 +238,10 @@ def _write(
     key = _heads(attention.k_proj(keys), heads) / (attention.internal_dim // heads) ** 0.5
     queries = shared.queries[layer]
     if pixels is None and owner is not None:
-        logits = key @ queries[owner].transpose(2, 3)
+        logits = key @ queries[owner]
     else:
         # (heads, P T, N): what all prompts see alike.
-        logits = _flat(key) @ queries[0].transpose(1, 2)
+        logits = _flat(key) @ queries[0]
         logits = logits.view(heads, prompts, length, -1).transpose(0, 1)
     if pixels is None:
         pixels = shared.image if owner is None else shared.image[owner]
@@ -265,6 +265,11 @@ def _tokens(image: Tensor) -> Tensor:
 def _heads(projected: Tensor, heads: int) -> Tensor:
     """(P, T, heads x E) -> (P, heads, T, E)."""
     return projected.unflatten(2, (heads, -1)).transpose(1, 2)
+
+
+def _pixels_last(projected: Tensor, heads: int) -> Tensor:
+    """(I, N, heads x E) -> (I, heads, E, N), contiguous."""
+    return projected.transpose(1, 2).unflatten(1, (heads, -1)).contiguous()
 
 
 def _flat(by_prompt: Tensor) -> Tensor:
