@@ -170,3 +170,19 @@ def test_batches_of_a_gpu_have_one_shape_and_give_the_same_annotations(monkeypat
 
 def test_load_gives_the_shared_decoder():
     assert isinstance(sam.load(sam.ModelConfig(name="random-sam")).network.mask_decoder, SharedMaskDecoder)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_pixels_that_were_split_twice_are_brought_into_order(dtype):
+    prompts, masks, height, width = 2, 3, 2, 5
+    splits = torch.arange(prompts * masks * height * width * 16).view(prompts, masks, height, width, 2, 2, 2, 2)
+    expected = torch.stack(
+        [
+            splits[:, :, row // 4, column // 4, row // 2 % 2, column // 2 % 2, row % 2, column % 2]
+            for row in range(4 * height)
+            for column in range(4 * width)
+        ],
+        -1,
+    ).view(prompts, masks, 4 * height, 4 * width)
+    given = (splits.flatten(2) % 256).to(dtype)
+    assert torch.equal(sam_decoder._in_pixel_order(given, (height, width)), (expected % 256).to(dtype))

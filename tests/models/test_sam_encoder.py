@@ -9,7 +9,7 @@ import torch
 from segment_anything.modeling import ImageEncoderViT
 from segment_anything.modeling.image_encoder import Attention
 
-from zsad.models import sam
+from zsad.models import sam, sam_encoder
 from zsad.models.sam_encoder import FusedAttention, fuse_attention
 from zsad.models.state_dicts import seeded
 
@@ -25,8 +25,14 @@ def varied(module: torch.nn.Module) -> torch.nn.Module:
 
 @pytest.mark.parametrize("size", [(5, 5), (7, 3)])
 @pytest.mark.parametrize("use_rel_pos", [True, False])
+@pytest.mark.parametrize("at_once", ["as on a GPU", 2**20, 5 * 441, 60, 1])
 @torch.no_grad()
-def test_attention_is_the_same_function(size, use_rel_pos):
+def test_attention_is_the_same_function(monkeypatch, size, use_rel_pos, at_once):
+    """All heads, some heads, some queries of one head (with a rest) and one query at a time."""
+    if at_once == "as on a GPU":
+        monkeypatch.setattr(sam_encoder, "_attend_in_parts", sam_encoder._attend)
+    else:
+        monkeypatch.setattr(sam_encoder, "_LOGITS_ON_CPU", at_once)
     attention = varied(Attention(32, num_heads=4, use_rel_pos=use_rel_pos, input_size=size)).double()
     x = torch.randn(3, *size, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     expected = attention(x)
@@ -34,6 +40,22 @@ def test_attention_is_the_same_function(size, use_rel_pos):
     in_single = attention.float()(x.float())
     error = (FusedAttention.of(attention)(x.float()) - expected).abs().max()
     assert error <= 4 * (in_single - expected).abs().max() + 1e-7
+
+
+def test_on_a_cpu_no_more_logits_are_held_at_once(monkeypatch):
+    held = []
+    attend = torch.nn.functional.scaled_dot_product_attention
+
+    def counting(query, key, value, mask, **options):
+        held.append(mask.numel())
+        return attend(query, key, value, mask, **options)
+
+    monkeypatch.setattr(sam_encoder, "_LOGITS_ON_CPU", 100)
+    monkeypatch.setattr(sam_encoder.F, "scaled_dot_product_attention", counting)
+    attention = FusedAttention.of(varied(Attention(32, num_heads=4, use_rel_pos=True, input_size=(5, 5))))
+    attention(torch.ones(3, 5, 5, 32))
+    assert max(held) <= 100
+    assert sum(held) == 3 * 4 * 25 * 25
 
 
 @torch.no_grad()

@@ -127,7 +127,10 @@ class SharedMaskDecoder(MaskDecoder):
         return _Shared(
             image,
             [_pixels_last(one.k_proj(source), one.num_heads) for one, source in zip(reading, sources, strict=True)],
-            [_pixels_last(one.q_proj(source), one.num_heads) for one, source in zip(writing, sources[:-1], strict=True)],
+            [
+                _pixels_last(one.q_proj(source), one.num_heads)
+                for one, source in zip(writing, sources[:-1], strict=True)
+            ],
             _heads(reading[0].v_proj(image), reading[0].num_heads),
         )
 

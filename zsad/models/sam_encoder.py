@@ -73,15 +73,15 @@ def _attend_in_parts(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, co
     queries = max(1, min(keys, _LOGITS_ON_CPU // keys))
     heads = max(1, _LOGITS_ON_CPU // (queries * keys))
     parts = []
-    for some in zip(*(one.flatten(0, 1).split(heads) for one in (query, key, value, rows, columns)), strict=True):
-        its_query, its_key, its_value, its_rows, its_columns = some
+    for q, k, v, r, c in zip(
+        *(one.flatten(0, 1).split(heads) for one in (query, key, value, rows, columns)), strict=True
+    ):
         seen = []
         for start in range(0, keys, queries):
-            part = slice(start, start + queries)
-            terms = (its_rows[:, part, :, None] + its_columns[:, part, None, :]).flatten(2)
+            some = slice(start, start + queries)
+            terms = (r[:, some, :, None] + c[:, some, None, :]).flatten(2)
             # Four dimensions, or torch takes another, slower kernel.
-            of_part = (one[None] for one in (its_query[:, part], its_key, its_value, terms))
-            seen.append(F.scaled_dot_product_attention(*of_part, scale=1.0)[0])
+            seen.append(F.scaled_dot_product_attention(q[None, :, some], k[None], v[None], terms[None], scale=1.0)[0])
         parts.append(torch.cat(seen, 1))
     return torch.cat(parts).view(query.shape)
 
