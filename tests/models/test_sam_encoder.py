@@ -54,7 +54,7 @@ def test_on_a_cpu_no_more_logits_are_held_at_once(monkeypatch):
     monkeypatch.setattr(sam_encoder.F, "scaled_dot_product_attention", counting)
     attention = FusedAttention.of(varied(Attention(32, num_heads=4, use_rel_pos=True, input_size=(5, 5))))
     attention(torch.ones(3, 5, 5, 32))
-    assert max(held) <= 100
+    assert max(held) <= 100 * torch.get_num_threads()
     assert sum(held) == 3 * 4 * 25 * 25
 
 
