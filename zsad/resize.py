@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import threading
-from dataclasses import astuple, dataclass
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 import cv2
@@ -41,6 +41,11 @@ class Normalisation:
     divisor: float
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+
+    @cached_property
+    def arrays(self) -> tuple[np.float32, NDArray[np.float32], NDArray[np.float32]]:
+        """The three in float32."""
+        return np.float32(self.divisor), np.array(self.mean, np.float32), np.array(self.std, np.float32)
 
 
 class _Thread(threading.local):
@@ -85,9 +90,8 @@ def resize_into(
         pixels = _rows(pixels, height, kernel)
     rows = _columns(pixels, width, kernel)
     sums, values = np.empty(3 * width, np.int32), np.empty(3 * width, np.uint8)
-    divisor, mean, std = (np.array(part, np.float32) for part in astuple(normalisation))
     taps = _taps(len(rows), height, kernel)
-    _combine_and_normalise(_flat(rows), *taps, sums, values, divisor[()], mean, std, output)
+    _combine_and_normalise(_flat(rows), *taps, sums, values, *normalisation.arrays, output)
 
 
 def check_pixels(pixels: NDArray[np.uint8]) -> None:
@@ -121,8 +125,8 @@ def _columns(pixels: NDArray[np.uint8], width: int, kernel: Filter) -> NDArray[n
     rows = min(height, max(64, _BLOCK // (3 * before) // 64 * 64))
     sums = np.empty(3 * rows, np.int32)
     memory = _scratch(3 * (height * width + rows * (before + width)))
-    memory, turned_memory, scaled_memory = np.split(memory, np.cumsum([3 * height * width, 3 * rows * before]))
-    output = memory.reshape(height, 3, width)
+    output = memory[: 3 * height * width].reshape(height, 3, width)
+    turned_memory, scaled_memory = memory[output.size :], memory[output.size + 3 * rows * before :]
     for top in range(0, height, rows):
         block = _flat(pixels[top : top + rows])
         lines = len(block)
@@ -131,7 +135,8 @@ def _columns(pixels: NDArray[np.uint8], width: int, kernel: Filter) -> NDArray[n
         # Byte by byte, which is far faster than in pixels of three bytes: column, channel, row.
         cv2.transpose(block, turned)
         _combine(turned.reshape(before, 3 * lines), *taps, sums[: 3 * lines], scaled)
-        for channel, columns in enumerate(np.split(scaled, 3, axis=1)):
+        for channel in range(3):
+            columns = scaled[:, channel * lines : (channel + 1) * lines]
             cv2.transpose(columns, output[top : top + rows, channel])
     return output
 
