@@ -214,7 +214,11 @@ def _add_up(source: Any, bounds: Any, weights: Any, sums: Any, values: Any) -> N
         c, d = source[min(row + 2, last)], source[min(row + 3, last)]
         j = row - first
         wa, wb, wc, wd = weights[j], weights[j + 1], weights[j + 2], weights[j + 3]
-        if j == 0 and row + 4 > last:
+        if j > 0 and row + 2 > last:
+            for m in range(len(values)):
+                total = np.int32(sums[m] + wa * a[m] + wb * b[m])
+                values[m] = min(max(total >> _BITS, 0), 255)
+        elif j == 0 and row + 4 > last:
             for m in range(len(values)):
                 total = np.int32((1 << (_BITS - 1)) + wa * a[m] + wb * b[m] + wc * c[m] + wd * d[m])
                 values[m] = min(max(total >> _BITS, 0), 255)
