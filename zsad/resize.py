@@ -208,7 +208,7 @@ def _fill_taps(
 def _add_up(source: Any, bounds: Any, weights: Any, sums: Any, values: Any) -> None:  # pragma: no cover - compiled
     """Rows of (N, M) uint8 -> one (M,) uint8, their sum as ``_taps`` says; ``sums`` (M,) int32 is scratch."""
     first, last = bounds[0], bounds[1] - 1
-    # Four rows at a time, so that the sums are fetched and stored seldom.
+    # Four rows at a time, so that the sums are fetched and stored seldom; two and three where that is all there are.
     for row in range(first, last + 1, 4):
         a, b = source[row], source[min(row + 1, last)]
         c, d = source[min(row + 2, last)], source[min(row + 3, last)]
@@ -217,6 +217,10 @@ def _add_up(source: Any, bounds: Any, weights: Any, sums: Any, values: Any) -> N
         if j > 0 and row + 2 > last:
             for m in range(len(values)):
                 total = np.int32(sums[m] + wa * a[m] + wb * b[m])
+                values[m] = min(max(total >> _BITS, 0), 255)
+        elif j == 0 and row + 3 > last:
+            for m in range(len(values)):
+                total = np.int32((1 << (_BITS - 1)) + wa * a[m] + wb * b[m] + wc * c[m])
                 values[m] = min(max(total >> _BITS, 0), 255)
         elif j == 0 and row + 4 > last:
             for m in range(len(values)):
