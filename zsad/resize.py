@@ -205,6 +205,15 @@ def _fill_taps(
 
 
 @numba.njit(nogil=True, error_model="numpy")
+def _add_three(a: Any, b: Any, c: Any, weights: Any, values: Any) -> None:  # pragma: no cover - compiled
+    """Three rows (M,) uint8 -> one (M,) uint8, their sum by the first three weights."""
+    wa, wb, wc = weights[0], weights[1], weights[2]
+    for m in range(len(values)):
+        total = np.int32((1 << (_BITS - 1)) + wa * a[m] + wb * b[m] + wc * c[m])
+        values[m] = min(max(total >> _BITS, 0), 255)
+
+
+@numba.njit(nogil=True, error_model="numpy")
 def _add_up(source: Any, bounds: Any, weights: Any, sums: Any, values: Any) -> None:  # pragma: no cover - compiled
     """Rows of (N, M) uint8 -> one (M,) uint8, their sum as ``_taps`` says; ``sums`` (M,) int32 is scratch."""
     first, last = bounds[0], bounds[1] - 1
@@ -219,9 +228,7 @@ def _add_up(source: Any, bounds: Any, weights: Any, sums: Any, values: Any) -> N
                 total = np.int32(sums[m] + wa * a[m] + wb * b[m])
                 values[m] = min(max(total >> _BITS, 0), 255)
         elif j == 0 and row + 3 > last:
-            for m in range(len(values)):
-                total = np.int32((1 << (_BITS - 1)) + wa * a[m] + wb * b[m] + wc * c[m])
-                values[m] = min(max(total >> _BITS, 0), 255)
+            _add_three(a, b, c, weights, values)
         elif j == 0 and row + 4 > last:
             for m in range(len(values)):
                 total = np.int32((1 << (_BITS - 1)) + wa * a[m] + wb * b[m] + wc * c[m] + wd * d[m])
