@@ -104,23 +104,24 @@ def local_masks(low: Tensor, iou: Tensor, prompts: Tensor) -> tuple[Tensor, Tens
     # A few decimals only, so that the last bits of the decoder decide nothing.
     code = prompts[:, 0].double().abs().sum(1)
     draws = torch.stack([(code * prime) % 1 for prime in (1e3, 7e3, 3e4, 5e2, 2e3)], 1).float()
-    # On a CPU in arrays that stay in the caches: what shapes the answers is no cost of the job.
+    # On a CPU one prompt at a time, so that the arrays stay in the caches.
     some = len(low) if low.is_cuda else 1
-    local = torch.cat([_discs(*parts) for parts in zip(low.split(some), draws.split(some), strict=True)])
+    local = torch.cat([_discs(*parts) for parts in zip(low.float().split(some), draws.split(some), strict=True)])
     return local, 0.76 + 0.24 * (draws[:, 3:4] + torch.tensor([0.0, 0.33, 0.67], device=low.device)) % 1 + 0 * iou
 
 
 def _discs(low: Tensor, draws: Tensor) -> Tensor:
-    """(P, 3, h, w) logits and (P, 5) numbers in [0, 1) -> three discs per prompt, with the logits as noise."""
+    """(P, 3, h, w) float32 logits and (P, 5) numbers in [0, 1) -> three discs per prompt, with the logits as noise."""
     height, width = low.shape[2:]
     on = low.device
     centre_x, centre_y = draws[:, 0, None, None, None] * width, draws[:, 1, None, None, None] * height
     radius = width * 0.2 * (draws[:, 2, None] * torch.tensor([0.5, 0.8, 1.0], device=on))[..., None, None]
     y, x = torch.arange(height, device=on)[:, None], torch.arange(width, device=on)[None]
     distance = ((y - centre_y) ** 2 + (x - centre_x) ** 2).sqrt()
-    mean = low.mean((2, 3), keepdim=True)
-    length = torch.linalg.vector_norm(low, dim=(2, 3), keepdim=True)
-    scale = 3 / (length**2 / (height * width) - mean**2).sqrt()
+    with torch.autocast(on.type, enabled=False):
+        mean = low.mean((2, 3), keepdim=True)
+        length = torch.linalg.vector_norm(low, dim=(2, 3), keepdim=True)
+        scale = 3 / (length**2 / (height * width) - mean**2).sqrt()
     return (low * scale).add_(20 * radius - mean * scale).sub_(20 * distance)
 
 

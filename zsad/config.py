@@ -20,9 +20,10 @@ from zsad.images import DECODER, RESIZE
 from zsad.projection import PROJECTION
 
 METHOD_VERSION = 1
-"""Raised whenever a change of code changes scores, so that old and new rows are never mixed."""
-HALF_PRECISION = 2
-"""The same for what only half precision changes. 2: SAM's grid of positions is encoded in float32."""
+"""Raised whenever a change of code changes scores by more than float32's rounding: old and new rows are never mixed."""
+HALF_PRECISION = 3
+"""The same for what only half precision changes. 2: SAM's grid of positions is encoded in float32. 3: on a CPU its
+encoder rounds the position terms as a mask."""
 
 Precision = Literal["fp32", "bf16", "fp16"]
 

@@ -44,7 +44,7 @@ class Normalisation:
 
     @cached_property
     def arrays(self) -> tuple[np.float32, NDArray[np.float32], NDArray[np.float32]]:
-        """The three in float32."""
+        """Divisor, mean and std in float32."""
         return np.float32(self.divisor), np.array(self.mean, np.float32), np.array(self.std, np.float32)
 
 
@@ -217,7 +217,7 @@ def _add_three(a: Any, b: Any, c: Any, weights: Any, values: Any) -> None:  # pr
 def _add_up(source: Any, bounds: Any, weights: Any, sums: Any, values: Any) -> None:  # pragma: no cover - compiled
     """Rows of (N, M) uint8 -> one (M,) uint8, their sum as ``_taps`` says; ``sums`` (M,) int32 is scratch."""
     first, last = bounds[0], bounds[1] - 1
-    # Four rows at a time, so that the sums are fetched and stored seldom; two and three where that is all there are.
+    # Four rows at a time, so that the sums are fetched and stored seldom; up to three alone, and the last two after fours.
     for row in range(first, last + 1, 4):
         a, b = source[row], source[min(row + 1, last)]
         c, d = source[min(row + 2, last)], source[min(row + 3, last)]

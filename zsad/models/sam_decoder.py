@@ -1,7 +1,7 @@
 """SAM's mask decoder (Kirillov et al., 2023, appendix A) for many prompts of one or several images, with less work.
 
-The same function of the same parameters as the published ``MaskDecoder``, to float32 rounding. Two things are
-done otherwise:
+The same function of the same parameters as the published ``MaskDecoder``, to float32 rounding, for inference: its
+masks have no gradient. Two things are done otherwise:
 
 - What does not depend on the prompt is computed once: in the first layer, keys, values and queries of the image.
 - The image has thousands of tokens and a prompt has seven. So where an attention projects the image for the
@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 _PROMPTS_ON_CPU = 16
-_TOKENS_ON_CPU = 8192
+_TOKENS_ON_CPU = 9216
 """At most so many prompts, and tokens of the image times prompts, at once: two prompts at 1024 x 1024 pixels.
 
-More make nothing faster, and arrays beyond 32 MiB are handed out anew by the system each time, page by page.
+More were slower, as their arrays leave the caches; fewer, as the products of a prompt's own few tokens are small.
 """
 
 
@@ -288,7 +288,7 @@ def _by_head(weight: Tensor, heads: int) -> Tensor:
 def _in_pixel_order(masks: Tensor, grid: tuple[int, int]) -> Tensor:
     """Pixels of an (h, w) grid, each split twice into 2 x 2: (P, M, 16 N) -> (P, M, 4 h, 4 w)."""
     height, width = grid
-    # The last two stay side by side, and two moved as one number take a tenth of the time of one by one.
+    # The last two stay side by side: to move them as one number takes a tenth of the time.
     pair = {2: torch.int32, 4: torch.int64, 8: torch.complex128}[masks.element_size()]
     # (h, w, a, b, c, d): rows are (h, a, c), columns (w, b, d).
     pairs = masks.view(pair).unflatten(2, (height, width, 2, 2, 2)).permute(0, 1, 2, 4, 6, 3, 5)

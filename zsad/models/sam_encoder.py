@@ -5,7 +5,8 @@ global layer at 1024 pixels. The term is a sum over the key's row and column, ``
 
 On a GPU it is a scalar product of what the query has to say about every row and column with the key's own row and
 column as indicators. So both are appended to the channels of query and key, and a stock kernel does the rest. On a
-CPU, where that makes three times the products, the terms of some queries at a time are handed to it as a mask.
+CPU, where that makes up to three times the products, the kernel gets the terms of some queries at a time as a mask;
+how many depends on the threads, so the last bits may.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 _LOGITS_ON_CPU = 2**20
-"""So many at once for each of torch's threads: 4 MiB, which stay in its core's caches."""
+"""Logits held at once for each of torch's threads: 4 MiB in float32, which stay in the caches."""
 
 
 class FusedAttention(Attention):
