@@ -206,7 +206,7 @@ def _fill_taps(
 
 @numba.njit(nogil=True, error_model="numpy")
 def _add_three(a: Any, b: Any, c: Any, weights: Any, values: Any) -> None:  # pragma: no cover - compiled
-    """Three rows (M,) uint8 -> one (M,) uint8, their sum by the first three weights."""
+    """Three rows (M,) uint8 -> one (M,) uint8, their sum by the first three weights: all of most bilinear taps."""
     wa, wb, wc = weights[0], weights[1], weights[2]
     for m in range(len(values)):
         total = np.int32((1 << (_BITS - 1)) + wa * a[m] + wb * b[m] + wc * c[m])
