@@ -419,6 +419,29 @@ def test_a_row_of_more_pixels_than_an_int16_holds_is_counted_as_published(width,
     assert boxes[0].tolist() == [0, 0, int((whole[0] > 0).sum()), 2]
 
 
+@settings(max_examples=80, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(st.integers(20, 900), st.integers(20, 900), st.integers(0, 2**16), st.sampled_from([0.0, 0.3, 7.5, -3e4]))
+def test_what_is_left_out_inside_a_mask_changes_nothing(threads, height, width, seed, level):
+    generator = torch.Generator().manual_seed(seed)
+    low = 40 * torch.randn(1, 1, 6, 6, generator=generator)
+    low = level + F.interpolate(low, (64, 64), mode="bicubic", align_corners=False)[0]
+    # Wide parts on one side, in which some entries are on a level, hardly off it, huge, or no number.
+    special = [level, level + 1, level - 1, level + 1 + 2e-5, level - 1 - 2e-5, 2e30, -3e38, np.inf, -np.inf, np.nan]
+    for value in special:
+        row, column = torch.randint(64, (2,), generator=generator).tolist()
+        low[0, row, column] = value
+    plan, (whole,) = plan_and_whole(low, height, width)
+    stability, boxes = measure(low, torch.tensor([0]), level, 1, plan)
+    inner, outer = (torch.count_nonzero(whole > at) for at in (np.float32(level + 1), np.float32(level - 1)))
+    np.testing.assert_array_equal(stability[0], np.float32(inner) / np.float32(outer))
+    painted = np.zeros((height, width), np.bool_)
+    (x0, y0, x1, y1) = boxes[0].tolist()
+    painted[y0:y1, x0:x1] = paint(low_masks(low, torch.tensor([0]), boxes, plan), [(x0, y0, x1, y1)], level, plan)[0]
+    assert np.array_equal(painted, whole.numpy() > np.float32(level))
+    rows, columns = np.nonzero(painted.any(1))[0], np.nonzero(painted.any(0))[0]
+    assert [x0, y0, x1, y1] == [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]
+
+
 def test_masks_of_which_none_has_a_pixel_are_painted_as_on_a_gpu():
     low = torch.full((3, 64, 64), -5.0)
     plan = upsampling((64, 64), 256, (170, 256), (200, 301))
@@ -488,7 +511,7 @@ def test_kernels_stay_within_their_arrays(tmp_path):
     code = (
         "import torch; from zsad.models.sam_masks import low_masks, measure, paint; "
         "from zsad.models.sam_upsampling import upsampling; "
-        "torch.manual_seed(0); low = torch.randn(4, 64, 64) * 5; low[1] = -9; low[2] = 9; every = torch.arange(4)\n"
+        "torch.manual_seed(0); low = torch.randn(5, 64, 64) * 5; low[1] = -9; low[2] = 9; low[4] = torch.linspace(-9, 9, 64); every = torch.arange(5)\n"
         "for cut, size in (((256, 256), (1, 1)), ((1, 256), (1, 700)), ((256, 3), (900, 9)), ((171, 256), (401, 600))):\n"
         "    plan = upsampling((64, 64), 256, cut, size)\n"
         "    stability, boxes = measure(low, every, 0, 1, plan)\n"

@@ -1,4 +1,7 @@
-"""SAM's two upsamplings on a CPU, row by row, and what is asked of the result while a row is in the caches.
+"""SAM's two upsamplings on a CPU: only where low-resolution logits leave it open, row by row, counted in the caches.
+
+An upsampled logit is a mean of a few low-resolution ones. Where all of those lie well on one side of every level that is
+asked about, so does it, and it need not be made: that is most of a mask, whose edge is thin.
 
 A native row is made of two rows of SAM's input, each of which is made of two low-resolution rows. The operations are
 those of torch's kernels in their order, so on a processor with fused multiply-add, which torch uses where there is one,
@@ -14,6 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from zsad.kernels import compiled, fma
+
+_BAND = 32
+"""Rows of a window that are looked at together."""
+_STEP = 16
+"""Pixels before a part that need not be made are made up to a multiple of this, which suits vector instructions."""
+_WORTHWHILE = 32
+"""Pixels in a row that need not be made, so that it is worthwhile to leave them out."""
+
+_OVER, _UNDER = np.uint8(1), np.uint8(2)
+"""The side of all levels that a column of a band lies on: both bits until one is ruled out, none where it is open."""
 
 
 class Stage(NamedTuple):
@@ -38,6 +51,42 @@ class Stage(NamedTuple):
     joint: bool
 
 
+class Geometry(NamedTuple):
+    """Both upsamplings, (h, w) -> padded input -> (H, W), and what depends on what.
+
+    Attributes:
+        coarse, fine: the upsamplings.
+        first_row, last_row: (H,) int64, the low-resolution rows that a native one depends on.
+        first_column, last_column: (W,) int64, likewise.
+        begin: (w,) int64, the first native column that depends on none before this low-resolution one.
+        end: (w,) int64, the first native column that depends on one behind it.
+    """
+
+    coarse: Stage
+    fine: Stage
+    first_row: NDArray[np.int64]
+    last_row: NDArray[np.int64]
+    first_column: NDArray[np.int64]
+    last_column: NDArray[np.int64]
+    begin: NDArray[np.int64]
+    end: NDArray[np.int64]
+
+
+class _Found(NamedTuple):
+    """What is found out about a window.
+
+    Attributes:
+        counts: (3, y1 - y0) int32, how many pixels of each row are over each level.
+        peaks: (x1 - x0,) float32, the highest of each column; inf where it is only known to be over all levels, and -inf
+            where none of it was made.
+        painted: (y1 - y0, x1 - x0) bool, what is over the first level; without rows, the other two are wanted.
+    """
+
+    counts: NDArray[np.int32]
+    peaks: NDArray[np.float32]
+    painted: NDArray[np.bool_]
+
+
 @compiled
 def extents(low: Any, chosen: Any, level: Any, found: Any) -> None:  # pragma: no cover - compiled
     """Of ``chosen`` (K,) masks the first and last row, then the first and last column, with an entry over the level.
@@ -59,159 +108,216 @@ def extents(low: Any, chosen: Any, level: Any, found: Any) -> None:  # pragma: n
 
 @compiled
 def measure(
-    low: Any,
-    chosen: Any,
-    boxes: Any,
-    coarse: Any,
-    fine: Any,
-    level: Any,
-    raised: Any,
-    lowered: Any,
-    stability: Any,
-    tight: Any,
+    low: Any, chosen: Any, boxes: Any, geometry: Any, levels: Any, stability: Any, tight: Any
 ) -> None:  # pragma: no cover - compiled
     """Of ``chosen`` (K,) masks of ``low`` (M, h, w) float32: ``stability`` (K,) float32 and ``tight`` boxes (K, 4) int64.
 
     As ``sam_masks.measure`` says, in the windows ``boxes`` (K, 4) int64. The float32 levels are the threshold, and it
     plus and minus the offset.
     """
-    rows, unpainted = _scratch(coarse, fine), np.empty((0, 0), np.bool_)
+    rows, unpainted = _scratch(geometry), np.empty((0, 0), np.bool_)
     for i in range(len(chosen)):
         stability[i] = np.nan
         tight[i] = 0
-        x0, x1 = boxes[i, 0], boxes[i, 2]
+        x0, y0, x1, y1 = boxes[i]
         if x0 < x1:
-            peaks = np.full(x1 - x0, -np.inf, np.float32)
-            inner, outer, first, last = _scan(
-                low[chosen[i]], 0, 0, boxes[i], coarse, fine, level, raised, lowered, rows, peaks, unpainted
-            )
+            counts, peaks = np.zeros((3, y1 - y0), np.int32), np.full(x1 - x0, -np.inf, np.float32)
+            _fill(low[chosen[i]], (0, 0), boxes[i], geometry, levels, rows, _Found(counts, peaks, unpainted))
+            inner, outer, first, last = 0, 0, y1, -1
+            for y in range(y0, y1):
+                # The published sums, their int16 rows included.
+                inner += int(np.int16(counts[1, y - y0]))
+                outer += int(np.int16(counts[2, y - y0]))
+                if counts[0, y - y0] > 0:
+                    first, last = min(first, y), y
             stability[i] = np.float32(inner) / np.float32(outer)
             if last >= 0:
-                left, right = _reach(peaks, level)
+                left, right = _reach(peaks, levels[0])
                 tight[i, 0], tight[i, 1], tight[i, 2], tight[i, 3] = x0 + left, first, x0 + right + 1, last + 1
 
 
 @compiled
 def paint(
-    low: Any, row: Any, column: Any, box: Any, coarse: Any, fine: Any, level: Any, painted: Any
+    low: Any, corner: Any, box: Any, geometry: Any, level: Any, painted: Any
 ) -> None:  # pragma: no cover - compiled
     """What of a mask is over the level inside ``box`` (4,) int64, into ``painted`` (y1 - y0, x1 - x0) bool.
 
-    ``low`` (h, w) float32 is the part of the low-resolution mask from ``row`` and ``column`` on.
+    ``low`` (h, w) float32 is the part of the low-resolution mask from the row and column ``corner`` on.
     """
-    peaks = np.empty(0, np.float32)
-    _scan(low, row, column, box, coarse, fine, level, level, level, _scratch(coarse, fine), peaks, painted)
+    found = _Found(np.empty((3, 0), np.int32), np.empty(0, np.float32), painted)
+    _fill(low, corner, box, geometry, (level, level, level), _scratch(geometry), found)
 
 
 @numba.njit(nogil=True, error_model="numpy")
-def _scratch(coarse: Any, fine: Any) -> Any:  # pragma: no cover - compiled
-    """Rows for ``_scan`` to work with."""
-    return np.empty((10, max(len(coarse.left), len(fine.left))), np.float32)
+def _scratch(geometry: Any) -> Any:  # pragma: no cover - compiled
+    """Rows for ``_make`` to work with."""
+    return np.empty((9, max(len(geometry.coarse.left), len(geometry.fine.left))), np.float32)
 
 
 @numba.njit(nogil=True, error_model="numpy")
-def _scan(
-    low: Any,
-    row: Any,
-    column: Any,
-    box: Any,
-    coarse: Any,
-    fine: Any,
-    level: Any,
-    raised: Any,
-    lowered: Any,
-    rows: Any,
-    peaks: Any,
-    painted: Any,
-) -> Any:  # pragma: no cover - compiled
-    """Make the rows of a window, and paint them where ``painted`` has rows, else count.
-
-    Returns:
-        How many are over ``raised`` and ``lowered``, and the first and last y with one over ``level``, y1 and -1 for
-        none. ``peaks`` (x1 - x0,) are raised to the highest of each column.
-    """
+def _fill(
+    low: Any, corner: Any, box: Any, geometry: Any, levels: Any, rows: Any, found: Any
+) -> None:  # pragma: no cover - compiled
+    """Find out about a window, band by band: part by part what is known, and what has to be made."""
     x0, y0, x1, y1 = box
-    # The columns of the input that are read.
-    c0, c1 = fine.left[x0], fine.right[x1 - 1] + 1
-    coarse_columns = coarse.left[c0:c1], coarse.right[c0:c1], coarse.before[c0:c1], coarse.after[c0:c1]
-    fine_columns = fine.left[x0:x1], fine.right[x0:x1], fine.before[x0:x1], fine.after[x0:x1]
-    # Of two adjacent rows one is even, so neither takes the other's place.
-    even_low, odd_low = (rows[0, c0:c1], rows[1, c0:c1]), (rows[2, c0:c1], rows[3, c0:c1])
-    even, odd = (rows[4, x0:x1], rows[5, x0:x1]), (rows[6, x0:x1], rows[7, x0:x1])
-    made, native = rows[8, c0:c1], rows[9, x0:x1]
-    in_even_low, in_odd_low, in_even, in_odd = -1, -1, -1, -1
-    inner, outer, first, last = 0, 0, y1, -1
-    for y in range(y0, y1):
-        for m in (fine.top[y], fine.bottom[y]):
-            if m != (in_odd if m & 1 else in_even):
-                for r in (coarse.top[m], coarse.bottom[m]):
-                    if r != (in_odd_low if r & 1 else in_even_low):
-                        _across(low[r - row], column, coarse_columns, coarse.joint, odd_low if r & 1 else even_low)
-                        in_odd_low, in_even_low = (r, in_even_low) if r & 1 else (in_odd_low, r)
-                above, below = odd_low if coarse.top[m] & 1 else even_low, odd_low if coarse.bottom[m] & 1 else even_low
-                _down(above, below, coarse.upper[m], coarse.lower[m], coarse_columns, coarse.joint, made)
-                _across(made, c0, fine_columns, fine.joint, odd if m & 1 else even)
-                in_odd, in_even = (m, in_even) if m & 1 else (in_odd, m)
-        above, below = odd if fine.top[y] & 1 else even, odd if fine.bottom[y] & 1 else even
-        _down(above, below, fine.upper[y], fine.lower[y], fine_columns, fine.joint, native)
-        if len(painted):
-            _compare(native, level, painted[y - y0])
-        else:
-            # The published sums, their int16 rows included.
-            inner += int(np.int16(_count(native, raised)))
-            outer += int(np.int16(_count(native, lowered)))
-            if _count_and_raise(native, level, peaks) > 0:
-                first, last = min(first, y), y
-    return inner, outer, first, last
+    row, column = corner
+    _, raised, lowered = levels
+    # The margins are far over the rounding of a weighted mean.
+    over = raised + np.float32(1e-5) * (np.float32(1) + abs(raised))
+    under = lowered - np.float32(1e-5) * (np.float32(1) + abs(lowered))
+    c0, c1 = geometry.first_column[x0], geometry.last_column[x1 - 1] + 1
+    sides = np.empty(c1 - c0, np.uint8)
+    for top in range(y0, y1, _BAND):
+        bottom = min(top + _BAND, y1)
+        sides[:] = _OVER | _UNDER
+        for r in range(geometry.first_row[top], geometry.last_row[bottom - 1] + 1):
+            _narrow(low[r - row, c0 - column : c1 - column], over, under, sides)
+        x, stop = x0, 0
+        while stop < len(sides):
+            start, side = stop, sides[stop]
+            while stop < len(sides) and sides[stop] == side:
+                stop += 1
+            # What depends on columns of one side only.
+            left, right = max(x, geometry.begin[c0 + start]), min(x1, geometry.end[c0 + stop - 1])
+            left += (x - left) % _STEP
+            if side != 0 and right - left >= _WORTHWHILE:
+                if x < left:
+                    _make(low, corner, (x, top, left, bottom), box, geometry, levels, rows, found)
+                _know(side == _OVER, (left, top, right, bottom), box, found)
+                x = right
+        if x < x1:
+            _make(low, corner, (x, top, x1, bottom), box, geometry, levels, rows, found)
 
 
 @numba.njit(nogil=True, error_model="numpy")
-def _across(source: Any, start: Any, columns: Any, joint: Any, output: Any) -> None:  # pragma: no cover - compiled
-    """A source row from column ``start`` on: what ``_down`` needs of it, its two neighbours of each column or their sum."""
+def _narrow(values: Any, over: Any, under: Any, sides: Any) -> None:  # pragma: no cover - compiled
+    """Of (w,) uint8 ``sides``, leave ``_OVER`` only where a value is above ``over``, ``_UNDER`` where it is below ``under``."""
+    for x in range(len(sides)):
+        # Infinite ones stay open: times a weight of 0 they are no number.
+        is_over = (values[x] > over) & (values[x] < np.float32(1e30))
+        is_under = (values[x] < under) & (values[x] > np.float32(-1e30))
+        sides[x] &= np.uint8(is_over) * _OVER | np.uint8(is_under) * _UNDER
+
+
+@numba.njit(nogil=True, error_model="numpy")
+def _know(is_over: Any, part: Any, box: Any, found: Any) -> None:  # pragma: no cover - compiled
+    """Note of a part of the window that all of it is over every level, or none of it over any."""
+    left, top, right, bottom = part
+    x0, y0, _, _ = box
+    if len(found.painted):
+        painted = found.painted[top - y0 : bottom - y0, left - x0 : right - x0]
+        for y in range(painted.shape[0]):
+            for x in range(painted.shape[1]):
+                painted[y, x] = is_over
+    elif is_over:
+        found.counts[:, top - y0 : bottom - y0] += np.int32(right - left)
+        found.peaks[left - x0 : right - x0] = np.inf
+
+
+@numba.njit(nogil=True, error_model="numpy")
+def _make(
+    low: Any, corner: Any, part: Any, box: Any, geometry: Any, levels: Any, rows: Any, found: Any
+) -> None:  # pragma: no cover - compiled
+    """Upsample a part of the window row by row, and paint or count it."""
+    left, top, right, bottom = part
+    x0, y0, _, _ = box
+    row, column = corner
+    coarse, fine = geometry.coarse, geometry.fine
+    # The columns of the input that are read.
+    c0, c1 = fine.left[left], fine.right[right - 1] + 1
+    coarse_columns = coarse.left[c0:c1], coarse.right[c0:c1], coarse.before[c0:c1], coarse.after[c0:c1]
+    fine_columns = fine.left[left:right], fine.right[left:right], fine.before[left:right], fine.after[left:right]
+    painted, peaks = found.painted[:, left - x0 : right - x0], found.peaks[left - x0 : right - x0]
+    # Of two adjacent rows one is even, so neither takes the other's place.
+    even_low, odd_low, even, odd = -1, -1, -1, -1
+    for y in range(top, bottom):
+        for m in (fine.top[y], fine.bottom[y]):
+            if m == (odd if m & 1 else even):
+                continue
+            for r in (coarse.top[m], coarse.bottom[m]):
+                if r != (odd_low if r & 1 else even_low):
+                    _across(low[r - row], column, coarse_columns, coarse.joint, rows, _LOW + 2 * (r & 1))
+                    even_low, odd_low = (even_low, r) if r & 1 else (r, odd_low)
+            _down(rows, _place(_LOW, coarse, m), coarse_columns, coarse.joint)
+            _across(rows[_MADE], c0, fine_columns, fine.joint, rows, _INPUT + 2 * (m & 1))
+            even, odd = (even, m) if m & 1 else (m, odd)
+        place = _place(_INPUT, fine, y)
+        if len(painted):
+            _compare(rows, place, fine_columns, fine.joint, levels, painted, y - y0)
+        else:
+            _tally(rows, place, fine_columns, fine.joint, levels, found.counts, peaks, y - y0)
+
+
+_LOW, _INPUT, _MADE = 0, 4, 8
+"""Places in the rows to work with: of what ``_across`` makes of two low-resolution rows and two of the input, and of one
+more row of the input."""
+
+
+@numba.njit(nogil=True, error_model="numpy")
+def _place(first: Any, stage: Any, y: Any) -> Any:  # pragma: no cover - compiled
+    """Where what ``_across`` made of the rows above and below an upsampled row lies, and their weights."""
+    return first + 2 * (stage.top[y] & 1), first + 2 * (stage.bottom[y] & 1), stage.upper[y], stage.lower[y]
+
+
+@numba.njit(nogil=True, error_model="numpy")
+def _across(
+    source: Any, start: Any, columns: Any, joint: Any, rows: Any, place: Any
+) -> None:  # pragma: no cover - compiled
+    """A source row from column ``start`` on: what ``_mean`` needs of it, its two neighbours of each column or their sum."""
     left, right, before, after = columns
-    first, second = output
     offset = np.uint32(start)
     if joint:
-        for x in range(len(first)):
-            first[x] = source[left[x] - offset]
-            second[x] = source[right[x] - offset]
+        for x in range(len(left)):
+            rows[place, x] = source[left[x] - offset]
+            rows[place + 1, x] = source[right[x] - offset]
     else:
-        for x in range(len(first)):
-            first[x] = fma(source[left[x] - offset], before[x], source[right[x] - offset] * after[x])
+        for x in range(len(left)):
+            rows[place, x] = fma(source[left[x] - offset], before[x], source[right[x] - offset] * after[x])
 
 
 @numba.njit(nogil=True, error_model="numpy")
-def _down(
-    above: Any, below: Any, upper: Any, lower: Any, columns: Any, joint: Any, output: Any
-) -> None:  # pragma: no cover - compiled
-    """An upsampled row from what ``_across`` made of the two source rows around it."""
+def _mean(rows: Any, place: Any, columns: Any, joint: Any, x: Any) -> Any:  # pragma: no cover - compiled
+    """An upsampled value."""
+    above, below, upper, lower = place
     _, _, before, after = columns
-    a, b = above
-    c, d = below
     if joint:
-        for x in range(len(output)):
-            total = b[x] * (upper * after[x])
-            total = fma(a[x], upper * before[x], total)
-            total = fma(c[x], lower * before[x], total)
-            output[x] = fma(d[x], lower * after[x], total)
-    else:
-        for x in range(len(output)):
-            output[x] = fma(a[x], upper, c[x] * lower)
+        total = rows[above + 1, x] * (upper * after[x])
+        total = fma(rows[above, x], upper * before[x], total)
+        total = fma(rows[below, x], lower * before[x], total)
+        return fma(rows[below + 1, x], lower * after[x], total)
+    return fma(rows[above, x], upper, rows[below, x] * lower)
 
 
 @numba.njit(nogil=True, error_model="numpy")
-def _compare(values: Any, level: Any, over: Any) -> None:  # pragma: no cover - compiled
-    for x in range(len(values)):
-        over[x] = values[x] > level
+def _down(rows: Any, place: Any, columns: Any, joint: Any) -> None:  # pragma: no cover - compiled
+    """A row of the input."""
+    for x in range(len(columns[0])):
+        rows[_MADE, x] = _mean(rows, place, columns, joint, x)
 
 
 @numba.njit(nogil=True, error_model="numpy")
-def _count(values: Any, level: Any) -> Any:  # pragma: no cover - compiled
-    """How many are over the level."""
-    count = np.int32(0)
-    for x in range(len(values)):
-        count += np.int32(values[x] > level)
-    return count
+def _compare(
+    rows: Any, place: Any, columns: Any, joint: Any, levels: Any, painted: Any, y: Any
+) -> None:  # pragma: no cover - compiled
+    for x in range(len(columns[0])):
+        painted[y, x] = _mean(rows, place, columns, joint, x) > levels[0]
+
+
+@numba.njit(nogil=True, error_model="numpy")
+def _tally(
+    rows: Any, place: Any, columns: Any, joint: Any, levels: Any, counts: Any, peaks: Any, y: Any
+) -> None:  # pragma: no cover - compiled
+    level, raised, lowered = levels
+    over, inner, outer = np.int32(0), np.int32(0), np.int32(0)
+    for x in range(len(columns[0])):
+        value = _mean(rows, place, columns, joint, x)
+        over += np.int32(value > level)
+        inner += np.int32(value > raised)
+        outer += np.int32(value > lowered)
+        peaks[x] = value if value > peaks[x] else peaks[x]
+    counts[0, y] += over
+    counts[1, y] += inner
+    counts[2, y] += outer
 
 
 @numba.njit(nogil=True, error_model="numpy")

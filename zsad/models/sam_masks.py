@@ -110,9 +110,9 @@ def measure(low: Tensor, chosen: Tensor, threshold: float, offset: float, plan: 
     boxes = windows(low, chosen, threshold - offset, plan)
     if _on_cpu(low):
         stability, tight = np.empty(len(boxes), np.float32), np.empty((len(boxes), 4), np.int64)
-        levels = (np.float32(level) for level in (threshold, threshold + offset, threshold - offset))
+        levels = np.float32(threshold), np.float32(threshold + offset), np.float32(threshold - offset)
         where = np.array(boxes, np.int64).reshape(-1, 4)
-        sam_kernels.measure(*_arrays(low, chosen, plan), where, *plan.stages, *levels, stability, tight)
+        sam_kernels.measure(*_arrays(low, chosen, plan), where, plan.geometry, levels, stability, tight)
         return torch.from_numpy(stability), torch.from_numpy(tight)
     low = low[chosen]
     scores, edges = [low.new_zeros(0)], [torch.zeros((0, 4), dtype=torch.int64, device=low.device)]
@@ -216,7 +216,7 @@ def _paint_one(mask: LowMask, box: Box, threshold: float, plan: Upsampling) -> N
     _check(mask, box, plan)
     painted = np.empty((y1 - y0, x1 - x0), np.bool_)
     low, where = mask.values.contiguous().numpy(), np.array(box, np.int64)
-    sam_kernels.paint(low, *mask.corner, where, *plan.stages, np.float32(threshold), painted)
+    sam_kernels.paint(low, mask.corner, where, plan.geometry, np.float32(threshold), painted)
     return painted
 
 

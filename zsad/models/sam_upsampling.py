@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from zsad.models.sam_kernels import Stage
+from zsad.models.sam_kernels import Geometry, Stage
 
 _SMALL_OUTPUT = 128
 """Up to this height + width of the output, torch always takes its joint kernel on a CPU."""
@@ -79,11 +79,19 @@ class Upsampling:
     fine_joint: bool
 
     @cached_property
-    def stages(self) -> tuple[Stage, Stage]:
-        """The coarse and the fine upsampling for ``sam_kernels``."""
-        return (
-            _stage(self.rows.coarse, self.columns.coarse, self.coarse_joint),
-            _stage(self.rows.fine, self.columns.fine, self.fine_joint),
+    def geometry(self) -> Geometry:
+        """The same for ``sam_kernels``."""
+        first, last = self.columns.first.numpy(), self.columns.last.numpy()
+        low = np.arange(self.low_size[1])
+        return Geometry(
+            coarse=_stage(self.rows.coarse, self.columns.coarse, self.coarse_joint),
+            fine=_stage(self.rows.fine, self.columns.fine, self.fine_joint),
+            first_row=self.rows.first.numpy(),
+            last_row=self.rows.last.numpy(),
+            first_column=first,
+            last_column=last,
+            begin=np.searchsorted(first, low),
+            end=np.searchsorted(last, low, side="right"),
         )
 
 
