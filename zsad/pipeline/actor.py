@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
-import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -28,8 +26,6 @@ from zsad.steps.item import ImageItem, fitting, load, lost_device, out_of_memory
 from zsad.storage.schemas import STAGE_MS
 
 _MAX_WORDS = 200
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-"""Parameters of mallopt (malloc.h)."""
 
 
 class StepActor:
@@ -44,7 +40,6 @@ class StepActor:
 
     def __init__(self, pool: Pool, config: Config, fingerprint: str, progress: Any = None) -> None:
         use_large_pages()
-        keep_memory()
         torch.set_num_threads(pool.torch_threads)
         cv2.setNumThreads(1)
         # Ray does not hide the GPUs from an actor that asked for none.
@@ -142,19 +137,6 @@ class StepActor:
             ids = batch["image_id"].to_pylist()
             ray.get(self.ledger.last_words.remote(self.pool.name, ids, words[0][:_MAX_WORDS]))
             os._exit(1)
-
-
-def keep_memory() -> None:
-    """Let this process keep what a batch frees, in pieces of up to 32 MiB: the next batch needs as much.
-
-    Otherwise glibc gives it back, and the system clears every page again. Who has set glibc's allocator in the
-    environment has decided, and other systems decide for themselves.
-    """
-    decided = {"GLIBC_TUNABLES", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"} & set(os.environ)
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" and not decided else None
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, 32 << 20)
-        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def _failures(scored: pa.Table) -> list[FailedImage]:

@@ -29,8 +29,13 @@ _OWN_RAY = {
     # Nobody looks at them, and to collect them is a fifth of what Ray's idle processes cost.
     "RAY_event_stats": "0",
     "RAY_enable_metrics_collection": "0",
+    # Of mallopt(3): an actor keeps what a batch frees, for the next one needs as much. Else glibc gives it back, and
+    # the system clears every page again.
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(128 << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
 }
-"""Ray's settings where it is started for one run; the environment goes before."""
+"""Settings of Ray's processes where it is started for one run; the environment goes before."""
 
 
 @contextmanager
