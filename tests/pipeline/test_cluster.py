@@ -136,7 +136,7 @@ def test_garbage_is_collected_as_before_when_the_models_are_refused(tmp_path, mo
 def test_processes_of_a_ray_of_its_own_keep_the_memory_that_a_batch_frees():
     code = (
         "import resource, threading\n"
-        "def batch(): [bytearray(40 << 20) for _ in range(3)]\n"
+        f"def batch(): [bytearray({cluster._KEPT_MIB // 2} << 20) for _ in range(3)]\n"
         "def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         # Ray calls actors in threads, each of which glibc gives an arena of its own by default.
         "def work(): batch(); before = faults(); batch(); print(faults() - before)\n"
@@ -147,4 +147,5 @@ def test_processes_of_a_ray_of_its_own_keep_the_memory_that_a_batch_frees():
     for environment in (plain | cluster._OWN_RAY, plain):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
         fresh.append(int(done.stdout))
-    assert fresh[0] < fresh[1] / 5
+    # Of 4 KiB, or 2 MiB where the system gives them unasked.
+    assert fresh[0] <= 10 < fresh[1]

@@ -1,4 +1,4 @@
-"""SAM's two upsamplings on a CPU: only where low-resolution logits leave it open, row by row, counted in the caches.
+"""SAM's two upsamplings on a CPU, row by row, of what low-resolution logits leave open.
 
 An upsampled logit is a mean of a few low-resolution ones. Where all of those lie well on one side of every level that is
 asked about, so does it, and it need not be made: that is most of a mask, whose edge is thin.
@@ -27,6 +27,10 @@ _WORTHWHILE = 32
 
 _OVER, _UNDER = np.uint8(1), np.uint8(2)
 """The side of all levels that a column of a band lies on: both bits until one is ruled out, none where it is open."""
+
+_LOW, _INPUT, _MADE, _ROWS = 0, 4, 8, 9
+"""Where rows to work with lie: two from ``_across`` for each an even and an odd low-resolution row, likewise for two
+rows of the input, and one row of the input itself."""
 
 
 class Stage(NamedTuple):
@@ -58,8 +62,8 @@ class Geometry(NamedTuple):
         coarse, fine: the upsamplings.
         first_row, last_row: (H,) int64, the low-resolution rows that a native one depends on.
         first_column, last_column: (W,) int64, likewise.
-        begin: (w,) int64, the first native column that depends on none before this low-resolution one.
-        end: (w,) int64, the first native column that depends on one behind it.
+        begin: (w,) int64, the first native column that depends on none before this low-resolution one, or W.
+        end: (w,) int64, the first native column that depends on one behind it, or W.
     """
 
     coarse: Stage
@@ -77,9 +81,9 @@ class _Found(NamedTuple):
 
     Attributes:
         counts: (3, y1 - y0) int32, how many pixels of each row are over each level.
-        peaks: (x1 - x0,) float32, the highest of each column; inf where it is only known to be over all levels, and -inf
-            where none of it was made.
-        painted: (y1 - y0, x1 - x0) bool, what is over the first level; without rows, the other two are wanted.
+        peaks: (x1 - x0,) float32, the highest that was made of each column: inf where a part of it is known to be over
+            every level, and -inf where nothing was made.
+        painted: (y1 - y0, x1 - x0) bool, what is over the threshold; without rows, the other two are wanted.
     """
 
     counts: NDArray[np.int32]
@@ -110,10 +114,10 @@ def extents(low: Any, chosen: Any, level: Any, found: Any) -> None:  # pragma: n
 def measure(
     low: Any, chosen: Any, boxes: Any, geometry: Any, levels: Any, stability: Any, tight: Any
 ) -> None:  # pragma: no cover - compiled
-    """Of ``chosen`` (K,) masks of ``low`` (M, h, w) float32: ``stability`` (K,) float32 and ``tight`` boxes (K, 4) int64.
+    """Of ``chosen`` (K,) masks of ``low`` (M, h, w) float32, ``stability`` (K,) float32 and ``tight`` (K, 4) int64.
 
     As ``sam_masks.measure`` says, in the windows ``boxes`` (K, 4) int64. The float32 levels are the threshold, and it
-    plus and minus the offset.
+    plus and minus the offset, which is not negative.
     """
     rows, unpainted = _scratch(geometry), np.empty((0, 0), np.bool_)
     for i in range(len(chosen)):
@@ -151,7 +155,7 @@ def paint(
 @numba.njit(nogil=True, error_model="numpy")
 def _scratch(geometry: Any) -> Any:  # pragma: no cover - compiled
     """Rows for ``_make`` to work with."""
-    return np.empty((9, max(len(geometry.coarse.left), len(geometry.fine.left))), np.float32)
+    return np.empty((_ROWS, max(len(geometry.coarse.left), len(geometry.fine.left))), np.float32)
 
 
 @numba.njit(nogil=True, error_model="numpy")
@@ -191,7 +195,7 @@ def _fill(
 
 @numba.njit(nogil=True, error_model="numpy")
 def _narrow(values: Any, over: Any, under: Any, sides: Any) -> None:  # pragma: no cover - compiled
-    """Of (w,) uint8 ``sides``, leave ``_OVER`` only where a value is above ``over``, ``_UNDER`` where it is below ``under``."""
+    """Of ``sides`` (w,) uint8, leave ``_OVER`` only where a value is above ``over``, ``_UNDER`` where below ``under``."""
     for x in range(len(sides)):
         # Infinite ones stay open: times a weight of 0 they are no number.
         is_over = (values[x] > over) & (values[x] < np.float32(1e30))
@@ -248,11 +252,6 @@ def _make(
             _tally(rows, place, fine_columns, fine.joint, levels, found.counts, peaks, y - y0)
 
 
-_LOW, _INPUT, _MADE = 0, 4, 8
-"""Places in the rows to work with: of what ``_across`` makes of two low-resolution rows and two of the input, and of one
-more row of the input."""
-
-
 @numba.njit(nogil=True, error_model="numpy")
 def _place(first: Any, stage: Any, y: Any) -> Any:  # pragma: no cover - compiled
     """Where what ``_across`` made of the rows above and below an upsampled row lies, and their weights."""
@@ -263,7 +262,10 @@ def _place(first: Any, stage: Any, y: Any) -> Any:  # pragma: no cover - compile
 def _across(
     source: Any, start: Any, columns: Any, joint: Any, rows: Any, place: Any
 ) -> None:  # pragma: no cover - compiled
-    """A source row from column ``start`` on: what ``_mean`` needs of it, its two neighbours of each column or their sum."""
+    """What ``_mean`` needs of a source row from column ``start`` on, into the row ``place`` and, if joint, the next one.
+
+    Of each column its two neighbours (joint), or their weighted sum.
+    """
     left, right, before, after = columns
     offset = np.uint32(start)
     if joint:
@@ -277,7 +279,7 @@ def _across(
 
 @numba.njit(nogil=True, error_model="numpy")
 def _mean(rows: Any, place: Any, columns: Any, joint: Any, x: Any) -> Any:  # pragma: no cover - compiled
-    """An upsampled value."""
+    """The upsampled value in column ``x``."""
     above, below, upper, lower = place
     _, _, before, after = columns
     if joint:
@@ -299,6 +301,7 @@ def _down(rows: Any, place: Any, columns: Any, joint: Any) -> None:  # pragma: n
 def _compare(
     rows: Any, place: Any, columns: Any, joint: Any, levels: Any, painted: Any, y: Any
 ) -> None:  # pragma: no cover - compiled
+    """Paint row ``y`` of a part."""
     for x in range(len(columns[0])):
         painted[y, x] = _mean(rows, place, columns, joint, x) > levels[0]
 
@@ -307,6 +310,7 @@ def _compare(
 def _tally(
     rows: Any, place: Any, columns: Any, joint: Any, levels: Any, counts: Any, peaks: Any, y: Any
 ) -> None:  # pragma: no cover - compiled
+    """Add to the counts of row ``y`` of a window what a part of it holds, and raise the peaks of the part."""
     level, raised, lowered = levels
     over, inner, outer = np.int32(0), np.int32(0), np.int32(0)
     for x in range(len(columns[0])):

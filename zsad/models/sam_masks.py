@@ -98,7 +98,7 @@ def measure(low: Tensor, chosen: Tensor, threshold: float, offset: float, plan: 
         low: (M, h, w) float32.
         chosen: (K,) int64 indices of masks.
         threshold: logits above it are mask.
-        offset: the stability score is the IoU of the masks at ``threshold`` plus and minus this.
+        offset: the stability score is the IoU of the masks at ``threshold`` plus and minus this; not negative.
 
     Returns:
         Stability scores (K,) float32, NaN where both masks are empty; and boxes (K, 4) int64, all 0 for an
