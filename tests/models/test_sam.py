@@ -465,7 +465,9 @@ def assert_measured_and_painted(
     expected, painted = whole > np.float32(level), np.zeros(whole.shape, np.bool_)
     x0, y0, x1, y1 = boxes[0].tolist()
     if expected.any():
-        (painted[y0:y1, x0:x1],) = paint(low_masks(low, torch.tensor([0]), boxes, plan), [(x0, y0, x1, y1)], level, plan)
+        (painted[y0:y1, x0:x1],) = paint(
+            low_masks(low, torch.tensor([0]), boxes, plan), [(x0, y0, x1, y1)], level, plan
+        )
     assert np.array_equal(painted, expected)
     rows, columns = expected.any(1).nonzero()[0], expected.any(0).nonzero()[0]
     tight = [columns[0], rows[0], columns[-1] + 1, rows[-1] + 1] if expected.any() else [0, 0, 0, 0]
