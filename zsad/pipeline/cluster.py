@@ -25,7 +25,7 @@ from zsad.filesystem import is_local, redact, resolve
 _PROBE_TRIES = 5
 _PROBE_SECONDS = 60
 _KEPT_MIB = 128 if platform.libc_ver() >= ("glibc", "2.36") else 32
-"""Of one piece of memory that is kept; glibc of old ignores a setting of more than 32 MiB."""
+"""Of one piece of memory that is kept; glibc of old ignores a setting of more than 32 MiB, and then keeps hardly any."""
 _OWN_RAY = {
     # Ray's core prints a harmless but alarming error per actor pool into the terminal (ray#53727).
     "RAY_BACKEND_LOG_LEVEL": "fatal",
