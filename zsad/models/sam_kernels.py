@@ -214,7 +214,10 @@ def _know(is_over: Any, part: Any, box: Any, found: Any) -> None:  # pragma: no 
             for x in range(painted.shape[1]):
                 painted[y, x] = is_over
     elif is_over:
-        found.counts[:, top - y0 : bottom - y0] += np.int32(right - left)
+        # Loops: an operation on arrays takes numba seconds to compile.
+        for y in range(top - y0, bottom - y0):
+            for level in range(3):
+                found.counts[level, y] += right - left
         found.peaks[left - x0 : right - x0] = np.inf
 
 
