@@ -19,10 +19,11 @@ from benchmarks import models
 from benchmarks.pictures import photograph, six_tiles
 from benchmarks.rows import Row
 from zsad.config import Config, load_config
-from zsad.method.pixel_level import average_prompts
 from zsad.method.tiling import crop
+from zsad.models.device import to_host
 from zsad.steps.instances import Instances
 from zsad.steps.item import ImageItem
+from zsad.steps.tile_maps import averaged
 
 IMAGES, TILES, PROMPTS = 4, 6, 18
 FLOOR: Mapping[str, float] = MappingProxyType({"IS-Net": 0.43, "CLIP": 0.43, "CLIPSeg": 1.05})
@@ -73,16 +74,14 @@ def _others(quick: bool, device: str) -> dict[str, Callable[[], Any]]:
     whole = [isnet.preprocess(image)[None] for image in images]
     clip_tiles, clipseg_tiles = clip.preprocess(tiles), clipseg.preprocess(tiles)
     width = clipseg.module.config.projection_dim
-    prompts = torch.randn(PROMPTS, width, generator=torch.Generator().manual_seed(0))
+    prompts = torch.randn(PROMPTS, width, generator=torch.Generator().manual_seed(0)).to(device)
 
     def segment() -> np.ndarray:
-        logits = clipseg.logits(clipseg_tiles, prompts)
-        average = [average_prompts(one[None], [1.0] * PROMPTS, "harmonic") for one in logits]
-        return torch.cat(average).cpu().numpy()
+        return averaged(clipseg.logits(clipseg_tiles, prompts), [1.0] * PROMPTS, "harmonic")
 
     return {
-        "IS-Net": lambda: [isnet.predict(one).cpu().numpy() for one in whole],
-        "CLIP": lambda: clip.embed_images(clip_tiles).cpu().numpy(),
+        "IS-Net": lambda: [to_host(isnet.predict(one)) for one in whole],
+        "CLIP": lambda: to_host(clip.embed_images(clip_tiles)),
         "CLIPSeg": segment,
     }
 

@@ -21,6 +21,7 @@ from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 
 from zsad.config import ModelConfig, Precision
 from zsad.models import clip, clipseg, isnet, sam
+from zsad.models.device import place
 from zsad.models.sam_decoder import SharedMaskDecoder
 from zsad.models.sam_encoder import fuse_attention
 from zsad.models.state_dicts import seeded
@@ -45,6 +46,7 @@ def clip_model(size: str, device: str = "cpu", precision: Precision = "fp32") ->
     module = seeded(lambda: clip.build(CLIP_NAME) if size == "real" else _half_clip())
     with torch.no_grad():
         module.logit_scale.fill_(float(np.log(100)))
+    place(module, device, precision, [module.visual])
     model = KnownTextsCLIP(CLIP_NAME, module, clip.SimpleTokenizer(), "", device, precision)
     model.embed_dim = module.text_projection.shape[1]
     return model
@@ -57,14 +59,14 @@ def clipseg_model(size: str, device: str = "cpu", precision: Precision = "fp32")
     module = seeded(lambda: clipseg.build(CLIPSEG_NAME) if size == "real" else _half_clipseg())
     with torch.no_grad():
         module.decoder.transposed_convolution[-1].weight.mul_(100)
+    clipseg.ready(module, device, precision)
     return clipseg.CLIPSegModel(CLIPSEG_NAME, module, "", device, precision)
 
 
 def isnet_model(size: str, device: str = "cpu", precision: Precision = "fp32") -> isnet.ISNetModel:
     """IS-Net of size ``real``, ``half`` or ``small`` that finds the parts of ``pictures.photograph``."""
     width, side = {"real": (64, 1024), "half": (32, 1024), "small": (8, 320)}[size]
-    network = seeded(lambda: isnet.ISNet(width)).to(memory_format=torch.channels_last)
-    network.eval().requires_grad_(False).to(device)
+    network = isnet.ready(seeded(lambda: isnet.ISNet(width)), device, precision)
     return isnet.ISNetModel(_Brightness(network), side, device, precision, "")  # type: ignore[arg-type]
 
 
@@ -145,7 +147,8 @@ def sam_model(network: Sam, wrapped: bool = True, device: str = "cpu", precision
     fuse_attention(network.image_encoder)
     if wrapped:
         network.mask_decoder = LocalMasks(network.mask_decoder)  # type: ignore[assignment]
-    return sam.SAMModel(network.to(device), device, precision, "")
+    place(network, device, precision, [network.image_encoder])
+    return sam.SAMModel(network, device, precision, "")
 
 
 class _Brightness(nn.Module):
@@ -157,8 +160,12 @@ class _Brightness(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         logits: Tensor = self.network(images)
-        grey = images.mean(1).contiguous().cpu().numpy()
-        smooth: NDArray[np.float32] = np.stack([cv2.GaussianBlur(one, (0, 0), 4) for one in grey])
+        grey = images.float().mean(1).contiguous()
+        if grey.is_cuda:
+            # A CUDA graph holds what runs on the device only.
+            coarse = nn.functional.avg_pool2d(grey[:, None], 8)
+            return 40 * nn.functional.interpolate(coarse, grey.shape[1:], mode="bilinear") + 0 * logits
+        smooth: NDArray[np.float32] = np.stack([cv2.GaussianBlur(one, (0, 0), 4) for one in grey.numpy()])
         return torch.from_numpy(40 * smooth)[:, None].to(logits.device) + 0 * logits
 
 

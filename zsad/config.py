@@ -21,9 +21,10 @@ from zsad.projection import PROJECTION
 
 METHOD_VERSION = 1
 """Raised whenever a change of code changes scores by more than float32's rounding: old and new rows are never mixed."""
-HALF_PRECISION = 3
+HALF_PRECISION = 4
 """The same for what only half precision changes. 2: SAM's grid of positions is encoded in float32. 3: on a CPU its
-encoder rounds the position terms as a mask."""
+encoder rounds the position terms as a mask. 4: IS-Net's batch norms are folded into its convolutions, and all of it
+computes in half precision."""
 
 Precision = Literal["fp32", "bf16", "fp16"]
 

@@ -13,7 +13,14 @@ from zsad.kernels import compiled, fma
 from zsad.resize import check_pixels
 
 
-def stretch(pixels: NDArray[np.uint8], height: int, width: int, divisor: float, offset: float) -> NDArray[np.float32]:
+def stretch(
+    pixels: NDArray[np.uint8],
+    height: int,
+    width: int,
+    divisor: float,
+    offset: float,
+    output: NDArray[np.float32] | None = None,
+) -> NDArray[np.float32]:
     """``F.interpolate(mode="bilinear")`` of float32 pixels, truncated to bytes; each divided, less an offset.
 
     Without antialiasing. Torch has two ways to add up the four neighbours and chooses by its number of threads;
@@ -23,15 +30,16 @@ def stretch(pixels: NDArray[np.uint8], height: int, width: int, divisor: float, 
         pixels: (h, w, 3) uint8.
         height, width: of the result.
         divisor, offset: of byte b becomes ``b / divisor - offset``, rounded to float32 after each operation.
+        output: (3, height, width) float32, contiguous, to fill in; None = a new array.
 
     Returns:
-        (3, height, width) float32.
+        The output.
 
     Raises:
         ValueError: pixels of another type or shape.
     """
     check_pixels(pixels)
-    output = np.empty((3, height, width), np.float32)
+    output = np.empty((3, height, width), np.float32) if output is None else output
     rows, (left, right, before, after) = _neighbours(pixels.shape[0], height), _neighbours(pixels.shape[1], width)
     if pixels.shape[1] < 3:
         # So that a row has the eight bytes that are fetched at once.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from zsad.config import ForegroundConfig, ModelConfig
 from zsad.models import sam
+from zsad.models.sam_encoder import fuse_attention
 
 
 class LocalDecoder(nn.Module):
@@ -51,6 +52,7 @@ def small_sam(seed: int) -> sam.SAMModel:
             if "point_embeddings" in name or "pos_embed" in name:
                 parameter.normal_(0, 1.0, generator=generator)
     network = model.network
+    fuse_attention(network.image_encoder)
     network.mask_decoder = LocalDecoder(network.mask_decoder)  # type: ignore[assignment]
     return model
 

@@ -30,7 +30,7 @@ def sensible(name: str) -> clipseg.CLIPSegModel:
     module = weights.seeded(lambda: clipseg.build(name))
     with torch.no_grad():
         module.decoder.transposed_convolution[-1].weight.mul_(200)
-    return clipseg.CLIPSegModel(name, module, "", "cpu", "fp32")
+    return clipseg.CLIPSegModel(name, clipseg.ready(module, "cpu", "fp32"), "", "cpu", "fp32")
 
 
 @pytest.fixture(scope="module")

@@ -25,7 +25,7 @@ def average_prompts(
     Returns:
         (T, S, S) float32 in [0, 1].
     """
-    weight = torch.tensor(weights, dtype=logits.dtype, device=logits.device).view(1, -1, 1, 1)
+    weight = torch.tensor(weights, dtype=logits.dtype).to(logits.device, non_blocking=True).view(1, -1, 1, 1)
     if average == "max":
         return torch.sigmoid(logits.amax(dim=1))
     if average == "arithmetic":

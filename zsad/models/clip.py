@@ -21,13 +21,13 @@ from torchvision.transforms import Compose
 
 from zsad.errors import UsageError
 from zsad.models import weights
+from zsad.models.device import autocast, host_tensor, place
 from zsad.resize import Filter, Normalisation, resize_into
 
 if TYPE_CHECKING:
     from zsad.config import ModelConfig, Precision
 
 TEXT_BATCH = 256
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class CLIPModel:
@@ -35,7 +35,7 @@ class CLIPModel:
 
     Attributes:
         name: as in the configuration.
-        module: the open_clip model, in eval mode on ``device``.
+        module: the open_clip model, made ready by ``device.place``.
         input_size: side S of the square input, pixels.
         embed_dim: D.
         context_length: tokens a prompt may have, start and end included.
@@ -49,7 +49,7 @@ class CLIPModel:
     ) -> None:
         config = preprocess_config(name)
         self.name = name
-        self.module: Any = module.to(device).eval()
+        self.module: Any = module
         self.tokenizer = tokenizer
         self.context_length = int(tokenizer.context_length)
         self.input_size = int(config.size if isinstance(config.size, int) else config.size[0])
@@ -72,16 +72,16 @@ class CLIPModel:
             tiles: N of (h, w, 3) uint8 RGB.
 
         Returns:
-            (N, 3, S, S) float32 on the CPU. A tile that is not square is resized and cropped as open_clip does.
+            (N, 3, S, S) float32 on the host. A tile that is not square is resized and cropped as open_clip does.
         """
         side = self.input_size
-        output = np.empty((len(tiles), 3, side, side), np.float32)
-        for place, tile in zip(output, tiles, strict=True):
+        output = host_tensor((len(tiles), 3, side, side), self.device)
+        for own, tile in zip(output.numpy(), tiles, strict=True):
             # Of a square, all of open_clip's resize modes make the same.
             square = tile.shape[0] == tile.shape[1]
             pixels = tile if square else np.asarray(self._place(Image.fromarray(tile)))
-            resize_into(place, pixels, self._kernel, self._normalisation)
-        return torch.from_numpy(output)
+            resize_into(own, pixels, self._kernel, self._normalisation)
+        return output
 
     def tokenize(self, texts: list[str]) -> Tensor:
         """(P, context_length) int64 tokens.
@@ -128,10 +128,8 @@ class CLIPModel:
     def _embed(self, inputs: Tensor, size: int, encode: Any) -> Tensor:
         parts = [torch.zeros((0, self.embed_dim), device=self.device)]
         for chunk in inputs.split(size):
-            with torch.autocast(
-                torch.device(self.device).type, DTYPES[self.precision], enabled=self.precision != "fp32"
-            ):
-                parts.append(encode(chunk.to(self.device)).float())
+            with autocast(self.device, self.precision):
+                parts.append(encode(chunk.to(self.device, non_blocking=True)).float())
         return nn.functional.normalize(torch.cat(parts), dim=-1)
 
 
@@ -147,6 +145,8 @@ def load(config: ModelConfig, device: str = "cpu", precision: Precision = "fp32"
     tokenizer = _tokenizer(config)
     module = weights.seeded(lambda: build(config.name))
     sha256 = weights.restore(module, config, convert=lambda state: to_module_layout(module, state))
+    # The text tower computes in the type of its weights, which stay float32.
+    place(module, device, precision, [module.visual])
     return CLIPModel(config.name, module, tokenizer, sha256, device, precision)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 
 from zsad.errors import UsageError
 from zsad.models import weights
+from zsad.models.device import autocast, host_tensor, place
 from zsad.resize import Normalisation, resize_into
 
 if TYPE_CHECKING:
@@ -31,8 +33,7 @@ MINI = ("mini-clipseg", "random-clipseg")
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 TEXT_BATCH = 256
-DECODER_BATCH = 64
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+DECODER_BATCH, DECODER_BATCH_ON_GPU = 64, 144
 _NORMALISATION = Normalisation(255, MEAN, STD)
 
 
@@ -41,7 +42,7 @@ class CLIPSegModel:
 
     Attributes:
         name: as in the configuration.
-        module: the transformers model, in eval mode on ``device``.
+        module: the transformers model, made ready by ``ready``.
         input_size: side S of the square input and of the logits, pixels.
         max_decoder_batch: most (tile, prompt) pairs per decoder call; bounds memory. Chosen for the device if not given.
         sha256: hash of the weights.
@@ -59,8 +60,7 @@ class CLIPSegModel:
     ) -> None:
         self.name = name
         config: Any = module.config
-        self.module: Any = module.eval()
-        self.module.to(device)
+        self.module: Any = module
         self.input_size = input_size(name)
         self.context_length = int(config.text_config.max_position_embeddings)
         self.max_decoder_batch = max_decoder_batch or _decoder_batch(config, self.input_size, device)
@@ -76,12 +76,12 @@ class CLIPSegModel:
             tiles: N of (h, w, 3) uint8 RGB.
 
         Returns:
-            (N, 3, S, S) float32 on the CPU.
+            (N, 3, S, S) float32 on the host.
         """
-        output = np.empty((len(tiles), 3, self.input_size, self.input_size), np.float32)
-        for place, tile in zip(output, tiles, strict=True):
-            resize_into(place, tile, "bilinear", _NORMALISATION)
-        return torch.from_numpy(output)
+        output = host_tensor((len(tiles), 3, self.input_size, self.input_size), self.device)
+        for own, tile in zip(output.numpy(), tiles, strict=True):
+            resize_into(own, tile, "bilinear", _NORMALISATION)
+        return output
 
     def tokenize(self, prompts: list[str]) -> Tensor:
         """(P, L) int64 tokens, L that of the longest prompt.
@@ -113,7 +113,7 @@ class CLIPSegModel:
         parts = [torch.zeros((0, self.module.config.projection_dim), device=self.device)]
         if prompts:
             for tokens in self.tokenize(prompts).to(self.device).split(TEXT_BATCH):
-                with self._autocast():
+                with autocast(self.device, self.precision):
                     parts.append(self.module.clip.get_text_features(tokens).pooler_output.float())
         return torch.cat(parts)
 
@@ -136,34 +136,50 @@ class CLIPSegModel:
         size = self.input_size
         output = torch.empty((tiles * prompts, size, size), device=self.device)
         if output.numel():
-            with self._autocast():
-                reduced = reductions(self.module, batch.to(self.device))
-                scale, shift = film(self.module, prompt_embeddings.to(self.device))
-                for pairs in torch.arange(tiles * prompts, device=self.device).split(self.max_decoder_batch):
-                    tile, prompt = pairs // prompts, pairs % prompts
-                    chosen = [level[tile] for level in reduced]
-                    # int() reads the bounds on the host once per chunk, which is small beside a decoder pass.
-                    output[int(pairs[0]) : int(pairs[-1]) + 1] = decode(
-                        self.module, chosen, scale[prompt], shift[prompt]
-                    )
+            pairs = torch.arange(len(output), device=self.device)
+            tile, prompt = pairs // prompts, pairs % prompts
+            with autocast(self.device, self.precision):
+                reduced = reductions(self.module, batch.to(self.device, non_blocking=True), self._positions)
+                scale, shift = film(self.module, prompt_embeddings.to(self.device, non_blocking=True))
+                for start in range(0, len(output), self.max_decoder_batch):
+                    some = slice(start, start + self.max_decoder_batch)
+                    chosen = [level[tile[some]] for level in reduced]
+                    output[some] = decode(self.module, chosen, scale[prompt[some]], shift[prompt[some]])
         return output.view(tiles, prompts, size, size)
 
-    def _autocast(self) -> torch.autocast:
-        return torch.autocast(torch.device(self.device).type, DTYPES[self.precision], enabled=self.precision != "fp32")
+    @cached_property
+    def _positions(self) -> Tensor:
+        return position_table(self.module, self.input_size)
 
 
-def reductions(module: CLIPSegForImageSegmentation, pixels: Tensor) -> list[Tensor]:
+@torch.no_grad()
+def position_table(module: CLIPSegForImageSegmentation, side: int) -> Tensor:
+    """The position embeddings of the tokens of a square input: (1, tokens, width) float32, without gradients."""
+    embeddings = module.clip.vision_model.embeddings
+    tokens = (side // embeddings.patch_size) ** 2 + 1
+    like = embeddings.class_embedding.expand(1, tokens, -1)
+    return embeddings.interpolate_pos_encoding(like, side, side)
+
+
+def reductions(module: CLIPSegForImageSegmentation, pixels: Tensor, positions: Tensor | None = None) -> list[Tensor]:
     """Vision activations of the layers that are read, each reduced, deepest first; later layers never run.
 
     Args:
         pixels: (N, 3, S, S) float32.
+        positions: from ``position_table``; None = made from the parameters, as in training.
 
     Returns:
         one (N, tokens, reduce_dim) per layer in ``config.extract_layers``.
     """
     vision = module.clip.vision_model
     read = list(module.config.extract_layers)
-    hidden = vision.pre_layrnorm(vision.embeddings(pixels, interpolate_pos_encoding=True))
+    if positions is None:
+        hidden = vision.embeddings(pixels, interpolate_pos_encoding=True)
+    else:
+        patches = vision.embeddings.patch_embedding(pixels).flatten(2).transpose(1, 2)
+        first = vision.embeddings.class_embedding.expand(len(pixels), 1, -1)
+        hidden = torch.cat([first, patches], 1) + positions
+    hidden = vision.pre_layrnorm(hidden)
     outputs: dict[int, Tensor] = {}
     for index, layer in enumerate(vision.encoder.layers[: max(read) + 1]):
         hidden = layer(hidden, None)
@@ -206,7 +222,12 @@ def load(config: ModelConfig, device: str = "cpu", precision: Precision = "fp32"
     """
     module = weights.seeded(lambda: build(config.name))
     sha256 = weights.restore(module, config, convert=_without_position_ids)
-    return CLIPSegModel(config.name, module, sha256, device, precision)
+    return CLIPSegModel(config.name, ready(module, device, precision), sha256, device, precision)
+
+
+def ready(module: CLIPSegForImageSegmentation, device: str, precision: Precision) -> CLIPSegForImageSegmentation:
+    """Make a module ready for inference, in place; texts are few, and their weights stay float32."""
+    return place(module, device, precision, [module.clip.vision_model, module.decoder])
 
 
 def build(name: str) -> CLIPSegForImageSegmentation:
@@ -282,7 +303,7 @@ def model_config(name: str) -> CLIPSegConfig:
 def _decoder_batch(config: Any, side: int, device: str) -> int:
     """Pairs per decoder call."""
     if torch.device(device).type != "cpu":
-        return DECODER_BATCH
+        return DECODER_BATCH_ON_GPU
     tokens = (side // config.vision_config.patch_size) ** 2 + 1
     # The hidden layer holds most, in two arrays. Beyond 32 MiB the system hands an array out anew each time, page by page.
     pair = tokens * config.decoder_intermediate_size * 4

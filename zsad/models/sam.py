@@ -24,6 +24,8 @@ from torch import Tensor
 
 from zsad.config import ForegroundConfig, ModelConfig, Precision
 from zsad.errors import UsageError
+from zsad.models.device import autocast, host_tensor, place
+from zsad.models.graphs import CUDAGraphs
 from zsad.models.sam_candidates import Candidates, Run, concatenate, shared_batches, suppress
 from zsad.models.sam_decoder import SharedMaskDecoder, prompts_at_once
 from zsad.models.sam_encoder import fuse_attention
@@ -155,15 +157,16 @@ class SAMModel:
             image: (H, W, 3) uint8 RGB.
 
         Returns:
-            (1, 3, S, S) float32 on the CPU, and height and width of the image in its upper left corner.
+            (1, 3, S, S) float32 on the host, and height and width of the image in its upper left corner.
         """
         side = self.input_size
         height, width = ResizeLongestSide.get_preprocess_shape(image.shape[0], image.shape[1], side)
-        output = np.empty((3, side, side), np.float32)
+        pixels = host_tensor((1, 3, side, side), self.device)
+        output = pixels.numpy()[0]
         output[:, height:] = 0
         output[:, :height, width:] = 0
         resize_into(output, image, "bilinear", self._normalisation, (height, width))
-        return torch.from_numpy(output)[None], (height, width)
+        return pixels, (height, width)
 
     @cached_property
     def _normalisation(self) -> Normalisation:
@@ -183,12 +186,15 @@ class SAMModel:
     def encode(self, image: NDArray[np.uint8]) -> Embedding:
         """Resize the longer side to the input size, normalise, pad, encode: (H, W, 3) uint8 -> embedding."""
         pixels, input_size = self.preprocess(image)
-        with self._autocast():
-            features = self.network.image_encoder(pixels.to(self.device))
+        features = self._features(pixels.to(self.device, non_blocking=True))
         height, width = self.network.prompt_encoder.mask_input_size
         native_size = (image.shape[0], image.shape[1])
         plan = upsampling((height, width), self.input_size, input_size, native_size, self.device)
-        return Embedding(features.float(), plan)
+        return Embedding(features, plan)
+
+    @cached_property
+    def _features(self) -> CUDAGraphs:
+        return CUDAGraphs(partial(_features, self.network, self.precision))
 
     def encode_points(self, embedding: Embedding, points: NDArray[np.float64]) -> Tensor:
         """Points (P, 2), x and y in pixels of the image -> prompts (P, 2, C) float32: the point and the padding."""
@@ -299,8 +305,15 @@ def load(config: ModelConfig, device: str = "cpu", precision: Precision = "fp32"
     sha256 = restore(network, config)
     network.mask_decoder = SharedMaskDecoder.of(network.mask_decoder)
     fuse_attention(network.image_encoder)
-    network.eval().requires_grad_(False).to(device)
+    place(network, device, precision, [network.image_encoder])
     return SAMModel(network, device, precision, sha256)
+
+
+def _features(network: Sam, precision: Precision, pixels: Tensor) -> Tensor:
+    """(1, 3, S, S) -> (1, C, h, w) float32."""
+    with autocast(pixels.device.type, precision):
+        features: Tensor = network.image_encoder(pixels)
+    return features.float()
 
 
 def point_grid(points_per_side: int) -> NDArray[np.float64]:

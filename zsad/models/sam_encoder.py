@@ -21,14 +21,27 @@ _LOGITS_ON_CPU = 2**20
 """Logits held at once for each of torch's threads: 4 MiB in float32, which stay in the caches."""
 
 
+_TABLES = ("_row_table", "_column_table", "_places")
+
+
 class FusedAttention(Attention):
     """The published ``Attention``: the same parameters and, to rounding, the same function."""
 
+    _row_table: Tensor
+    _column_table: Tensor
+    _places: Tensor
+
     @classmethod
     def of(cls, published: Attention) -> FusedAttention:
-        """An attention with the very parameters of ``published``."""
+        """An attention with the very parameters of ``published``, which do not change from now on."""
         fused = cls.__new__(cls)
-        fused.__dict__ = dict(published.__dict__)
+        fused.__dict__ = dict(published.__dict__) | {"_buffers": {}, "_non_persistent_buffers_set": set()}
+        if fused.use_rel_pos:
+            # Looked up once: the published way makes the indices on the host at every call.
+            height, width = (len(table) // 2 + 1 for table in (fused.rel_pos_h, fused.rel_pos_w))
+            with torch.no_grad():
+                for name, values in zip(_TABLES, fused._tables(height, width), strict=True):
+                    fused.register_buffer(name, values, persistent=False)
         return fused
 
     def forward(self, x: Tensor) -> Tensor:
@@ -37,35 +50,56 @@ class FusedAttention(Attention):
         projected = self.qkv(x).view(batch, height * width, 3, self.num_heads, -1)
         query, key, value = projected.permute(2, 0, 3, 1, 4).unbind(0)
         if self.use_rel_pos:
+            native = self._row_table.shape[0] == height and self._column_table.shape[0] == width
+            row_table, column_table, places = (
+                (self._row_table, self._column_table, self._places) if native else self._tables(height, width)
+            )
             grid = query.unflatten(2, (height, width))
-            rows = torch.einsum("bnhwc,hkc->bnhwk", grid, get_rel_pos(height, height, self.rel_pos_h)).flatten(2, 3)
-            columns = torch.einsum("bnhwc,wkc->bnhwk", grid, get_rel_pos(width, width, self.rel_pos_w)).flatten(2, 3)
-            attend = _attend_in_parts if x.device.type == "cpu" else _attend
-            seen = attend(query * self.scale, key, value, rows, columns)
+            rows = torch.einsum("bnhwc,hkc->bnhwk", grid, row_table).flatten(2, 3)
+            columns = torch.einsum("bnhwc,wkc->bnhwk", grid, column_table).flatten(2, 3)
+            if _in_parts(x.device):
+                seen = _attend_in_parts(query * self.scale, key, value, rows, columns)
+            else:
+                seen = _attend(query * self.scale, key, value, rows, columns, places)
         else:
             seen = F.scaled_dot_product_attention(query, key, value, scale=self.scale)
         attended: Tensor = self.proj(seen.transpose(1, 2).reshape(batch, height, width, -1))
         return attended
 
+    def _tables(self, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+        """What the position terms are made of, for a grid of keys.
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+        Returns:
+            R_h (H, H, E) and R_w (W, W, E) of every pair of rows and of columns, and the row and column of every key as
+            indicators, (H W, H + W).
+        """
+        rows, columns = get_rel_pos(height, height, self.rel_pos_h), get_rel_pos(width, width, self.rel_pos_w)
+        of_row = torch.eye(height, dtype=rows.dtype, device=rows.device).repeat_interleave(width, 0)
+        of_column = torch.eye(width, dtype=rows.dtype, device=rows.device).repeat(height, 1)
+        return rows, columns, torch.cat([of_row, of_column], -1)
+
+
+def _in_parts(device: torch.device) -> bool:
+    return device.type == "cpu"
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, columns: Tensor, places: Tensor) -> Tensor:
     """Attention of every query to H x W keys, with its position terms in the channels.
 
     Args:
         query, key, value: (B, heads, H W, E), the query scaled.
         rows, columns: (B, heads, H W, H) and (B, heads, H W, W), the terms of each query.
+        places: (H W, H + W), the row and column of each key as indicators.
 
     Returns:
         (B, heads, H W, E).
     """
-    channels, height, width = value.shape[-1], rows.shape[-1], columns.shape[-1]
-    to_rows = torch.eye(height, dtype=key.dtype, device=key.device).repeat_interleave(width, 0)
-    to_columns = torch.eye(width, dtype=key.dtype, device=key.device).repeat(height, 1)
-    place = torch.cat([to_rows, to_columns], -1).expand(*key.shape[:2], -1, -1)
-    extended = torch.cat([query, rows, columns], -1)
+    channels = value.shape[-1]
+    extended_query = torch.cat([query, rows, columns], -1)
+    extended_key = torch.cat([key, places.to(key.dtype).expand(*key.shape[:2], -1, -1)], -1)
     # The fused kernels want as many channels in the values.
-    value = F.pad(value, (0, height + width))
-    return F.scaled_dot_product_attention(extended, torch.cat([key, place], -1), value, scale=1.0)[..., :channels]
+    value = F.pad(value, (0, places.shape[-1]))
+    return F.scaled_dot_product_attention(extended_query, extended_key, value, scale=1.0)[..., :channels]
 
 
 def _attend_in_parts(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
@@ -89,6 +123,6 @@ def _attend_in_parts(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, co
 
 
 def fuse_attention(encoder: ImageEncoderViT) -> None:
-    """Give every block of a published encoder the fused attention, in place; its parameters stay."""
+    """Give every block of a published encoder, its weights loaded, the fused attention, in place."""
     for block in encoder.blocks:
         block.attn = FusedAttention.of(block.attn)

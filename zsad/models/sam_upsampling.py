@@ -7,7 +7,7 @@ then, with the padding cut off, to the image. The taps found here are those of t
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -102,7 +102,23 @@ def upsampling(
     native_size: tuple[int, int],
     device: str | torch.device = "cpu",
 ) -> Upsampling:
-    """Plan the upsampling from ``low_size`` over ``padded_size``, cut to ``input_size``, to ``native_size``."""
+    """Plan the upsampling from ``low_size`` over ``padded_size``, cut to ``input_size``, to ``native_size``.
+
+    Plans are kept: they take a hundred kernels on a GPU, and wait for it.
+    """
+    return _plan(low_size, padded_size, input_size, native_size, torch.device(device), torch.get_num_threads())
+
+
+@lru_cache(maxsize=16)
+def _plan(
+    low_size: tuple[int, int],
+    padded_size: int,
+    input_size: tuple[int, int],
+    native_size: tuple[int, int],
+    device: torch.device,
+    threads: int,
+) -> Upsampling:
+    """``upsampling``; on a CPU it depends on torch's threads."""
     coarse_joint = _joint((padded_size, padded_size), device)
     fine_joint = _joint(native_size, device)
     axes = []

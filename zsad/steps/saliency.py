@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from zsad.config import Config
 from zsad.method.foreground import FULL_IMAGE, binarise_saliency
 from zsad.models import isnet
+from zsad.models.device import to_host
 from zsad.steps.item import ImageItem, alive, attempt, load, timed
 
 
@@ -39,7 +40,7 @@ class Saliency:
             raise ValueError("the image is not decoded")
         # One image per forward: a threshold follows, and a pixel on it must not depend on which images share
         # a batch. At 1024 x 1024 pixels one image fills the device.
-        saliency = self.model.predict(self.model.preprocess(item.image)[None]).cpu().numpy()[0]
+        saliency = to_host(self.model.predict(self.model.preprocess(item.image)[None]))[0]
         if item.trace is not None:
             item.trace.saliency = saliency
         item.dis_mask = binarise_saliency(saliency, item.height, item.width, self.config.foreground)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from zsad.method.pixel_level import average_prompts
 from zsad.method.prompts import LOCALISING_PROMPTS, localising_prompts, sample_prompts
 from zsad.method.tiling import crop
 from zsad.models import clipseg
+from zsad.models.device import to_host
 from zsad.models.text_cache import cached_texts
 from zsad.steps.item import ImageItem, alive, even_batch, in_device_batches, isolate, load, timed
 
@@ -73,9 +75,7 @@ class TileMaps:
             logits = self.model.logits(tiles, embeddings)
             for i, prompt_logits in zip(chosen[window], logits, strict=True):
                 _keep_logits(*queue[i], prompt_logits)
-            # Tile by tile: averaging takes several times the memory of what it averages.
-            average = [average_prompts(one[None], weights, self.config.pixel_level.prompt_average) for one in logits]
-            maps[chosen[window]] = torch.cat(average).cpu().numpy()
+            maps[chosen[window]] = averaged(logits, weights, self.config.pixel_level.prompt_average)
 
         # Memory goes with tiles x prompts, so more prompts than the paper's mean fewer tiles at once.
         target = max(1, self.config.runtime.device_batch * len(LOCALISING_PROMPTS) // len(weights))
@@ -97,6 +97,15 @@ class TileMaps:
             embedded = cached_texts(self.model, prompts, lambda: self.model.embed_prompts(prompts).cpu().numpy())
             self._embedded[noun] = (torch.from_numpy(embedded).to(self.model.device), weights)
         return self._embedded[noun]
+
+
+def averaged(
+    logits: Tensor, weights: Sequence[float], average: Literal["harmonic", "arithmetic", "max"]
+) -> NDArray[np.float32]:
+    """``average_prompts`` of logits (T, P, S, S) that may be on a GPU -> (T, S, S) float32 on the host."""
+    # On a CPU tile by tile: averaging takes several times the memory of what it averages.
+    some = max(1, len(logits)) if logits.is_cuda else 1
+    return to_host(torch.cat([average_prompts(part, weights, average) for part in logits.split(some)]))
 
 
 def _crop(item: ImageItem, index: int) -> NDArray[np.uint8]:

@@ -13,6 +13,7 @@ from zsad.method.prompts import sample_prompts
 from zsad.method.tile_level import pool_prompts, score_tiles
 from zsad.method.tiling import crop
 from zsad.models import clip
+from zsad.models.device import to_host
 from zsad.models.text_cache import cached_texts
 from zsad.steps.item import ImageItem, alive, even_batch, in_device_batches, isolate, load, timed
 
@@ -48,7 +49,7 @@ class TileScores:
 
         def forward(window: slice) -> NDArray[np.float32]:
             tiles = self.model.preprocess([crop(image, tile) for image, tile in queue[window]])
-            return self.model.embed_images(tiles).cpu().numpy()
+            return to_host(self.model.embed_images(tiles))
 
         batches = in_device_batches(len(queue), even_batch(len(queue), self.config.runtime.device_batch), forward)
         embeddings = np.concatenate(batches)

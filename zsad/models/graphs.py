@@ -1,0 +1,124 @@
+"""CUDA graphs: what a function launches on a GPU is recorded once and then launched as one.
+
+A network of hundreds of small kernels takes longer to launch than to compute.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+_LOG = logging.getLogger(__name__)
+_WARM_UPS = 3
+_RECORDING = threading.Lock()
+
+Outputs = Any
+"""A tensor, or a tuple of tensors."""
+Replay = Callable[[Sequence[Tensor]], Outputs]
+
+
+class CUDAGraphs:
+    """A function of tensors, replayed as a CUDA graph where they are on a GPU, without gradients.
+
+    There is a graph for every layout of inputs: shapes, types and strides. A call with a new layout takes several
+    times as long. Where the function cannot be recorded, it is called, after one warning.
+
+    Calls come from one stream. Copies and pickles start without graphs.
+
+    Args:
+        function: of tensors, always on the same device, to a tensor or a tuple of tensors. It launches the same work
+            at every call with the same layout and never waits for the device. What else it reads, such as weights,
+            stays where it is. An autocast inside has ``cache_enabled=False``.
+        keep: so many graphs are held, those used last. They share their working memory.
+    """
+
+    def __init__(self, function: Callable[..., Outputs], keep: int = 4) -> None:
+        self._function = function
+        self._keep = keep
+        self._lock = threading.Lock()
+        self._replays: dict[Any, Replay] = {}
+        self._pool: Any = None
+        self._stream: Any = None
+        self._recordable = True
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self._function, self._keep)
+
+    @torch.no_grad()
+    def __call__(self, *inputs: Tensor) -> Outputs:
+        """``function(*inputs)``; the caller may keep what is returned.
+
+        Raises:
+            torch.OutOfMemoryError: of the call or of the recording, which gives all graphs up.
+        """
+        if not self._recordable or not self._on_gpu(inputs):
+            return self._function(*inputs)
+        layout = tuple((one.shape, one.dtype, one.stride()) for one in inputs)
+        with self._lock:
+            replay = self._replays.pop(layout, None)
+            if replay is None:
+                while len(self._replays) >= self._keep:
+                    del self._replays[next(iter(self._replays))]
+                replay = self._recorded(inputs)
+            if replay is not None:
+                # The last in order is the one used last.
+                self._replays[layout] = replay
+                return replay(inputs)
+        return self._function(*inputs)
+
+    def _on_gpu(self, inputs: Sequence[Tensor]) -> bool:
+        return all(one.is_cuda for one in inputs)
+
+    def _recorded(self, inputs: Sequence[Tensor]) -> Replay | None:
+        """``_record``, or None for good where that fails."""
+        try:
+            return self._record(inputs)
+        except Exception as error:
+            self._replays.clear()
+            exhausted = _out_of_memory(error)
+            if exhausted is not None:
+                raise exhausted from None
+            self._recordable = False
+            _LOG.warning("No CUDA graph, so kernels are launched one by one: %s", str(error).partition("\n")[0])
+            return None
+
+    def _record(self, inputs: Sequence[Tensor]) -> Replay:
+        device = inputs[0].device
+        fixed = [one.clone() for one in inputs]
+        graph = torch.cuda.CUDAGraph()
+        # A recording waits for the whole device, which must not happen during another.
+        with _RECORDING, torch.cuda.device(device):
+            # Graphs share memory only if they are recorded on one stream.
+            stream = self._stream = self._stream or torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            # This outer context brings the stream back even if the end of the recording raises.
+            with torch.cuda.stream(stream):
+                # Compiles, chooses algorithms and fills caches, none of which can be recorded.
+                for _ in range(_WARM_UPS):
+                    self._function(*fixed)
+                pool = self._pool if self._replays else None
+                with torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local"):
+                    outputs = self._function(*fixed)
+            torch.cuda.current_stream().wait_stream(stream)
+        # Graphs may share their memory, as the outputs of one are copied before the next is replayed.
+        self._pool = graph.pool()
+
+        def replay(given: Sequence[Tensor]) -> Outputs:
+            for own, one in zip(fixed, given, strict=True):
+                own.copy_(one, non_blocking=True)
+            graph.replay()
+            return outputs.clone() if isinstance(outputs, Tensor) else tuple(one.clone() for one in outputs)
+
+        return replay
+
+
+def _out_of_memory(error: BaseException | None) -> torch.OutOfMemoryError | None:
+    """The out-of-memory error that is, or led to, another one."""
+    while error is not None and not isinstance(error, torch.OutOfMemoryError):
+        error = error.__context__
+    return error
