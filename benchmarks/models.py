@@ -46,7 +46,7 @@ def clip_model(size: str, device: str = "cpu", precision: Precision = "fp32") ->
     module = seeded(lambda: clip.build(CLIP_NAME) if size == "real" else _half_clip())
     with torch.no_grad():
         module.logit_scale.fill_(float(np.log(100)))
-    place(module, device, precision, [module.visual])
+    clip.ready(module, device, precision)
     model = KnownTextsCLIP(CLIP_NAME, module, clip.SimpleTokenizer(), "", device, precision)
     model.embed_dim = module.text_projection.shape[1]
     return model

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import open_clip
@@ -35,7 +35,7 @@ class CLIPModel:
 
     Attributes:
         name: as in the configuration.
-        module: the open_clip model, made ready by ``device.place``.
+        module: the open_clip model, made ready by ``ready``.
         input_size: side S of the square input, pixels.
         embed_dim: D.
         context_length: tokens a prompt may have, start and end included.
@@ -145,9 +145,12 @@ def load(config: ModelConfig, device: str = "cpu", precision: Precision = "fp32"
     tokenizer = _tokenizer(config)
     module = weights.seeded(lambda: build(config.name))
     sha256 = weights.restore(module, config, convert=lambda state: to_module_layout(module, state))
-    # The text tower computes in the type of its weights, which stay float32.
-    place(module, device, precision, [module.visual])
-    return CLIPModel(config.name, module, tokenizer, sha256, device, precision)
+    return CLIPModel(config.name, ready(module, device, precision), tokenizer, sha256, device, precision)
+
+
+def ready(module: nn.Module, device: str, precision: Precision) -> nn.Module:
+    """Make a module ready for inference, in place; its text tower computes in the type of its weights: float32."""
+    return place(module, device, precision, [cast(nn.Module, module.visual)])
 
 
 def build(name: str) -> nn.Module:

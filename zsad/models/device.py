@@ -23,7 +23,7 @@ _CAST = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, nn.MultiheadAttention, FusedA
 
 
 def place(network: Network, device: str, precision: Precision, parts: Iterable[nn.Module] = ()) -> Network:
-    """Make a network ready for inference, in place: evaluation mode, no gradients, on its device.
+    """Make a network ready for inference, in place: evaluation mode, on its device.
 
     Args:
         network: with its weights loaded.
@@ -40,7 +40,7 @@ def place(network: Network, device: str, precision: Precision, parts: Iterable[n
     elif torch.device(device).type == "cuda":
         # Left alone, cuDNN rounds the inputs of float32 convolutions to TF32, whose mantissa has ten bits.
         torch.backends.cudnn.allow_tf32 = False
-    return network.eval().requires_grad_(False).to(device)
+    return network.eval().to(device)
 
 
 def autocast(device: str, precision: Precision) -> torch.autocast:

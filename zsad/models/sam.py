@@ -305,7 +305,8 @@ def load(config: ModelConfig, device: str = "cpu", precision: Precision = "fp32"
     sha256 = restore(network, config)
     network.mask_decoder = SharedMaskDecoder.of(network.mask_decoder)
     fuse_attention(network.image_encoder)
-    place(network, device, precision, [network.image_encoder])
+    # Of the decoder's weights some are used in sums, which have float32's digits.
+    place(network.requires_grad_(False), device, precision, [network.image_encoder])
     return SAMModel(network, device, precision, sha256)
 
 
