@@ -140,6 +140,28 @@ def test_empty_batches(mini: clipseg.CLIPSegModel) -> None:
     assert mini.logits(tiles(1), mini.embed_prompts([])).shape == (1, 0, 256, 256)
 
 
+def test_the_position_table_is_interpolated_once(mini: clipseg.CLIPSegModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, prompts = tiles(2, side=128), mini.embed_prompts(PROMPTS)
+    with torch.no_grad():
+        stock = clipseg.reductions(mini.module, images)
+        table = clipseg.position_table(mini.module, 128)
+        kept = clipseg.reductions(mini.module, images, table)
+    assert table.shape == (1, 65, 128)
+    assert all(torch.equal(one, other) for one, other in zip(kept, stock, strict=True))
+    model = clipseg.CLIPSegModel(mini.name, mini.module, "", "cpu", "fp32")
+    model.input_size = 128
+    expected = model.logits(images, prompts)
+    monkeypatch.setattr(torch.nn.functional, "interpolate", None)
+    assert torch.equal(model.logits(images, prompts), expected)
+
+
+def test_the_position_table_learns() -> None:
+    module = clipseg.build("mini-clipseg")
+    clipseg.reductions(module, tiles(1))[0].sum().backward()
+    gradient = module.clip.vision_model.embeddings.position_embedding.weight.grad
+    assert gradient is not None and gradient.abs().sum() > 0
+
+
 def test_gradients_reach_the_decoder_and_the_vision_side() -> None:
     module = clipseg.build("mini-clipseg")
     reduced = clipseg.reductions(module, tiles(1))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import hashlib
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch.nn import functional as F
 from zsad.config import ModelConfig
 from zsad.errors import UsageError
 from zsad.models import isnet
+from zsad.models.state_dicts import seeded
 
 # sha256 over the sorted key names of the published network (xuebinqin/DIS, IS-Net/models/isnet.py), by line.
 PUBLISHED_KEYS = "60c4185ad278edfee7022d516e14794fad9395d407402a6a7e14c48c770a1a95"
@@ -160,3 +162,34 @@ def test_half_precision_returns_float32_close_to_single(mini):
 def test_any_input_size(mini):
     logits = mini.network(torch.zeros(1, 3, 75, 131))
     assert logits.shape == (1, 1, 75, 131)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_folds_the_batch_norms_and_is_as_exact_as_autocast(precision):
+    network = seeded(lambda: isnet.ISNet(8)).eval().requires_grad_(False)
+    generator = torch.Generator().manual_seed(0)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.3, generator=generator)
+            module.running_var.uniform_(0.2, 1.5, generator=generator)
+            module.weight.uniform_(0.5, 2, generator=generator)
+            module.bias.normal_(0, 0.3, generator=generator)
+    images = torch.rand(1, 3, 160, 160, generator=generator) - 0.5
+    exact = network(images)
+    with torch.autocast("cpu", isnet.DTYPES[precision]):
+        by_autocast = network(images).float()
+    folded = isnet.ready(copy.deepcopy(network), "cpu", precision)
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+    assert {parameter.dtype for parameter in folded.parameters()} == {isnet.DTYPES[precision]}
+    got = folded(images.to(isnet.DTYPES[precision])).float()
+    assert 0 < (got - exact).norm() < 1.5 * (by_autocast - exact).norm() < 0.1 * (exact - exact.mean()).norm()
+
+
+def test_single_precision_keeps_the_batch_norms(mini):
+    assert any(isinstance(module, torch.nn.BatchNorm2d) for module in mini.network.modules())
+
+
+def test_a_model_can_be_copied_after_use(mini):
+    batch = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(4)) - 0.5
+    expected = mini.predict(batch)
+    assert torch.equal(copy.deepcopy(mini).predict(batch), expected)

@@ -80,3 +80,34 @@ def test_load_gives_the_fused_attention():
     assert all(isinstance(block.attn, FusedAttention) for block in network.image_encoder.blocks)
     published = seeded(sam.build_mini_sam)
     assert list(published.state_dict()) == list(network.state_dict())
+
+
+@pytest.mark.parametrize("half", [False, True])
+@torch.no_grad()
+def test_the_position_tables_are_made_once(monkeypatch, half):
+    attention = varied(Attention(32, num_heads=4, use_rel_pos=True, input_size=(7, 3)))
+    fused = FusedAttention.of(attention)
+    x = torch.randn(2, 7, 3, 32, generator=torch.Generator().manual_seed(1))
+    if half:
+        fused.to(torch.bfloat16)
+        x = x.bfloat16()
+    expected = FusedAttention.of(fused)(x)
+    monkeypatch.setattr(sam_encoder, "get_rel_pos", None)
+    monkeypatch.setattr(torch, "eye", None)
+    assert torch.equal(fused(x), expected)
+    monkeypatch.setattr(sam_encoder, "_in_parts", lambda device: False)
+    torch.testing.assert_close(fused(x), expected, atol=1e-5 if not half else 0.05, rtol=1e-3)
+
+
+@torch.no_grad()
+def test_another_size_than_the_native_one_is_the_same_function():
+    attention = varied(Attention(32, num_heads=4, use_rel_pos=True, input_size=(7, 3))).double()
+    x = torch.randn(2, 5, 6, 32, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    torch.testing.assert_close(FusedAttention.of(attention)(x), attention(x), atol=1e-12, rtol=1e-12)
+
+
+def test_the_tables_are_no_part_of_the_published_module():
+    attention = Attention(32, num_heads=4, use_rel_pos=True, input_size=(7, 3))
+    fused = FusedAttention.of(attention)
+    assert list(fused.state_dict()) == list(attention.state_dict())
+    assert len(list(fused.buffers())) == 3 and not list(attention.buffers())

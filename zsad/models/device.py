@@ -18,7 +18,7 @@ Network = TypeVar("Network", bound=nn.Module)
 DTYPES: Mapping[Precision, torch.dtype] = MappingProxyType(
     {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 )
-_CAST = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, nn.MultiheadAttention, FusedAttention)
+_CAST = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, FusedAttention)
 """Layers that use all they hold in products, whose operands autocast casts."""
 
 
@@ -34,10 +34,13 @@ def place(network: Network, device: str, precision: Precision, parts: Iterable[n
     Returns:
         The network.
     """
+    on_gpu = torch.device(device).type == "cuda"
     if precision != "fp32":
-        for layer in (layer for part in parts for layer in part.modules() if isinstance(layer, _CAST)):
+        # On a CPU torch takes another kernel for an attention whose weights have the type of its input.
+        cast = (*_CAST, nn.MultiheadAttention) if on_gpu else _CAST
+        for layer in (layer for part in parts for layer in part.modules() if isinstance(layer, cast)):
             layer.to(DTYPES[precision])
-    elif torch.device(device).type == "cuda":
+    elif on_gpu:
         # Left alone, cuDNN rounds the inputs of float32 convolutions to TF32, whose mantissa has ten bits.
         torch.backends.cudnn.allow_tf32 = False
     return network.eval().to(device)
