@@ -603,3 +603,14 @@ def test_half_precision_gives_float32_logits_close_to_single(photographs):
     )
     assert low_half.dtype == iou_half.dtype == torch.float32
     assert 0 < (low - low_half).abs().max() < 0.1 * low.abs().max()
+
+
+def test_plans_of_the_upsampling_are_kept(monkeypatch):
+    def plan():
+        return upsampling((64, 64), 256, (170, 256), (200, 303))
+
+    first = plan()
+    assert plan() is first
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads + 1)
+    assert plan() is not first
