@@ -125,9 +125,9 @@ def _tiling(large: Tiling, pixels: Tensor) -> Tiling:
 
 @triton.jit
 def _read(
-    queries: Any, folded: Any, keys: Any, pixels: Any, owner: Any, output: Any, size: Any,
+    queries, folded, keys, pixels, owner, output, size,
     R: tl.constexpr, D: tl.constexpr, C: tl.constexpr, BLOCK: tl.constexpr, FIRST: tl.constexpr,
-) -> None:  # pragma: no cover - compiled  # fmt: skip
+):  # pragma: no cover - compiled  # fmt: skip
     prompt = tl.program_id(0).to(tl.int64)
     r, d, c, n = tl.arange(0, R), tl.arange(0, D), tl.arange(0, C), tl.arange(0, BLOCK)
     query = tl.load(queries + (prompt * R + r[:, None]) * D + d[None, :])
@@ -161,11 +161,11 @@ def _read(
 
 @triton.jit
 def _write(
-    queries: Any, keys: Any, folded: Any, spread: Any, pixels: Any, owner: Any, weight: Any, bias: Any, output: Any,
-    size: Any, eps: Any, length: Any,
+    queries, keys, folded, spread, pixels, owner, weight, bias, output,
+    size, eps, length,
     HEADS: tl.constexpr, LENGTH: tl.constexpr, R: tl.constexpr, D: tl.constexpr, C: tl.constexpr,
     BLOCK: tl.constexpr, FIRST: tl.constexpr,
-) -> None:  # pragma: no cover - compiled  # fmt: skip
+):  # pragma: no cover - compiled  # fmt: skip
     prompt = tl.program_id(1).to(tl.int64)
     n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     r, d, c = tl.arange(0, R), tl.arange(0, D), tl.arange(0, C)
@@ -198,16 +198,16 @@ def _write(
 
 
 @triton.jit
-def _gelu(x: Any) -> Any:  # pragma: no cover - compiled
+def _gelu(x):  # pragma: no cover - compiled
     return 0.5 * x * (1 + tl.math.erf(x * 0.7071067811865476))
 
 
 @triton.jit
 def _upscale(
-    pixels: Any, first: Any, first_bias: Any, weight: Any, bias: Any, second: Any, second_bias: Any, mix: Any,
-    output: Any, size: Any, width: Any, eps: Any, masks: Any,
+    pixels, first, first_bias, weight, bias, second, second_bias, mix,
+    output, size, width, eps, masks,
     C: tl.constexpr, C1: tl.constexpr, C2: tl.constexpr, BLOCK: tl.constexpr,
-) -> None:  # pragma: no cover - compiled  # fmt: skip
+):  # pragma: no cover - compiled  # fmt: skip
     prompt = tl.program_id(1).to(tl.int64)
     n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     c, c1, c2, column = tl.arange(0, C), tl.arange(0, C1), tl.arange(0, 4 * C2), tl.arange(0, 16)
