@@ -112,7 +112,7 @@ class SharedMaskDecoder(MaskDecoder):
         positions = _tokens(image_pe)
         chosen = range(1, self.num_mask_tokens) if multimask_output else range(1)
         half = _half(image_embeddings.device)
-        if half is not None and _has_kernels() and self._suits_kernels(sparse_prompt_embeddings):
+        if half is not None and _has_kernels(image_embeddings.device) and self._suits_kernels(sparse_prompt_embeddings):
             counts = [len(sparse_prompt_embeddings)] if prompts_per_image is None else list(prompts_per_image)
             fused = _tokens(image_embeddings + dense_prompt_embeddings[:1])
             return self._decode_fused(fused, positions, sparse_prompt_embeddings, counts, grid, chosen, half)
@@ -262,9 +262,11 @@ def _half(device: torch.device) -> torch.dtype | None:
 
 
 @cache
-def _has_kernels() -> bool:
-    """Triton comes with torch for NVIDIA GPUs on Linux."""
-    return find_spec("triton") is not None
+def _has_kernels(device: torch.device) -> bool:
+    """Triton comes with torch for NVIDIA GPUs on Linux; older GPUs have too little shared memory."""
+    if torch.version.cuda is None or find_spec("triton") is None:
+        return False
+    return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def _join(images: list[_Shared]) -> _Shared:
