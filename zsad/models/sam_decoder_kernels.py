@@ -16,10 +16,10 @@ from typing import Any
 # Triton 3.9 warns where neither is asked for. Products and sums are fused here, as they were before.
 os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
 
-import torch  # noqa: E402
-import triton  # noqa: E402
-import triton.language as tl  # noqa: E402
-from torch import Tensor  # noqa: E402
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
 
 LENGTH = 8
 """Tokens of a prompt at most: four masks, their quality, and the point with its padding are seven."""
