@@ -15,7 +15,6 @@ every pixel (``sam_decoder_fused``).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
 from typing import NamedTuple, Protocol, cast
@@ -90,7 +89,7 @@ class SharedMaskDecoder(MaskDecoder):
         sparse_prompt_embeddings: Tensor,
         dense_prompt_embeddings: Tensor,
         multimask_output: bool,
-        prompts_per_image: Sequence[int] | None = None,
+        owner: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Masks and predicted IoUs of P prompts.
 
@@ -103,7 +102,7 @@ class SharedMaskDecoder(MaskDecoder):
             sparse_prompt_embeddings: (P, T, C), image by image.
             dense_prompt_embeddings: (1 or P, C, h, w), the same for every prompt; the first is read.
             multimask_output: the three masks of an ambiguous prompt, or the single one.
-            prompts_per_image: I numbers with the sum P; None for one image that has the call to itself.
+            owner: (P,) int64, the image of each prompt; None for one image that has the call to itself.
 
         Returns:
             Logits (P, M, 4 h, 4 w) and predicted IoUs (P, M), M = 3 or 1.
@@ -113,24 +112,23 @@ class SharedMaskDecoder(MaskDecoder):
         chosen = range(1, self.num_mask_tokens) if multimask_output else range(1)
         half = _half(image_embeddings.device)
         if half is not None and _has_kernels(image_embeddings.device) and self._suits_kernels(sparse_prompt_embeddings):
-            counts = [len(sparse_prompt_embeddings)] if prompts_per_image is None else list(prompts_per_image)
-            fused = _tokens(image_embeddings + dense_prompt_embeddings[:1])
-            return self._decode_fused(fused, positions, sparse_prompt_embeddings, counts, grid, chosen, half)
+            embedded = _tokens(image_embeddings + dense_prompt_embeddings[:1])
+            return self._decode_fused(embedded, positions, sparse_prompt_embeddings, owner, grid, chosen, half)
         # One by one: a larger matrix product may round otherwise.
         images = [
             self._share(one, positions) for one in _tokens(image_embeddings + dense_prompt_embeddings[:1]).split(1)
         ]
-        counts = [len(sparse_prompt_embeddings)] if prompts_per_image is None else list(prompts_per_image)
         at_once = prompts_at_once(grid[0] * grid[1], image_embeddings.device)
-        owner: Tensor | None = None
         if at_once is None:
-            if prompts_per_image is not None:
-                owner = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)).to(positions.device)
             groups = [(_join(images), sparse_prompt_embeddings)]
             upscaled_at_once = max(1, len(sparse_prompt_embeddings))
         else:
+            counts = (
+                [len(sparse_prompt_embeddings)] if owner is None else owner.bincount(minlength=len(images)).tolist()
+            )
             own = zip(images, sparse_prompt_embeddings.split(counts), strict=True)
             groups = [(image, group) for image, prompts in own for group in prompts.split(at_once)]
+            owner = None
             # They take several times the memory.
             upscaled_at_once = max(1, at_once // 4)
         parts = [self._decode(shared, group, owner, grid, chosen, upscaled_at_once) for shared, group in groups]
@@ -174,7 +172,7 @@ class SharedMaskDecoder(MaskDecoder):
         images: Tensor,
         positions: Tensor,
         sparse_prompt_embeddings: Tensor,
-        counts: Sequence[int],
+        owner: Tensor | None,
         grid: tuple[int, int],
         chosen: range,
         half: torch.dtype,
@@ -182,7 +180,8 @@ class SharedMaskDecoder(MaskDecoder):
         """``forward`` of images (I, N, C) by kernels, in half precision."""
         from zsad.models.sam_decoder_fused import FusedPixels
 
-        owner = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)).to(images.device)
+        if owner is None:
+            owner = torch.zeros(len(sparse_prompt_embeddings), dtype=torch.int64, device=images.device)
         pixels = FusedPixels(images, positions, owner, half)
         tokens = self._transform(self._with_output(sparse_prompt_embeddings), pixels)
         weights, ious = self._outputs(tokens, chosen)
