@@ -12,7 +12,12 @@ os.environ.update({"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "tes
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
+import torch
 from hypothesis import settings
+
+# Without a GPU, Triton's kernels run step by step on the CPU. Triton asks for this when it is first imported.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 settings.register_profile("zsad", deadline=None, max_examples=100, derandomize=True)
 settings.register_profile("thorough", deadline=None, max_examples=3000)

@@ -73,13 +73,17 @@ def several(prompts: tuple[int, ...]) -> tuple[list[dict[str, Tensor]], dict[str
     return alone, alone[0] | {name: torch.cat([one[name] for one in alone]) for name in names}
 
 
+def owners(counts: tuple[int, ...]) -> Tensor:
+    return torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+
+
 @torch.no_grad()
 def test_images_in_one_call_get_the_very_logits_that_they_get_alone():
     decoder = SharedMaskDecoder.of(build())
     counts = (5, 1, 17, 33)
     alone, together = several(counts)
     expected = [decoder(**one, multimask_output=True) for one in alone]
-    found = decoder(**together, multimask_output=True, prompts_per_image=counts)
+    found = decoder(**together, multimask_output=True, owner=owners(counts))
     for ours, theirs in zip(found, zip(*expected, strict=True), strict=True):
         assert torch.equal(ours, torch.cat(theirs))
 
@@ -96,7 +100,7 @@ def test_all_images_in_one_product_is_the_same_function(monkeypatch):
         {name: value.double() for name, value in several(counts)[1].items()},
     )
     expected = [published_decoder(**one, multimask_output=True) for one in alone]
-    found = decoder(**together, multimask_output=True, prompts_per_image=counts)
+    found = decoder(**together, multimask_output=True, owner=owners(counts))
     for ours, theirs in zip(found, zip(*expected, strict=True), strict=True):
         torch.testing.assert_close(ours, torch.cat(theirs), atol=1e-9, rtol=1e-9)
 
@@ -186,3 +190,28 @@ def test_pixels_that_were_split_twice_are_brought_into_order(dtype):
     ).view(prompts, masks, 4 * height, 4 * width)
     given = (splits.flatten(2) % 256).to(dtype)
     assert torch.equal(sam_decoder._in_pixel_order(given, (height, width)), (expected % 256).to(dtype))
+
+
+@pytest.mark.parametrize("multimask", [True, False])
+@torch.no_grad()
+def test_the_kernels_are_as_close_to_float32_as_autocast(multimask):
+    """Two images share the batch, and the pixels are no multiple of what a program holds."""
+    pytest.importorskip("triton")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    decoder = SharedMaskDecoder.of(build(2.0).to(device))
+    first, second = ({name: value.to(device) for name, value in inputs(prompts).items()} for prompts in (5, 3))
+    dense, positions = first["dense_prompt_embeddings"], first["image_pe"]
+    images = torch.cat([first["image_embeddings"], second["image_embeddings"]])
+    prompts = torch.cat([first["sparse_prompt_embeddings"], second["sparse_prompt_embeddings"]])
+    owner = owners((5, 3)).to(device)
+    exact = decoder(images, positions, prompts, dense, multimask, owner)
+    # Triton's interpreter does not multiply bfloat16.
+    with torch.autocast(device, torch.float16):
+        rounded = decoder(images, positions, prompts, dense, multimask, owner)
+        chosen = range(1, 4) if multimask else range(1)
+        embedded, where = sam_decoder._tokens(images + dense[:1]), sam_decoder._tokens(positions)
+        fused = decoder._decode_fused(embedded, where, prompts, owner, (8, 6), chosen, torch.float16)
+    for reference, theirs, ours in zip(exact, rounded, fused, strict=True):
+        assert ours.shape == reference.shape
+        error = torch.linalg.vector_norm(ours - reference)
+        assert 0 < error < 1.5 * torch.linalg.vector_norm(theirs - reference)

@@ -228,6 +228,9 @@ class SAMModel:
             missing = max(0, shared_size - len(sparse))
             sparse = torch.cat([sparse, sparse[-1:].expand(missing, -1, -1)])
             counts[-1] += missing
+        owner = None
+        if shared_size is not None:
+            owner = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)).to(self.device, non_blocking=True)
         _, dense = network.prompt_encoder(points=None, boxes=None, masks=None)
         with self._autocast():
             low, predicted_iou = network.mask_decoder(
@@ -236,7 +239,7 @@ class SAMModel:
                 sparse_prompt_embeddings=sparse,
                 dense_prompt_embeddings=dense,
                 multimask_output=True,
-                prompts_per_image=None if shared_size is None else counts,
+                owner=owner,
             )
         return low.flatten(0, 1)[:masks].float(), predicted_iou.flatten()[:masks].float()
 

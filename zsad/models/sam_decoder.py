@@ -9,13 +9,15 @@ masks have no gradient. Two things are done otherwise:
   products become half as wide, and no projected image is ever held.
 
 The upscaling by transposed convolutions of stride 2 is one matrix product per pixel, with the channels last, and
-only the small masks are brought into the order of pixels.
+only the small masks are brought into the order of pixels. In half precision on a GPU, kernels of our own take what touches
+every pixel (``sam_decoder_fused``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple, cast
+from functools import cache
+from importlib.util import find_spec
+from typing import NamedTuple, Protocol, cast
 
 import torch
 from segment_anything.modeling import MaskDecoder
@@ -60,6 +62,16 @@ class _Shared(NamedTuple):
     values: Tensor
 
 
+class Pixels(Protocol):
+    """What the tokens of P prompts read and write: the image as each prompt sees it, from layer to layer."""
+
+    def read(self, attention: Attention, queries: Tensor) -> Tensor:
+        """Prompt tokens read the pixels: queries (P, T, C) -> (P, T, C)."""
+
+    def write(self, attention: Attention, keys: Tensor, values: Tensor, norm: nn.LayerNorm) -> None:
+        """The pixels read prompt tokens, keys and values (P, T, C), and are normalised."""
+
+
 class SharedMaskDecoder(MaskDecoder):
     """``MaskDecoder`` for prompts that share images: parameters and state dict are those of the published one."""
 
@@ -77,7 +89,7 @@ class SharedMaskDecoder(MaskDecoder):
         sparse_prompt_embeddings: Tensor,
         dense_prompt_embeddings: Tensor,
         multimask_output: bool,
-        prompts_per_image: Sequence[int] | None = None,
+        owner: Tensor | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Masks and predicted IoUs of P prompts.
 
@@ -90,31 +102,35 @@ class SharedMaskDecoder(MaskDecoder):
             sparse_prompt_embeddings: (P, T, C), image by image.
             dense_prompt_embeddings: (1 or P, C, h, w), the same for every prompt; the first is read.
             multimask_output: the three masks of an ambiguous prompt, or the single one.
-            prompts_per_image: I numbers with the sum P; None for one image that has the call to itself.
+            owner: (P,) int64, the image of each prompt; None for one image that has the call to itself.
 
         Returns:
             Logits (P, M, 4 h, 4 w) and predicted IoUs (P, M), M = 3 or 1.
         """
         grid = (image_embeddings.shape[2], image_embeddings.shape[3])
         positions = _tokens(image_pe)
+        chosen = range(1, self.num_mask_tokens) if multimask_output else range(1)
+        half = _half(image_embeddings.device)
+        if half is not None and _has_kernels(image_embeddings.device) and self._suits_kernels(sparse_prompt_embeddings):
+            embedded = _tokens(image_embeddings + dense_prompt_embeddings[:1])
+            return self._decode_fused(embedded, positions, sparse_prompt_embeddings, owner, grid, chosen, half)
         # One by one: a larger matrix product may round otherwise.
         images = [
             self._share(one, positions) for one in _tokens(image_embeddings + dense_prompt_embeddings[:1]).split(1)
         ]
-        counts = [len(sparse_prompt_embeddings)] if prompts_per_image is None else list(prompts_per_image)
         at_once = prompts_at_once(grid[0] * grid[1], image_embeddings.device)
-        owner: Tensor | None = None
         if at_once is None:
-            if prompts_per_image is not None:
-                owner = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)).to(positions.device)
             groups = [(_join(images), sparse_prompt_embeddings)]
             upscaled_at_once = max(1, len(sparse_prompt_embeddings))
         else:
+            counts = (
+                [len(sparse_prompt_embeddings)] if owner is None else owner.bincount(minlength=len(images)).tolist()
+            )
             own = zip(images, sparse_prompt_embeddings.split(counts), strict=True)
             groups = [(image, group) for image, prompts in own for group in prompts.split(at_once)]
+            owner = None
             # They take several times the memory.
             upscaled_at_once = max(1, at_once // 4)
-        chosen = range(1, self.num_mask_tokens) if multimask_output else range(1)
         parts = [self._decode(shared, group, owner, grid, chosen, upscaled_at_once) for shared, group in groups]
         return torch.cat([masks for masks, _ in parts]), torch.cat([ious for _, ious in parts])
 
@@ -144,34 +160,67 @@ class SharedMaskDecoder(MaskDecoder):
         upscaled_at_once: int,
     ) -> tuple[Tensor, Tensor]:
         """``forward`` of some prompts: owner (P,) int64 is the image of each, None for one image of a (h, w) grid."""
-        output = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
-        prompts = torch.cat((output.expand(len(sparse_prompt_embeddings), -1, -1), sparse_prompt_embeddings), 1)
-        tokens, pixels = self._transform(shared, prompts, owner)
-        weights = torch.stack([self.output_hypernetworks_mlps[i](tokens[:, 1 + i]) for i in chosen], 1)
-        some = zip(pixels.split(upscaled_at_once), weights.split(upscaled_at_once), strict=True)
+        pixels = _SharedPixels(shared, owner)
+        tokens = self._transform(self._with_output(sparse_prompt_embeddings), pixels)
+        weights, ious = self._outputs(tokens, chosen)
+        some = zip(pixels.seen().split(upscaled_at_once), weights.split(upscaled_at_once), strict=True)
         masks = torch.cat([weight @ self._upscale(of_some).transpose(1, 2) for of_some, weight in some])
-        ious = self.iou_prediction_head(tokens[:, 0])
-        return _in_pixel_order(masks, grid), ious[:, chosen.start : chosen.stop]
+        return _in_pixel_order(masks, grid), ious
 
-    def _transform(self, shared: _Shared, prompts: Tensor, owner: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The two-way transformer: prompts (P, T, C) -> (P, T, C) and the image as each sees it, (P, N, C)."""
+    def _decode_fused(
+        self,
+        images: Tensor,
+        positions: Tensor,
+        sparse_prompt_embeddings: Tensor,
+        owner: Tensor | None,
+        grid: tuple[int, int],
+        chosen: range,
+        half: torch.dtype,
+    ) -> tuple[Tensor, Tensor]:
+        """``forward`` of images (I, N, C) by kernels, in half precision."""
+        from zsad.models.sam_decoder_fused import FusedPixels
+
+        if owner is None:
+            owner = torch.zeros(len(sparse_prompt_embeddings), dtype=torch.int64, device=images.device)
+        pixels = FusedPixels(images, positions, owner, half)
+        tokens = self._transform(self._with_output(sparse_prompt_embeddings), pixels)
+        weights, ious = self._outputs(tokens, chosen)
+        return pixels.masks(cast(nn.Sequential, self.output_upscaling), weights, grid), ious
+
+    def _suits_kernels(self, sparse_prompt_embeddings: Tensor) -> bool:
+        """Whether the sizes are such as ``sam_decoder_kernels`` take."""
+        attention = self.transformer.final_attn_token_to_image
+        length = 1 + self.num_mask_tokens + sparse_prompt_embeddings.shape[1]
+        sizes = (self.transformer_dim // 4, attention.num_heads * 8, attention.internal_dim)
+        return length <= 8 and all(size >= 16 and size & (size - 1) == 0 for size in sizes)
+
+    def _with_output(self, sparse_prompt_embeddings: Tensor) -> Tensor:
+        """Tokens of prompts (P, 2, C) -> with those of the IoUs and the masks before them, (P, T, C)."""
+        output = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
+        return torch.cat((output.expand(len(sparse_prompt_embeddings), -1, -1), sparse_prompt_embeddings), 1)
+
+    def _outputs(self, tokens: Tensor, chosen: range) -> tuple[Tensor, Tensor]:
+        """Tokens (P, T, C) -> the weights of the chosen masks, (P, M, C / 8), and their predicted IoUs, (P, M)."""
+        weights = torch.stack([self.output_hypernetworks_mlps[i](tokens[:, 1 + i]) for i in chosen], 1)
+        return weights, self.iou_prediction_head(tokens[:, 0])[:, chosen.start : chosen.stop]
+
+    def _transform(self, prompts: Tensor, pixels: Pixels) -> Tensor:
+        """The two-way transformer: prompts (P, T, C) -> (P, T, C), and ``pixels`` as the last layer leaves them."""
         transformer = self.transformer
         tokens = prompts
-        pixels: Tensor | None = None
-        for index, module in enumerate(transformer.layers):
+        for module in transformer.layers:
             layer = cast(TwoWayAttentionBlock, module)
             if layer.skip_first_layer_pe:
                 tokens = layer.self_attn(q=tokens, k=tokens, v=tokens)
             else:
                 tokens = tokens + layer.self_attn(q=tokens + prompts, k=tokens + prompts, v=tokens)
             tokens = layer.norm1(tokens)
-            seen = _read(layer.cross_attn_token_to_image, tokens + prompts, shared, index, pixels, owner)
-            tokens = layer.norm2(tokens + seen)
+            tokens = layer.norm2(tokens + pixels.read(layer.cross_attn_token_to_image, tokens + prompts))
             tokens = layer.norm3(tokens + layer.mlp(tokens))
-            written = _write(layer.cross_attn_image_to_token, tokens + prompts, tokens, shared, index, pixels, owner)
-            pixels = layer.norm4(written)
-        last = _read(transformer.final_attn_token_to_image, tokens + prompts, shared, -1, pixels, owner)
-        return transformer.norm_final_attn(tokens + last), cast(Tensor, pixels)
+            pixels.write(layer.cross_attn_image_to_token, tokens + prompts, tokens, layer.norm4)
+        last = pixels.read(transformer.final_attn_token_to_image, tokens + prompts)
+        normalised: Tensor = transformer.norm_final_attn(tokens + last)
+        return normalised
 
     def _upscale(self, pixels: Tensor) -> Tensor:
         """(P, N, C) -> (P, 16 N, C / 8): every pixel split into 2 x 2, twice."""
@@ -183,6 +232,40 @@ class SharedMaskDecoder(MaskDecoder):
         split = layers[2](F.layer_norm(split, split.shape[-1:], norm.weight, norm.bias, norm.eps))
         split = layers[4](_split(second, split))
         return split.view(prompts, -1, split.shape[-1])
+
+
+class _SharedPixels:
+    """``Pixels`` by operations of torch: owner (P,) int64 is the image of each prompt, None for one image."""
+
+    def __init__(self, shared: _Shared, owner: Tensor | None) -> None:
+        self._shared, self._owner = shared, owner
+        self._layer = 0
+        self._pixels: Tensor | None = None
+
+    def read(self, attention: Attention, queries: Tensor) -> Tensor:
+        return _read(attention, queries, self._shared, self._layer, self._pixels, self._owner)
+
+    def write(self, attention: Attention, keys: Tensor, values: Tensor, norm: nn.LayerNorm) -> None:
+        written = _write(attention, keys, values, self._shared, self._layer, self._pixels, self._owner)
+        self._pixels = norm(written)
+        self._layer += 1
+
+    def seen(self) -> Tensor:
+        """(P, N, C), once written."""
+        return cast(Tensor, self._pixels)
+
+
+def _half(device: torch.device) -> torch.dtype | None:
+    """The type of half precision that autocast asks for on a GPU, None for anything else."""
+    return torch.get_autocast_dtype("cuda") if device.type == "cuda" and torch.is_autocast_enabled("cuda") else None
+
+
+@cache
+def _has_kernels(device: torch.device) -> bool:
+    """Triton comes with torch for NVIDIA GPUs on Linux; older GPUs have too little shared memory."""
+    if torch.version.cuda is None or find_spec("triton") is None:
+        return False
+    return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def _join(images: list[_Shared]) -> _Shared:
