@@ -9,6 +9,7 @@ upsampled only where they live, and nothing is run-length encoded. Prompts of se
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
 from types import MappingProxyType
@@ -24,10 +25,11 @@ from torch import Tensor
 
 from zsad.config import ForegroundConfig, ModelConfig, Precision
 from zsad.errors import UsageError
+from zsad.method.foreground import covered_annotations, is_covered
 from zsad.models.sam_candidates import Candidates, Run, concatenate, shared_batches, suppress
 from zsad.models.sam_decoder import SharedMaskDecoder, prompts_at_once
 from zsad.models.sam_encoder import fuse_attention
-from zsad.models.sam_masks import Box, low_masks, measure, paint
+from zsad.models.sam_masks import Box, coverage, low_masks, measure, paint
 from zsad.models.sam_upsampling import Upsampling, upsampling
 from zsad.models.state_dicts import seeded
 from zsad.models.weights import restore
@@ -103,6 +105,8 @@ class SAMModel:
         images: Sequence[NDArray[np.uint8]],
         config: ForegroundConfig,
         points: Sequence[NDArray[np.floating] | None],
+        within: Sequence[NDArray[np.bool_] | None] | None = None,
+        threads: int = 1,
     ) -> list[list[Annotation]]:
         """Masks of everything in each image, on a CPU bit for bit those that it has alone.
 
@@ -114,6 +118,9 @@ class SAMModel:
             images: each (H, W, 3) uint8 RGB.
             config: grid, batch size and thresholds.
             points: per image (P, 2) prompts, x and y in [0, 1]; None = ``point_grid(config.points_per_side)``.
+            within: per image an (H, W) mask; annotations of which it covers less than ``config.min_coverage`` are
+                left out. None = all are wanted.
+            threads: images that are resized at once while a GPU encodes others.
 
         Returns:
             Per image the annotations, by decreasing predicted IoU.
@@ -121,7 +128,8 @@ class SAMModel:
         size = config.points_per_batch
         grids = [point_grid(config.points_per_side) if own is None else np.asarray(own, np.float64) for own in points]
         pixels = [grid * image.shape[1::-1] for grid, image in zip(grids, images, strict=True)]
-        embeddings = {index: self.encode(image) for index, image in enumerate(images) if len(pixels[index])}
+        asked = [index for index, own in enumerate(pixels) if len(own)]
+        embeddings = dict(zip(asked, self._encode_all([images[index] for index in asked], threads), strict=True))
         # In the image's own batches: others round otherwise.
         prompts = {
             index: torch.cat([self.encode_points(one, part) for part in _split(pixels[index], size)])
@@ -145,7 +153,9 @@ class SAMModel:
             found = [one for start in full for one in candidates([(index, start, start + size)], alone=True)]
             kept = suppress(concatenate(found + left[index]), config.box_nms_threshold)
             left[index].clear()
-            annotations[index] = self.paint(embedding, kept, pixels[index])
+            annotations[index] = self.paint(
+                embedding, kept, pixels[index], None if within is None else within[index], config.min_coverage
+            )
         return annotations
 
     def preprocess(self, image: NDArray[np.uint8]) -> tuple[Tensor, tuple[int, int]]:
@@ -182,7 +192,19 @@ class SAMModel:
 
     def encode(self, image: NDArray[np.uint8]) -> Embedding:
         """Resize the longer side to the input size, normalise, pad, encode: (H, W, 3) uint8 -> embedding."""
-        pixels, input_size = self.preprocess(image)
+        return self._encode(image, *self.preprocess(image))
+
+    def _encode_all(self, images: Sequence[NDArray[np.uint8]], threads: int) -> list[Embedding]:
+        """``encode`` of each; other than on a CPU, which has enough to do, the next ones are resized meanwhile."""
+        if threads == 1 or torch.device(self.device).type == "cpu":
+            return [self.encode(image) for image in images]
+        with ThreadPoolExecutor(threads) as pool:
+            return [
+                self._encode(image, *one) for image, one in zip(images, pool.map(self.preprocess, images), strict=True)
+            ]
+
+    def _encode(self, image: NDArray[np.uint8], pixels: Tensor, input_size: tuple[int, int]) -> Embedding:
+        """``encode`` of an image (H, W, 3), given what ``preprocess`` made of it."""
         with self._autocast():
             features = self.network.image_encoder(pixels.to(self.device))
         height, width = self.network.prompt_encoder.mask_input_size
@@ -260,17 +282,47 @@ class SAMModel:
         points = first_point + chosen // MASKS_PER_POINT
         return Candidates(low_masks(low, chosen, boxes, plan), predicted_iou[chosen], stability, boxes, points)
 
-    def paint(self, embedding: Embedding, candidates: Candidates, points: NDArray[np.float64]) -> list[Annotation]:
-        """The candidates as annotations on the host; ``points`` (P, 2) are all prompts in pixels."""
+    def paint(
+        self,
+        embedding: Embedding,
+        candidates: Candidates,
+        points: NDArray[np.float64],
+        within: NDArray[np.bool_] | None = None,
+        min_coverage: float = 0.0,
+    ) -> list[Annotation]:
+        """The candidates as annotations on the host.
+
+        Args:
+            embedding: the encoded image.
+            candidates: in the order of the annotations.
+            points: (P, 2), all prompts in pixels.
+            within: (H, W) bool; annotations of which it covers less than ``min_coverage`` are left out. None = none are.
+            min_coverage: in [0, 1].
+        """
+        threshold, plan, areas = self.network.mask_threshold, embedding.upsampling, None
+        if within is not None:
+            counted = coverage(candidates.low, candidates.boxes, threshold, plan, within)
+            if counted is not None:
+                areas, common = counted
+                kept = [i for i, area in enumerate(areas) if is_covered(common[i], area, min_coverage)]
+                candidates, areas = (
+                    candidates.take(torch.tensor(kept, dtype=torch.int64, device=self.device)),
+                    [areas[i] for i in kept],
+                )
         boxes: list[Box] = [(x0, y0, x1, y1) for x0, y0, x1, y1 in candidates.boxes.tolist()]
-        masks = paint(candidates.low, boxes, self.network.mask_threshold, embedding.upsampling)
+        masks = paint(candidates.low, boxes, threshold, plan)
+        scores = candidates.predicted_iou.tolist(), candidates.stability.tolist()
         prompts = points[candidates.points.cpu().numpy()].tolist()
-        return [
-            Annotation(box, mask, int(np.count_nonzero(mask)), iou, stability, (x, y))
-            for box, mask, iou, stability, (x, y) in zip(
-                boxes, masks, candidates.predicted_iou.tolist(), candidates.stability.tolist(), prompts, strict=True
+        painted_areas = [int(np.count_nonzero(mask)) for mask in masks] if areas is None else areas
+        annotations = [
+            Annotation(box, mask, area, iou, stability, (x, y))
+            for box, mask, area, iou, stability, (x, y) in zip(
+                boxes, masks, painted_areas, *scores, prompts, strict=True
             )
         ]
+        if within is None or areas is not None:
+            return annotations
+        return [annotations[i] for i in covered_annotations(annotations, within, min_coverage)]
 
     def _prompts_at_once(self) -> int | None:
         height, width = self.network.prompt_encoder.image_embedding_size
