@@ -20,7 +20,7 @@ class FakeSAM:
     boxes: list
     asked: list = field(default_factory=list)
 
-    def annotate_all(self, images, config, points):
+    def annotate_all(self, images, config, points, within=None, threads=1):
         self.asked += points
         found = [
             Annotation(
@@ -117,7 +117,7 @@ def test_less_memory_means_fewer_points_at_once():
     asked = []
 
     class SmallGPU(FakeSAM):
-        def annotate_all(self, images, config, points):
+        def annotate_all(self, images, config, points, within=None, threads=1):
             asked.append(config.points_per_batch)
             if asked[-1] > 16:
                 raise torch.OutOfMemoryError("CUDA out of memory")
@@ -133,7 +133,7 @@ def test_less_memory_means_fewer_images_before_fewer_points():
     asked = []
 
     class SmallGPU(FakeSAM):
-        def annotate_all(self, images, config, points):
+        def annotate_all(self, images, config, points, within=None, threads=1):
             asked.append((len(images), config.points_per_batch))
             if len(images) > 2:
                 raise torch.OutOfMemoryError("CUDA out of memory")
@@ -147,7 +147,7 @@ def test_less_memory_means_fewer_images_before_fewer_points():
 
 def test_images_are_given_to_sam_together_and_a_bad_one_fails_alone():
     class Picky(FakeSAM):
-        def annotate_all(self, images, config, points):
+        def annotate_all(self, images, config, points, within=None, threads=1):
             if any(image[0, 0, 0] == 7 for image in images):
                 raise ValueError("seven")
             self.together.append(len(images))

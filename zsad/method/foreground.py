@@ -82,9 +82,15 @@ def covered_annotations(annotations: Sequence[AnnotationLike], dis_mask: Mask, m
     return [
         index
         for index, annotation in enumerate(annotations)
-        if annotation.area > 0
-        and np.count_nonzero(annotation.mask & _window(dis_mask, annotation.box)) / annotation.area >= min_coverage
+        if is_covered(
+            int(np.count_nonzero(annotation.mask & _window(dis_mask, annotation.box))), annotation.area, min_coverage
+        )
     ]
+
+
+def is_covered(pixels: int, area: int, min_coverage: float) -> bool:
+    """Whether ``pixels`` of a mask of ``area`` pixels are enough of it; none are of an empty one."""
+    return area > 0 and pixels / area >= min_coverage
 
 
 def extract_foreground(dis_mask: Mask, annotations: Sequence[AnnotationLike], config: ForegroundConfig) -> Foreground:

@@ -9,6 +9,7 @@ upsampled only where they live, and nothing is run-length encoded. Prompts of se
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
 from types import MappingProxyType
@@ -24,18 +25,21 @@ from torch import Tensor
 
 from zsad.config import ForegroundConfig, ModelConfig, Precision
 from zsad.errors import UsageError
+from zsad.method.foreground import covered_annotations, is_covered
 from zsad.models.device import autocast, host_tensor, place
 from zsad.models.graphs import CUDAGraphs
-from zsad.models.sam_candidates import Candidates, Run, concatenate, shared_batches, suppress
+from zsad.models.sam_candidates import Candidates, concatenate, shared_batches, suppress
 from zsad.models.sam_decoder import SharedMaskDecoder, prompts_at_once
 from zsad.models.sam_encoder import fuse_attention
-from zsad.models.sam_masks import Box, low_masks, measure, paint
+from zsad.models.sam_masks import Box, coverage, low_masks, measure, paint
 from zsad.models.sam_upsampling import Upsampling, upsampling
 from zsad.models.state_dicts import seeded
 from zsad.models.weights import restore
 from zsad.resize import Normalisation, resize_into
 
 MASKS_PER_POINT = 3
+_PROMPTS_ON_GPU = 1024
+"""At most so many prompts of an image are decoded before their masks are selected from: 0.8 GB of masks of 256 x 256."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,8 @@ class SAMModel:
         images: Sequence[NDArray[np.uint8]],
         config: ForegroundConfig,
         points: Sequence[NDArray[np.floating] | None],
+        within: Sequence[NDArray[np.bool_] | None] | None = None,
+        threads: int = 1,
     ) -> list[list[Annotation]]:
         """Masks of everything in each image, on a CPU bit for bit those that it has alone.
 
@@ -116,6 +122,9 @@ class SAMModel:
             images: each (H, W, 3) uint8 RGB.
             config: grid, batch size and thresholds.
             points: per image (P, 2) prompts, x and y in [0, 1]; None = ``point_grid(config.points_per_side)``.
+            within: per image an (H, W) mask; annotations of which it covers less than ``config.min_coverage`` are
+                left out. None = all are wanted.
+            threads: images that are resized at once while a GPU encodes others.
 
         Returns:
             Per image the annotations, by decreasing predicted IoU.
@@ -123,31 +132,25 @@ class SAMModel:
         size = config.points_per_batch
         grids = [point_grid(config.points_per_side) if own is None else np.asarray(own, np.float64) for own in points]
         pixels = [grid * image.shape[1::-1] for grid, image in zip(grids, images, strict=True)]
-        embeddings = {index: self.encode(image) for index, image in enumerate(images) if len(pixels[index])}
-        # In the image's own batches: others round otherwise.
-        prompts = {
-            index: torch.cat([self.encode_points(one, part) for part in _split(pixels[index], size)])
-            for index, one in embeddings.items()
-        }
-
-        def candidates(batch: Sequence[Run], alone: bool) -> list[Candidates]:
-            own = [prompts[index][start:stop] for index, start, stop in batch]
-            masks = [MASKS_PER_POINT * len(some) for some in own]
-            decoded = self.decode([embeddings[index] for index, _, _ in batch], own, None if alone else size)
-            parts = zip(batch, *(values.split(masks) for values in decoded), strict=True)
-            return [self.select(embeddings[index], low, iou, start, config) for (index, start, _), low, iou in parts]
+        asked = [index for index, own in enumerate(pixels) if len(own)]
+        embeddings = dict(zip(asked, self._encode_all([images[index] for index in asked], threads), strict=True))
+        prompts = {index: self._encode_grid(one, pixels[index], size) for index, one in embeddings.items()}
 
         left: list[list[Candidates]] = [[] for _ in images]
         for batch in shared_batches([len(own) for own in pixels], size, self._prompts_at_once() or 1):
-            for (index, _, _), some in zip(batch, candidates(batch, alone=False), strict=True):
-                left[index].append(some)
+            own = [prompts[index][start:stop] for index, start, stop in batch]
+            decoded = self.decode([embeddings[index] for index, _, _ in batch], own, size)
+            parts = (values.split([MASKS_PER_POINT * len(some) for some in own]) for values in decoded)
+            for (index, start, _), low, iou in zip(batch, *parts, strict=True):
+                left[index].append(self.select(embeddings[index], low, iou, start, config))
         annotations: list[list[Annotation]] = [[] for _ in images]
         for index, embedding in embeddings.items():
-            full = range(0, len(pixels[index]) - size + 1, size)
-            found = [one for start in full for one in candidates([(index, start, start + size)], alone=True)]
+            found = self._find(embedding, prompts[index], config)
             kept = suppress(concatenate(found + left[index]), config.box_nms_threshold)
             left[index].clear()
-            annotations[index] = self.paint(embedding, kept, pixels[index])
+            annotations[index] = self.paint(
+                embedding, kept, pixels[index], None if within is None else within[index], config.min_coverage
+            )
         return annotations
 
     def preprocess(self, image: NDArray[np.uint8]) -> tuple[Tensor, tuple[int, int]]:
@@ -185,16 +188,63 @@ class SAMModel:
 
     def encode(self, image: NDArray[np.uint8]) -> Embedding:
         """Resize the longer side to the input size, normalise, pad, encode: (H, W, 3) uint8 -> embedding."""
-        pixels, input_size = self.preprocess(image)
+        return self._encode(image, *self.preprocess(image))
+
+    def _encode_all(self, images: Sequence[NDArray[np.uint8]], threads: int) -> list[Embedding]:
+        """``encode`` of each; other than on a CPU, which has enough to do, the next ones are resized meanwhile."""
+        if threads == 1 or self._on_cpu():
+            return [self.encode(image) for image in images]
+        with ThreadPoolExecutor(threads) as pool:
+            return [
+                self._encode(image, *one) for image, one in zip(images, pool.map(self.preprocess, images), strict=True)
+            ]
+
+    def _encode(self, image: NDArray[np.uint8], pixels: Tensor, input_size: tuple[int, int]) -> Embedding:
+        """``encode`` of an image (H, W, 3), given what ``preprocess`` made of it."""
         features = self._features(pixels.to(self.device, non_blocking=True))
         height, width = self.network.prompt_encoder.mask_input_size
         native_size = (image.shape[0], image.shape[1])
         plan = upsampling((height, width), self.input_size, input_size, native_size, self.device)
         return Embedding(features, plan)
 
+    def _find(self, embedding: Embedding, prompts: Tensor, config: ForegroundConfig) -> list[Candidates]:
+        """The candidates of an image's full batches of prompts (P, 2, C).
+
+        What is selected is known to the host only after all that was launched before. So a GPU decodes many batches
+        before any is selected from.
+        """
+        size = config.points_per_batch
+        batches = [prompts[start : start + size] for start in range(0, len(prompts) - size + 1, size)]
+        together = 1 if self._on_cpu() else max(1, _PROMPTS_ON_GPU // size)
+        found = []
+        for first in range(0, len(batches), together):
+            decoded = [self.decode([embedding], [own]) for own in batches[first : first + together]]
+            low, iou = decoded[0] if len(decoded) == 1 else (torch.cat(values) for values in zip(*decoded, strict=True))
+            found.append(self.select(embedding, low, iou, first * size, config))
+        return found
+
+    def _on_cpu(self) -> bool:
+        return torch.device(self.device).type == "cpu"
+
     @cached_property
     def _features(self) -> CUDAGraphs:
         return CUDAGraphs(partial(_features, self.network, self.precision))
+
+    @cached_property
+    def _decoded(self) -> CUDAGraphs:
+        return CUDAGraphs(partial(_decoded, self.network, self.precision, self._positions, self._no_mask))
+
+    @cached_property
+    def _no_mask(self) -> Tensor:
+        """The encoding of no mask as a prompt, (1, C, h, w) float32."""
+        dense: Tensor = self.network.prompt_encoder(points=None, boxes=None, masks=None)[1]
+        return dense
+
+    def _encode_grid(self, embedding: Embedding, points: NDArray[np.float64], size: int) -> Tensor:
+        """``encode_points`` of all points, on a CPU in their batches: others round otherwise."""
+        if not self._on_cpu():
+            return self.encode_points(embedding, points)
+        return torch.cat([self.encode_points(embedding, part) for part in _split(points, size)])
 
     def encode_points(self, embedding: Embedding, points: NDArray[np.float64]) -> Tensor:
         """Points (P, 2), x and y in pixels of the image -> prompts (P, 2, C) float32: the point and the padding."""
@@ -219,29 +269,22 @@ class SAMModel:
         Returns:
             Low-resolution logits (3 P, h, w) and predicted IoUs (3 P,), both float32.
         """
-        network = self.network
+        features = [one.features for one in embeddings]
         counts = [len(own) for own in prompts]
         sparse = torch.cat(list(prompts))
         masks = MASKS_PER_POINT * len(sparse)
-        if shared_size is not None and self._prompts_at_once() is None:
-            # Of one shape, so of the same kernels, whatever is left: a mask must not depend on who shares the batch.
-            missing = max(0, shared_size - len(sparse))
-            sparse = torch.cat([sparse, sparse[-1:].expand(missing, -1, -1)])
-            counts[-1] += missing
-        owner = None
+        owner = []
         if shared_size is not None:
-            owner = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts)).to(self.device, non_blocking=True)
-        _, dense = network.prompt_encoder(points=None, boxes=None, masks=None)
-        with self._autocast():
-            low, predicted_iou = network.mask_decoder(
-                image_embeddings=torch.cat([one.features for one in embeddings]),
-                image_pe=self._positions,
-                sparse_prompt_embeddings=sparse,
-                dense_prompt_embeddings=dense,
-                multimask_output=True,
-                owner=owner,
-            )
-        return low.flatten(0, 1)[:masks].float(), predicted_iou.flatten()[:masks].float()
+            if self._prompts_at_once() is None:
+                # Of few shapes, so of the same kernels, whatever is left: a mask must not depend on who shares the batch.
+                missing = max(0, shared_size - len(sparse))
+                sparse = torch.cat([sparse, sparse[-1:].expand(missing, -1, -1)])
+                counts[-1] += missing
+                features += features[-1:] * ((1 << (len(features) - 1).bit_length()) - len(features))
+            whose = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+            owner = [whose.to(self.device, non_blocking=True)]
+        low, predicted_iou = self._decoded(torch.cat(features), sparse, *owner)
+        return low[:masks], predicted_iou[:masks]
 
     def select(
         self, embedding: Embedding, low: Tensor, predicted_iou: Tensor, first_point: int, config: ForegroundConfig
@@ -269,25 +312,51 @@ class SAMModel:
         points = first_point + chosen // MASKS_PER_POINT
         return Candidates(low_masks(low, chosen, boxes, plan), predicted_iou[chosen], stability, boxes, points)
 
-    def paint(self, embedding: Embedding, candidates: Candidates, points: NDArray[np.float64]) -> list[Annotation]:
-        """The candidates as annotations on the host; ``points`` (P, 2) are all prompts in pixels."""
+    def paint(
+        self,
+        embedding: Embedding,
+        candidates: Candidates,
+        points: NDArray[np.float64],
+        within: NDArray[np.bool_] | None = None,
+        min_coverage: float = 0.0,
+    ) -> list[Annotation]:
+        """The candidates as annotations on the host.
+
+        Args:
+            embedding: the encoded image.
+            candidates: in the order of the annotations.
+            points: (P, 2), all prompts in pixels.
+            within: (H, W) bool; annotations of which it covers less than ``min_coverage`` are left out. None = none are.
+            min_coverage: in [0, 1].
+        """
+        threshold, plan, areas = self.network.mask_threshold, embedding.upsampling, None
+        if within is not None:
+            counted = coverage(candidates.low, candidates.boxes, threshold, plan, within)
+            if counted is not None:
+                areas, common = counted
+                kept = [i for i, area in enumerate(areas) if is_covered(common[i], area, min_coverage)]
+                candidates, areas = (
+                    candidates.take(torch.tensor(kept, dtype=torch.int64, device=self.device)),
+                    [areas[i] for i in kept],
+                )
         boxes: list[Box] = [(x0, y0, x1, y1) for x0, y0, x1, y1 in candidates.boxes.tolist()]
-        masks = paint(candidates.low, boxes, self.network.mask_threshold, embedding.upsampling)
+        masks = paint(candidates.low, boxes, threshold, plan)
+        scores = candidates.predicted_iou.tolist(), candidates.stability.tolist()
         prompts = points[candidates.points.cpu().numpy()].tolist()
-        return [
-            Annotation(box, mask, int(np.count_nonzero(mask)), iou, stability, (x, y))
-            for box, mask, iou, stability, (x, y) in zip(
-                boxes, masks, candidates.predicted_iou.tolist(), candidates.stability.tolist(), prompts, strict=True
+        painted_areas = [int(np.count_nonzero(mask)) for mask in masks] if areas is None else areas
+        annotations = [
+            Annotation(box, mask, area, iou, stability, (x, y))
+            for box, mask, area, iou, stability, (x, y) in zip(
+                boxes, masks, painted_areas, *scores, prompts, strict=True
             )
         ]
+        if within is None or areas is not None:
+            return annotations
+        return [annotations[i] for i in covered_annotations(annotations, within, min_coverage)]
 
     def _prompts_at_once(self) -> int | None:
         height, width = self.network.prompt_encoder.image_embedding_size
         return prompts_at_once(height * width, self.device)
-
-    def _autocast(self) -> torch.autocast:
-        half = torch.float16 if self.precision == "fp16" else torch.bfloat16
-        return torch.autocast(torch.device(self.device).type, half, enabled=self.precision != "fp32")
 
 
 def load(config: ModelConfig, device: str = "cpu", precision: Precision = "fp32") -> SAMModel:
@@ -318,6 +387,28 @@ def _features(network: Sam, precision: Precision, pixels: Tensor) -> Tensor:
     with autocast(pixels.device.type, precision):
         features: Tensor = network.image_encoder(pixels)
     return features.float()
+
+
+def _decoded(
+    network: Sam,
+    precision: Precision,
+    positions: Tensor,
+    no_mask: Tensor,
+    features: Tensor,
+    sparse: Tensor,
+    *owner: Tensor,
+) -> tuple[Tensor, Tensor]:
+    """(I, C, h, w) of images, prompts (P, 2, C) and perhaps the image of each -> (3 P, h, w) and (3 P,), float32."""
+    with autocast(features.device.type, precision):
+        low, predicted_iou = network.mask_decoder(
+            image_embeddings=features,
+            image_pe=positions,
+            sparse_prompt_embeddings=sparse,
+            dense_prompt_embeddings=no_mask,
+            multimask_output=True,
+            owner=owner[0] if owner else None,
+        )
+    return low.flatten(0, 1).float(), predicted_iou.flatten().float()
 
 
 def point_grid(points_per_side: int) -> NDArray[np.float64]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import batched_nms
 
-from zsad.models.sam_masks import LowMask
+from zsad.models.sam_masks import LowMasks
 
 Run = tuple[int, int, int]
 """An image and the range of its prompts: index, start, stop."""
@@ -27,7 +27,7 @@ class Candidates:
         points: (M,) int64, index of the prompt.
     """
 
-    low: Sequence[LowMask]
+    low: LowMasks
     predicted_iou: Tensor
     stability: Tensor
     boxes: Tensor
@@ -36,7 +36,7 @@ class Candidates:
     def take(self, chosen: Tensor) -> Candidates:
         """The candidates of these indices (K,) int64, in that order."""
         return Candidates(
-            [self.low[index] for index in chosen.tolist()],
+            self.low[chosen] if isinstance(self.low, Tensor) else [self.low[index] for index in chosen.tolist()],
             self.predicted_iou[chosen],
             self.stability[chosen],
             self.boxes[chosen],
@@ -46,8 +46,9 @@ class Candidates:
 
 def concatenate(parts: list[Candidates]) -> Candidates:
     """The candidates of all batches of an image, in order."""
+    stacked = [part.low for part in parts if isinstance(part.low, Tensor)]
     return Candidates(
-        [low for part in parts for low in part.low],
+        torch.cat(stacked) if stacked else [low for part in parts for low in part.low],
         torch.cat([part.predicted_iou for part in parts]),
         torch.cat([part.stability for part in parts]),
         torch.cat([part.boxes for part in parts]),

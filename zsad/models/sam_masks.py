@@ -3,13 +3,18 @@
 Only a window of each upsampling (``sam_upsampling``) is computed, from torch's taps and weights in its order of
 float operations. So it equals the whole upsampling bit for bit on a CPU with fused multiply-add (which torch uses where
 there is one), elsewhere to float rounding. Every function works on the device of its arguments: on a CPU mask by mask
-in compiled loops (``sam_kernels``), on others by operations on many masks at once.
+in compiled loops (``sam_kernels``), on a GPU all masks at once (``sam_gpu_kernels``), and where Triton does not work by
+torch's operations on many masks.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
+from types import ModuleType
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -41,8 +46,7 @@ def windows(low: Tensor, chosen: Tensor, level: float, plan: Upsampling) -> list
     Raises:
         ValueError: on a CPU, logits or indices that the plan or the masks do not have.
     """
-    # The margin is far over the rounding of a weighted mean.
-    level -= 1e-5 * (1 + abs(level))
+    level = _lowered(level)
     if _on_cpu(low):
         found = np.empty((4, len(chosen)), np.int64)
         sam_kernels.extents(*_arrays(low, chosen, plan), np.float32(level), found)
@@ -69,10 +73,12 @@ class LowMask:
     corner: tuple[int, int] = (0, 0)
 
 
-def low_masks(low: Tensor, chosen: Tensor, boxes: Tensor, plan: Upsampling) -> list[LowMask]:
-    """The masks to keep: on a CPU the part of each that its box depends on, so that the rest can be let go.
+LowMasks: TypeAlias = list[LowMask] | Tensor
+"""Masks at low resolution: on a CPU each on its own, elsewhere as (K, h, w) float32 logits."""
 
-    Elsewhere all of them are copied at once, since starting an operation is what costs; each then keeps the others.
+
+def low_masks(low: Tensor, chosen: Tensor, boxes: Tensor, plan: Upsampling) -> LowMasks:
+    """The masks to keep: on a CPU the part of each that its box depends on, so that the rest can be let go.
 
     Args:
         low: (M, h, w) float32.
@@ -80,7 +86,7 @@ def low_masks(low: Tensor, chosen: Tensor, boxes: Tensor, plan: Upsampling) -> l
         boxes: (K, 4) int64, the tight box of each, outside of which nothing will be asked for.
     """
     if not _on_cpu(low):
-        return [LowMask(values) for values in low[chosen].unbind()]
+        return low[chosen]
     x0, y0, x1, y1 = boxes.unbind(1)
     top, bottom = plan.rows.first[y0], torch.where(y1 > y0, plan.rows.last[y1 - 1] + 1, 0)
     left, right = plan.columns.first[x0], torch.where(x1 > x0, plan.columns.last[x1 - 1] + 1, 0)
@@ -92,7 +98,9 @@ def low_masks(low: Tensor, chosen: Tensor, boxes: Tensor, plan: Upsampling) -> l
 
 
 def measure(low: Tensor, chosen: Tensor, threshold: float, offset: float, plan: Upsampling) -> tuple[Tensor, Tensor]:
-    """Stability scores and tight boxes of the chosen masks, as published. One transfer to the host for all masks.
+    """Stability scores and tight boxes of the chosen masks, as published. At most one transfer to the host for all.
+
+    By ``sam_gpu_kernels``, a row of more than 32767 pixels of a mask is not counted with the published overflow.
 
     Args:
         low: (M, h, w) float32.
@@ -107,12 +115,18 @@ def measure(low: Tensor, chosen: Tensor, threshold: float, offset: float, plan: 
     Raises:
         ValueError: as ``windows``.
     """
-    boxes = windows(low, chosen, threshold - offset, plan)
+    levels = float(threshold), float(threshold + offset), float(threshold - offset)
+    kernels = _gpu_kernels(low.device)
+    if kernels is not None:
+        _check_logits(low, plan)
+        measured: tuple[Tensor, Tensor] = kernels.measure(low, chosen, _lowered(levels[2]), levels, plan)
+        return measured
+    boxes = windows(low, chosen, levels[2], plan)
     if _on_cpu(low):
         stability, tight = np.empty(len(boxes), np.float32), np.empty((len(boxes), 4), np.int64)
-        levels = np.float32(threshold), np.float32(threshold + offset), np.float32(threshold - offset)
         where = np.array(boxes, np.int64).reshape(-1, 4)
-        sam_kernels.measure(*_arrays(low, chosen, plan), where, plan.geometry, levels, stability, tight)
+        singles = tuple(map(np.float32, levels))
+        sam_kernels.measure(*_arrays(low, chosen, plan), where, plan.geometry, singles, stability, tight)
         return torch.from_numpy(stability), torch.from_numpy(tight)
     low = low[chosen]
     scores, edges = [low.new_zeros(0)], [torch.zeros((0, 4), dtype=torch.int64, device=low.device)]
@@ -127,9 +141,35 @@ def measure(low: Tensor, chosen: Tensor, threshold: float, offset: float, plan: 
     return torch.cat(scores), torch.cat(edges)
 
 
-def paint(
-    masks: Sequence[LowMask], boxes: Sequence[Box], threshold: float, plan: Upsampling
-) -> list[NDArray[np.bool_]]:
+def coverage(
+    masks: LowMasks, boxes: Tensor, threshold: float, plan: Upsampling, within: NDArray[np.bool_]
+) -> tuple[list[int], list[int]] | None:
+    """The area of each mask, and how much of it lies in ``within``; one transfer each way for all masks.
+
+    Args:
+        masks: of ``low_masks``.
+        boxes: (K, 4) int64, the tight box of each.
+        threshold: logits above it are mask.
+        within: (H, W) bool.
+
+    Returns:
+        K pixel counts each; None where the masks have to be painted to be counted.
+
+    Raises:
+        ValueError: ``within`` is not of the image's size.
+    """
+    kernels = None if isinstance(masks, list) else _gpu_kernels(masks.device)
+    if kernels is None or isinstance(masks, list):
+        return None
+    _check_logits(masks, plan)
+    if within.shape != plan.native_size:
+        raise ValueError(f"given a mask of {within.shape}; the image has {plan.native_size}")
+    inside = torch.from_numpy(np.ascontiguousarray(within)).to(masks.device)
+    areas, common = kernels.coverage(masks, boxes, float(threshold), plan, inside).tolist()
+    return areas, common
+
+
+def paint(masks: LowMasks, boxes: Sequence[Box], threshold: float, plan: Upsampling) -> list[NDArray[np.bool_]]:
     """Each mask inside its box, (y1 - y0, x1 - x0) bool. One transfer to the host for all masks.
 
     Args:
@@ -138,17 +178,24 @@ def paint(
         threshold: logits above it are mask.
 
     Raises:
-        ValueError: on a CPU, a box that is not inside the image, or a mask that lacks what its box depends on.
+        ValueError: a box that is not inside the image, or a mask that lacks what its box depends on.
     """
-    if all(_on_cpu(mask.values) for mask in masks):
+    if isinstance(masks, list):
         return [_paint_one(mask, box, threshold, plan) for mask, box in zip(masks, boxes, strict=True)]
-    flat = [
-        (window_logits(mask.values, box, plan) > threshold).flatten()
-        if box != _NOWHERE
-        else mask.values.new_empty(0, dtype=torch.bool)
-        for mask, box in zip(masks, boxes, strict=True)
-    ]
-    parts = np.split(torch.cat(flat).cpu().numpy(), np.cumsum([len(pixels) for pixels in flat])[:-1])
+    if not boxes:
+        return []
+    sizes = [(x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in boxes]
+    ends: list[int] = np.cumsum(sizes).tolist()
+    kernels = _gpu_kernels(masks.device)
+    if kernels is None:
+        flat = torch.cat([_flat_mask(low, box, threshold, plan) for low, box in zip(masks, boxes, strict=True)])
+    else:
+        _check_logits(masks, plan)
+        for box in boxes:
+            _check_box(box, plan)
+        places = [[*box, end - size] for box, size, end in zip(boxes, sizes, ends, strict=True)]
+        flat = kernels.paint(masks, torch.tensor(places, device=masks.device), ends[-1], float(threshold), plan)
+    parts = np.split(_on_host(flat), ends[:-1])
     return [part.reshape(y1 - y0, x1 - x0) for part, (x0, y0, x1, y1) in zip(parts, boxes, strict=True)]
 
 
@@ -167,6 +214,12 @@ def window_logits(low: Tensor, box: Box, plan: Upsampling) -> Tensor:
     left, right = plan.columns.starts[x0], plan.columns.stops[x1 - 1]
     middle = _interpolate(low, plan.rows.coarse.part(top, bottom), plan.columns.coarse.part(left, right))
     return _interpolate(middle, plan.rows.fine.part(y0, y1, top), plan.columns.fine.part(x0, x1, left))
+
+
+def _flat_mask(low: Tensor, box: Box, threshold: float, plan: Upsampling) -> Tensor:
+    if box == _NOWHERE:
+        return low.new_empty(0, dtype=torch.bool)
+    return (window_logits(low, box, plan) > threshold).flatten()
 
 
 def _runs(boxes: Sequence[Box], pixels: int) -> list[tuple[int, int, Box]]:
@@ -194,19 +247,53 @@ def _around(one: Box, other: Box) -> Box:
     return min(one[0], other[0]), min(one[1], other[1]), max(one[2], other[2]), max(one[3], other[3])
 
 
+def _lowered(level: float) -> float:
+    """A level below ``level`` by a margin that is far over the rounding of a weighted mean."""
+    return level - 1e-5 * (1 + abs(level))
+
+
 def _on_cpu(values: Tensor) -> bool:
     return values.device.type == "cpu"
 
 
+@cache
+def _gpu_kernels(device: torch.device) -> ModuleType | None:
+    """``sam_gpu_kernels`` where the device is a GPU for which Triton is there and can compile."""
+    if device.type != "cuda":
+        return None
+    try:
+        from zsad.models import sam_gpu_kernels
+
+        sam_gpu_kernels.extents(torch.zeros(1, 1, 1, device=device), torch.zeros(1, device=device).long(), 0.0)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        warnings.warn(f"SAM's masks take longer, since Triton does not work here: {error}", stacklevel=2)
+        return None
+    return sam_gpu_kernels
+
+
+def _on_host(values: Tensor) -> NDArray[np.bool_]:
+    """(N,) bool on the host, in memory that a GPU writes to at its full rate."""
+    if values.device.type != "cuda":
+        return values.cpu().numpy()
+    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    return host.copy_(values).numpy()
+
+
 def _arrays(low: Tensor, chosen: Tensor, plan: Upsampling) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Logits and indices for ``sam_kernels``, which check nothing; each of one type and layout, as ``compiled`` demands."""
-    height, width = plan.low_size
-    if low.dtype != torch.float32 or low.shape[1:] != plan.low_size:
-        raise ValueError(f"given {low.dtype} logits {tuple(low.shape)}; expected float32 (M, {height}, {width})")
+    _check_logits(low, plan)
     indices = chosen.long().contiguous().numpy()
     if len(indices) and not (indices.min() >= 0 and indices.max() < len(low)):
         raise ValueError(f"given indices {indices.min()} to {indices.max()} of {len(low)} masks")
     return low.contiguous().numpy(), indices
+
+
+def _check_logits(low: Tensor, plan: Upsampling) -> None:
+    height, width = plan.low_size
+    if low.dtype != torch.float32 or low.shape[1:] != plan.low_size:
+        raise ValueError(f"given {low.dtype} logits {tuple(low.shape)}; expected float32 (M, {height}, {width})")
 
 
 def _paint_one(mask: LowMask, box: Box, threshold: float, plan: Upsampling) -> NDArray[np.bool_]:
@@ -223,9 +310,7 @@ def _paint_one(mask: LowMask, box: Box, threshold: float, plan: Upsampling) -> N
 def _check(mask: LowMask, box: Box, plan: Upsampling) -> None:
     """Raises ValueError where ``sam_kernels.paint`` would read beyond its arrays."""
     x0, y0, x1, y1 = box
-    height, width = plan.native_size
-    if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
-        raise ValueError(f"given the box {box}; expected one inside the image of {width} x {height}")
+    _check_box(box, plan)
     (row, column), (rows, columns) = mask.corner, mask.values.shape
     top, bottom = plan.rows.first.numpy()[y0], plan.rows.last.numpy()[y1 - 1]
     left, right = plan.columns.first.numpy()[x0], plan.columns.last.numpy()[x1 - 1]
@@ -233,6 +318,13 @@ def _check(mask: LowMask, box: Box, plan: Upsampling) -> None:
         raise ValueError(
             f"given {rows} x {columns} logits from {mask.corner} on, which is not all that {box} depends on"
         )
+
+
+def _check_box(box: Box, plan: Upsampling) -> None:
+    x0, y0, x1, y1 = box
+    height, width = plan.native_size
+    if box != _NOWHERE and not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+        raise ValueError(f"given the box {box}; expected one inside the image of {width} x {height}")
 
 
 def _reach(over: Tensor) -> tuple[Tensor, Tensor]:

@@ -49,6 +49,7 @@ class Axis:
         fine: taps from the input without padding to native pixels.
         first, last: (size,) int64, the first and last low-resolution entry that a native pixel depends on.
         starts, stops: the range of input pixels that a native pixel reads, on the host.
+        low_size: number of low-resolution entries.
     """
 
     coarse: Taps
@@ -57,6 +58,33 @@ class Axis:
     last: Tensor
     starts: tuple[int, ...]
     stops: tuple[int, ...]
+    low_size: int
+
+    @cached_property
+    def entries(self) -> Tensor:
+        """The low-resolution entries left and right of the left, then of the right input pixel: (4, size) int32."""
+        coarse, fine = self.coarse, self.fine
+        return torch.stack(
+            [coarse.left[fine.left], coarse.right[fine.left], coarse.left[fine.right], coarse.right[fine.right]]
+        ).int()
+
+    @cached_property
+    def weights(self) -> Tensor:
+        """Of ``entries`` in the input pixels, then of the left and the right input pixel: (6, size) float32."""
+        coarse, fine = self.coarse, self.fine
+        both = [part for at in (fine.left, fine.right) for part in (coarse.left_weight[at], coarse.right_weight[at])]
+        return torch.stack([*both, fine.left_weight, fine.right_weight])
+
+    @cached_property
+    def spans(self) -> Tensor:
+        """Which native pixels depend on which low-resolution entries: (2, low_size + 1) int32.
+
+        The first pixel that depends on an entry from i on; and the first that depends on none before i. Or size.
+        """
+        entries = torch.arange(self.low_size + 1, device=self.first.device)
+        return torch.stack(
+            [torch.searchsorted(self.last, entries), torch.searchsorted(self.first, entries - 1, right=True)]
+        ).int()
 
 
 @dataclass(frozen=True)
@@ -125,7 +153,7 @@ def _plan(
     for low, cut, native in zip(low_size, input_size, native_size, strict=True):
         # Torch copies an image of the input's size: what is no number does not spread to its neighbours there.
         fine = _copy(native, device) if input_size == native_size else taps(cut, native, fine_joint, device)
-        axes.append(_axis(taps(low, padded_size, coarse_joint, device), fine))
+        axes.append(_axis(taps(low, padded_size, coarse_joint, device), fine, low))
     return Upsampling(axes[0], axes[1], low_size, native_size, coarse_joint, fine_joint)
 
 
@@ -163,7 +191,7 @@ def _copy(size: int, device: str | torch.device) -> Taps:
     return Taps(index, index, torch.ones(size, device=device), torch.zeros(size, device=device))
 
 
-def _axis(coarse: Taps, fine: Taps) -> Axis:
+def _axis(coarse: Taps, fine: Taps, low_size: int) -> Axis:
     return Axis(
         coarse,
         fine,
@@ -171,6 +199,7 @@ def _axis(coarse: Taps, fine: Taps) -> Axis:
         last=coarse.right[fine.right],
         starts=tuple(fine.left.tolist()),
         stops=tuple((fine.right + 1).tolist()),
+        low_size=low_size,
     )
 
 

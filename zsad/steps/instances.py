@@ -21,7 +21,7 @@ from zsad.models import sam
 from zsad.steps.item import (
     ImageItem,
     alive,
-    attempt,
+    attempt_each,
     free_memory,
     isolate,
     load,
@@ -72,8 +72,12 @@ class Instances:
         annotations: dict[int, list[sam.Annotation]] = {}
         asking = [item for item in items if self._asks(item)]
         isolate(self.name, asking, lambda some: annotations.update(self._annotate(some)))
-        for item in alive(items):
-            attempt(self.name, item, lambda item: self._segment(item, annotations.pop(id(item), None)))
+        attempt_each(
+            self.name,
+            alive(items),
+            lambda item: self._segment(item, annotations.get(id(item))),
+            self.config.runtime.threads,
+        )
 
     def _segment(self, item: ImageItem, annotations: list[sam.Annotation] | None) -> None:
         found = self._foreground(item, annotations)
@@ -112,9 +116,11 @@ class Instances:
         config = self.config.foreground
         images = [item.image for item in items if item.image is not None]
         points = [self._points(item.dis_mask) for item in items if item.dis_mask is not None]
+        # An explanation shows all annotations.
+        within = [item.dis_mask if item.trace is None else None for item in items]
         while True:
             try:
-                found = self.model.annotate_all(images, config, points)
+                found = self.model.annotate_all(images, config, points, within, self.config.runtime.threads)
                 return dict(zip(map(id, items), found, strict=True))
             except Exception as error:
                 # Of several images the caller first tries fewer.

@@ -1,0 +1,427 @@
+"""SAM's masks on a GPU: what is found out about many masks, each in a few launches whatever their number.
+
+Each native pixel is made of the 4 x 4 low-resolution logits that its two upsamplings read (``Axis.entries``), along the
+columns first, as torch does, up to float rounding. Counts and boxes are integers, so they are the same at every call.
+"""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from zsad.models.sam_upsampling import Upsampling
+
+_STRIPS = 32
+"""Programs that share a mask, each its own rows, so that a large one does not keep the GPU waiting."""
+_ROWS, _COLUMNS = 8, 32
+"""Pixels that a program makes at once."""
+_FOUND = 6
+"""Per mask: pixels over the raised and the lowered level, and how far the mask reaches from the opposite side of the
+image to the left, the top, the right and the bottom; so that all are sums or maxima of numbers that start at 0."""
+
+
+def extents(low: Tensor, chosen: Tensor, level: float) -> Tensor:
+    """Per chosen mask the first and last row, then the first and last column, with a logit over the level.
+
+    Args:
+        low: (M, h, w) float32.
+        chosen: (K,) int64 indices of masks.
+
+    Returns:
+        (4, K) int32; where there is none, the first ones are h and w and the last ones -1.
+    """
+    height, width = low.shape[1:]
+    reach = torch.empty((4, len(chosen)), dtype=torch.int32, device=low.device)
+    if len(chosen):
+        with torch.cuda.device_of(low):
+            _extents[(len(chosen),)](
+                low.contiguous(),
+                chosen.contiguous(),
+                reach,
+                level,
+                height,
+                width,
+                len(chosen),
+                ROWS=8,
+                COLUMNS=256,
+                num_warps=8,
+            )
+    return reach
+
+
+def measure(
+    low: Tensor, chosen: Tensor, lowest: float, levels: tuple[float, float, float], plan: Upsampling
+) -> tuple[Tensor, Tensor]:
+    """``sam_masks.measure``, without a transfer to the host; a sum of more than 32767 pixels in a row does not wrap.
+
+    Args:
+        low: (M, h, w) float32.
+        chosen: (K,) int64 indices of masks.
+        lowest: a level below all others; pixels that depend on no logit over it are left out.
+        levels: the threshold, and it plus and minus the offset.
+
+    Returns:
+        Stability scores (K,) float32 and boxes (K, 4) int64.
+    """
+    height, width = plan.native_size
+    count = len(chosen)
+    stability = torch.empty(count, dtype=torch.float32, device=low.device)
+    boxes = torch.empty((count, 4), dtype=torch.int64, device=low.device)
+    if count:
+        low, chosen = low.contiguous(), chosen.contiguous()
+        reach = extents(low, chosen, lowest)
+        found = torch.zeros((_FOUND, count), dtype=torch.int32, device=low.device)
+        with torch.cuda.device_of(low):
+            _measure[(count, _STRIPS)](
+                low,
+                chosen,
+                reach,
+                plan.rows.spans,
+                plan.columns.spans,
+                *_tables(plan),
+                found,
+                *levels,
+                *plan.low_size,
+                height,
+                width,
+                count,
+                STRIPS=_STRIPS,
+                ROWS=_ROWS,
+                COLUMNS=_COLUMNS,
+            )
+            _conclude[(triton.cdiv(count, 128),)](found, stability, boxes, height, width, count, MASKS=128)
+    return stability, boxes
+
+
+def coverage(low: Tensor, boxes: Tensor, threshold: float, plan: Upsampling, within: Tensor) -> Tensor:
+    """How many pixels each mask has, and how many of them lie in ``within``.
+
+    Args:
+        low: (K, h, w) float32.
+        boxes: (K, 4) int64, tight, all 0 for an empty mask.
+        threshold: logits above it are mask.
+        within: (H, W) bool, of the image.
+
+    Returns:
+        (2, K) int32.
+    """
+    counts = torch.zeros((2, len(low)), dtype=torch.int32, device=low.device)
+    if len(low):
+        with torch.cuda.device_of(low):
+            _cover[(len(low), _STRIPS)](
+                low.contiguous(),
+                boxes.contiguous(),
+                *_tables(plan),
+                within.contiguous().view(torch.uint8),
+                counts,
+                threshold,
+                *plan.low_size,
+                *plan.native_size,
+                len(low),
+                STRIPS=_STRIPS,
+                ROWS=_ROWS,
+                COLUMNS=_COLUMNS,
+            )
+    return counts
+
+
+def paint(low: Tensor, places: Tensor, pixels: int, threshold: float, plan: Upsampling) -> Tensor:
+    """The masks inside their boxes, one after another.
+
+    Args:
+        low: (K, h, w) float32.
+        places: (K, 5) int64, the box of each and the index of its first pixel in the result; without gaps.
+        pixels: of all boxes.
+        threshold: logits above it are mask.
+
+    Returns:
+        (pixels,) bool on the device.
+    """
+    painted = torch.empty(pixels, dtype=torch.uint8, device=low.device)
+    if pixels:
+        with torch.cuda.device_of(low):
+            _paint[(len(low), _STRIPS)](
+                low.contiguous(),
+                places.contiguous(),
+                *_tables(plan),
+                painted,
+                threshold,
+                *plan.low_size,
+                *plan.native_size,
+                STRIPS=_STRIPS,
+                ROWS=_ROWS,
+                COLUMNS=_COLUMNS,
+            )
+    return painted.view(torch.bool)
+
+
+def _tables(plan: Upsampling) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    return plan.rows.entries, plan.rows.weights, plan.columns.entries, plan.columns.weights
+
+
+@triton.jit(do_not_specialize=["level", "height", "width", "count"])
+def _extents(
+    low: tl.tensor,
+    chosen: tl.tensor,
+    reach: tl.tensor,
+    level: tl.tensor,
+    height: tl.tensor,
+    width: tl.tensor,
+    count: tl.tensor,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+) -> None:  # pragma: no cover - compiled
+    """Program i: of mask ``chosen[i]`` the four numbers ``reach[:, i]``."""
+    index = tl.program_id(0)
+    mask = low + tl.load(chosen + index) * height * width
+    top = tl.full((ROWS, COLUMNS), 0, tl.int32) + height
+    left = tl.full((ROWS, COLUMNS), 0, tl.int32) + width
+    bottom, right = tl.full((ROWS, COLUMNS), -1, tl.int32), tl.full((ROWS, COLUMNS), -1, tl.int32)
+    for y in range(0, height, ROWS):
+        row = (y + tl.arange(0, ROWS))[:, None]
+        for x in range(0, width, COLUMNS):
+            column = (x + tl.arange(0, COLUMNS))[None, :]
+            inside = (row < height) & (column < width)
+            over = inside & (tl.load(mask + row * width + column, mask=inside, other=0.0) > level)
+            top = tl.where(over, tl.minimum(top, row), top)
+            bottom = tl.where(over, tl.maximum(bottom, row), bottom)
+            left = tl.where(over, tl.minimum(left, column), left)
+            right = tl.where(over, tl.maximum(right, column), right)
+    tl.store(reach + index, tl.min(top))
+    tl.store(reach + count + index, tl.max(bottom))
+    tl.store(reach + 2 * count + index, tl.min(left))
+    tl.store(reach + 3 * count + index, tl.max(right))
+
+
+@triton.jit(do_not_specialize=["level", "raised", "lowered", "low_height", "low_width", "height", "width", "count"])
+def _measure(
+    low: tl.tensor,
+    chosen: tl.tensor,
+    reach: tl.tensor,
+    row_spans: tl.tensor,
+    column_spans: tl.tensor,
+    row_entries: tl.tensor,
+    row_weights: tl.tensor,
+    column_entries: tl.tensor,
+    column_weights: tl.tensor,
+    found: tl.tensor,
+    level: tl.tensor,
+    raised: tl.tensor,
+    lowered: tl.tensor,
+    low_height: tl.tensor,
+    low_width: tl.tensor,
+    height: tl.tensor,
+    width: tl.tensor,
+    count: tl.tensor,
+    STRIPS: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+) -> None:  # pragma: no cover - compiled
+    """Program (i, s): add strip s of mask ``chosen[i]`` to the numbers ``found[:, i]``."""
+    index = tl.program_id(0)
+    mask = low + tl.load(chosen + index) * low_height * low_width
+    # Where it reaches nowhere, it starts at the end and stops at the start.
+    y0 = tl.load(row_spans + tl.load(reach + index))
+    y1 = tl.load(row_spans + low_height + 1 + tl.load(reach + count + index) + 1)
+    x0 = tl.load(column_spans + tl.load(reach + 2 * count + index))
+    x1 = tl.load(column_spans + low_width + 1 + tl.load(reach + 3 * count + index) + 1)
+    inner, outer = tl.full((ROWS, COLUMNS), 0, tl.int32), tl.full((ROWS, COLUMNS), 0, tl.int32)
+    left, top = tl.full((ROWS, COLUMNS), 0, tl.int32), tl.full((ROWS, COLUMNS), 0, tl.int32)
+    right, bottom = tl.full((ROWS, COLUMNS), 0, tl.int32), tl.full((ROWS, COLUMNS), 0, tl.int32)
+    first = y0 + tl.program_id(1) * ROWS
+    if first < y1:
+        for x in range(x0, x1, COLUMNS):
+            column = x + tl.arange(0, COLUMNS)
+            across = _taps(column_entries, column_weights, column, column < x1, width)
+            for y in range(first, y1, STRIPS * ROWS):
+                row = y + tl.arange(0, ROWS)
+                down = _taps(row_entries, row_weights, row, row < y1, height)
+                logits = _logits(mask, low_width, down, across)
+                inside = (row < y1)[:, None] & (column < x1)[None, :]
+                inner += (inside & (logits > raised)).to(tl.int32)
+                outer += (inside & (logits > lowered)).to(tl.int32)
+                over = inside & (logits > level)
+                left = tl.where(over, tl.maximum(left, (width - column)[None, :]), left)
+                top = tl.where(over, tl.maximum(top, (height - row)[:, None]), top)
+                right = tl.where(over, tl.maximum(right, (column + 1)[None, :]), right)
+                bottom = tl.where(over, tl.maximum(bottom, (row + 1)[:, None]), bottom)
+        tl.atomic_add(found + index, tl.sum(inner))
+        tl.atomic_add(found + count + index, tl.sum(outer))
+        tl.atomic_max(found + 2 * count + index, tl.max(left))
+        tl.atomic_max(found + 3 * count + index, tl.max(top))
+        tl.atomic_max(found + 4 * count + index, tl.max(right))
+        tl.atomic_max(found + 5 * count + index, tl.max(bottom))
+
+
+@triton.jit(do_not_specialize=["height", "width", "count"])
+def _conclude(
+    found: tl.tensor,
+    stability: tl.tensor,
+    boxes: tl.tensor,
+    height: tl.tensor,
+    width: tl.tensor,
+    count: tl.tensor,
+    MASKS: tl.constexpr,
+) -> None:  # pragma: no cover - compiled
+    """From what ``_measure`` found, the scores and the boxes."""
+    index = tl.program_id(0) * MASKS + tl.arange(0, MASKS)
+    inside = index < count
+    inner = tl.load(found + index, mask=inside, other=0).to(tl.float32)
+    outer = tl.load(found + count + index, mask=inside, other=0).to(tl.float32)
+    tl.store(stability + index, tl.div_rn(inner, outer), mask=inside)
+    right = tl.load(found + 4 * count + index, mask=inside, other=0)
+    bottom = tl.load(found + 5 * count + index, mask=inside, other=0)
+    left = tl.where(right > 0, width - tl.load(found + 2 * count + index, mask=inside, other=0), 0)
+    top = tl.where(right > 0, height - tl.load(found + 3 * count + index, mask=inside, other=0), 0)
+    tl.store(boxes + 4 * index, left.to(tl.int64), mask=inside)
+    tl.store(boxes + 4 * index + 1, top.to(tl.int64), mask=inside)
+    tl.store(boxes + 4 * index + 2, right.to(tl.int64), mask=inside)
+    tl.store(boxes + 4 * index + 3, bottom.to(tl.int64), mask=inside)
+
+
+@triton.jit(do_not_specialize=["level", "low_height", "low_width", "height", "width", "count"])
+def _cover(
+    low: tl.tensor,
+    boxes: tl.tensor,
+    row_entries: tl.tensor,
+    row_weights: tl.tensor,
+    column_entries: tl.tensor,
+    column_weights: tl.tensor,
+    within: tl.tensor,
+    counts: tl.tensor,
+    level: tl.tensor,
+    low_height: tl.tensor,
+    low_width: tl.tensor,
+    height: tl.tensor,
+    width: tl.tensor,
+    count: tl.tensor,
+    STRIPS: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+) -> None:  # pragma: no cover - compiled
+    """Program (i, s): add strip s of mask i to the numbers ``counts[:, i]``."""
+    index = tl.program_id(0)
+    mask = low + index.to(tl.int64) * low_height * low_width
+    x0, y0 = tl.load(boxes + 4 * index).to(tl.int32), tl.load(boxes + 4 * index + 1).to(tl.int32)
+    x1, y1 = tl.load(boxes + 4 * index + 2).to(tl.int32), tl.load(boxes + 4 * index + 3).to(tl.int32)
+    area, common = tl.full((ROWS, COLUMNS), 0, tl.int32), tl.full((ROWS, COLUMNS), 0, tl.int32)
+    first = y0 + tl.program_id(1) * ROWS
+    if first < y1:
+        for x in range(x0, x1, COLUMNS):
+            column = x + tl.arange(0, COLUMNS)
+            across = _taps(column_entries, column_weights, column, column < x1, width)
+            for y in range(first, y1, STRIPS * ROWS):
+                row = y + tl.arange(0, ROWS)
+                down = _taps(row_entries, row_weights, row, row < y1, height)
+                inside = (row < y1)[:, None] & (column < x1)[None, :]
+                over = inside & (_logits(mask, low_width, down, across) > level)
+                place = within + row[:, None] * width + column[None, :]
+                area += over.to(tl.int32)
+                common += (over & (tl.load(place, mask=inside, other=0) != 0)).to(tl.int32)
+        tl.atomic_add(counts + index, tl.sum(area))
+        tl.atomic_add(counts + count + index, tl.sum(common))
+
+
+@triton.jit(do_not_specialize=["level", "low_height", "low_width", "height", "width"])
+def _paint(
+    low: tl.tensor,
+    places: tl.tensor,
+    row_entries: tl.tensor,
+    row_weights: tl.tensor,
+    column_entries: tl.tensor,
+    column_weights: tl.tensor,
+    painted: tl.tensor,
+    level: tl.tensor,
+    low_height: tl.tensor,
+    low_width: tl.tensor,
+    height: tl.tensor,
+    width: tl.tensor,
+    STRIPS: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+) -> None:  # pragma: no cover - compiled
+    """Program (i, s): paint strip s of mask i."""
+    index = tl.program_id(0)
+    mask = low + index.to(tl.int64) * low_height * low_width
+    x0, y0 = tl.load(places + 5 * index).to(tl.int32), tl.load(places + 5 * index + 1).to(tl.int32)
+    x1, y1 = tl.load(places + 5 * index + 2).to(tl.int32), tl.load(places + 5 * index + 3).to(tl.int32)
+    pixels = painted + tl.load(places + 5 * index + 4)
+    for x in range(x0, x1, COLUMNS):
+        column = x + tl.arange(0, COLUMNS)
+        across = _taps(column_entries, column_weights, column, column < x1, width)
+        for y in range(y0 + tl.program_id(1) * ROWS, y1, STRIPS * ROWS):
+            row = y + tl.arange(0, ROWS)
+            down = _taps(row_entries, row_weights, row, row < y1, height)
+            over = _logits(mask, low_width, down, across) > level
+            inside = (row < y1)[:, None] & (column < x1)[None, :]
+            tl.store(pixels + (row - y0)[:, None] * (x1 - x0) + (column - x0)[None, :], over.to(tl.uint8), mask=inside)
+
+
+@triton.jit
+def _taps(
+    entries: tl.tensor, weights: tl.tensor, at: tl.tensor, inside: tl.tensor, size: tl.tensor
+) -> tl.tensor:  # pragma: no cover - compiled
+    """Of native pixels ``at`` along an axis of ``size``: the four entries they read, and their six weights."""
+    return (
+        tl.load(entries + at, mask=inside, other=0),
+        tl.load(entries + size + at, mask=inside, other=0),
+        tl.load(entries + 2 * size + at, mask=inside, other=0),
+        tl.load(entries + 3 * size + at, mask=inside, other=0),
+        tl.load(weights + at, mask=inside, other=0.0),
+        tl.load(weights + size + at, mask=inside, other=0.0),
+        tl.load(weights + 2 * size + at, mask=inside, other=0.0),
+        tl.load(weights + 3 * size + at, mask=inside, other=0.0),
+        tl.load(weights + 4 * size + at, mask=inside, other=0.0),
+        tl.load(weights + 5 * size + at, mask=inside, other=0.0),
+    )
+
+
+@triton.jit
+def _logits(
+    mask: tl.tensor, low_width: tl.tensor, down: tl.tensor, across: tl.tensor
+) -> tl.tensor:  # pragma: no cover - compiled
+    """The upsampled logits of the pixels whose rows have the taps ``down`` and columns the taps ``across``."""
+    row0, row1, row2, row3, upper0, lower0, upper1, lower1, upper, lower = down
+    left0, right0, left1, right1, before0, after0, before1, after1, before, after = across
+    above = _between(
+        _input(mask, low_width, row0, row1, upper0, lower0, left0, right0, before0, after0),
+        _input(mask, low_width, row0, row1, upper0, lower0, left1, right1, before1, after1),
+        before,
+        after,
+    )
+    below = _between(
+        _input(mask, low_width, row2, row3, upper1, lower1, left0, right0, before0, after0),
+        _input(mask, low_width, row2, row3, upper1, lower1, left1, right1, before1, after1),
+        before,
+        after,
+    )
+    return below * lower[:, None] + above * upper[:, None]
+
+
+@triton.jit
+def _input(
+    mask: tl.tensor,
+    low_width: tl.tensor,
+    top: tl.tensor,
+    bottom: tl.tensor,
+    upper: tl.tensor,
+    lower: tl.tensor,
+    left: tl.tensor,
+    right: tl.tensor,
+    before: tl.tensor,
+    after: tl.tensor,
+) -> tl.tensor:  # pragma: no cover - compiled
+    """Pixels of the input, made of two rows and two columns of low resolution each."""
+    top_row, bottom_row = mask + top[:, None] * low_width, mask + bottom[:, None] * low_width
+    above = _between(tl.load(top_row + left[None, :]), tl.load(top_row + right[None, :]), before, after)
+    below = _between(tl.load(bottom_row + left[None, :]), tl.load(bottom_row + right[None, :]), before, after)
+    return below * lower[:, None] + above * upper[:, None]
+
+
+@triton.jit
+def _between(
+    left: tl.tensor, right: tl.tensor, before: tl.tensor, after: tl.tensor
+) -> tl.tensor:  # pragma: no cover - compiled
+    return right * after[None, :] + left * before[None, :]
