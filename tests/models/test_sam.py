@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -557,6 +558,19 @@ def test_kernels_stay_within_their_arrays(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "[0, 0, 600, 401]\n"
+
+
+def test_images_resized_ahead_are_encoded_the_same(model, photographs):
+    images = [photographs[name] for name in ("flower", "coffee.png", "chelsea.png")]
+    expected = [model.encode(image) for image in images]
+    # As on a GPU, which is then left out.
+    with patch("zsad.models.sam.torch.device", lambda _: SimpleNamespace(type="cuda")):
+        calls = []
+        with patch.object(sam.SAMModel, "_encode", lambda *arguments: calls.append(arguments)):
+            model._encode_all(images, 2)
+    for image, one, (_, encoded, pixels, input_size) in zip(images, expected, calls, strict=True):
+        assert encoded is image
+        assert torch.equal(model._encode(image, pixels, input_size).features, one.features)
 
 
 def test_the_grid_is_encoded_in_single_precision_whatever_the_models():

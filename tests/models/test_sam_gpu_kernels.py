@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import Mock, patch
 
 import numpy as np
 import pytest
@@ -260,12 +261,13 @@ def test_each_image_has_its_own_mask_or_none():
                 assert_same_foreground(some, every, mask, config)
 
 
-def test_without_triton_torch_does_it():
-    sam_masks._gpu_kernels.cache_clear()
-    with patch.dict("sys.modules", {"zsad.models.sam_gpu_kernels": None}):
-        with pytest.warns(UserWarning, match="Triton does not work here"):
-            assert sam_masks._gpu_kernels(torch.device("cuda")) is None
-        # Asked once.
+def test_where_triton_cannot_compile_torch_does_it(monkeypatch):
+    monkeypatch.setattr(sam_gpu_kernels, "extents", Mock(side_effect=RuntimeError("no C compiler")))
+    with pytest.warns(UserWarning, match="Triton does not work here"):
+        assert sam_masks._gpu_kernels(torch.device("cuda")) is None
+    # Asked once: no second warning, which would be an error.
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
         assert sam_masks._gpu_kernels(torch.device("cuda")) is None
     sam_masks._gpu_kernels.cache_clear()
     assert sam_masks._gpu_kernels(torch.device("cpu")) is None

@@ -11,6 +11,7 @@ from zsad.config import load_config
 from zsad.models.sam import Annotation
 from zsad.steps.instances import Instances
 from zsad.steps.item import ImageItem
+from zsad.steps.trace import Trace
 
 HEIGHT, WIDTH = 200, 900
 
@@ -19,9 +20,11 @@ HEIGHT, WIDTH = 200, 900
 class FakeSAM:
     boxes: list
     asked: list = field(default_factory=list)
+    within: list = field(default_factory=list)
 
     def annotate_all(self, images, config, points, within=None, threads=1):
         self.asked += points
+        self.within += within
         found = [
             Annotation(
                 box=(x0, y0, x1, y1),
@@ -121,7 +124,7 @@ def test_less_memory_means_fewer_points_at_once():
             asked.append(config.points_per_batch)
             if asked[-1] > 16:
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            return super().annotate_all(images, config, points)
+            return super().annotate_all(images, config, points, within, threads)
 
     item = strip_item()
     Instances(SmallGPU(list(PARTS)), load_config("vand2023"), 64)([item])
@@ -137,7 +140,7 @@ def test_less_memory_means_fewer_images_before_fewer_points():
             asked.append((len(images), config.points_per_batch))
             if len(images) > 2:
                 raise torch.OutOfMemoryError("CUDA out of memory")
-            return super().annotate_all(images, config, points)
+            return super().annotate_all(images, config, points, within, threads)
 
     items = [strip_item() for _ in range(8)]
     Instances(SmallGPU(list(PARTS)), load_config("vand2023"), 64)(items)
@@ -151,7 +154,7 @@ def test_images_are_given_to_sam_together_and_a_bad_one_fails_alone():
             if any(image[0, 0, 0] == 7 for image in images):
                 raise ValueError("seven")
             self.together.append(len(images))
-            return super().annotate_all(images, config, points)
+            return super().annotate_all(images, config, points, within, threads)
 
     items = [strip_item() for _ in range(9)]
     items[2].image[:] = 7
@@ -166,3 +169,31 @@ def test_images_are_given_to_sam_together_and_a_bad_one_fails_alone():
     assert sources == ["sam+dis"] * 2 + [None, *["sam+dis"] * 2, "full_image", None, *["sam+dis"] * 2]
     # Eight at once, of which six ask: the half with the bad one by halves again.
     assert model.together == [1, 1, 3, 1]
+
+
+def test_only_the_covered_annotations_are_asked_for_unless_the_image_is_explained():
+    items = [strip_item() for _ in range(3)]
+    items[1].trace = Trace()
+    model = FakeSAM([*PARTS, (0, 0, 900, 30)])
+    Instances(model, load_config("vand2023"), 64)(items)
+    assert model.within[0] is items[0].dis_mask and model.within[2] is items[2].dis_mask
+    assert model.within[1] is None
+    assert len(items[1].trace.annotations) == len(PARTS) + 1
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_what_fails_after_sam_fails_alone_whatever_the_threads(threads, monkeypatch):
+    step = Instances(FakeSAM(list(PARTS)), load_config("vand2023", None, [f"runtime.threads={threads}"]), 64)
+    whole, segment = [strip_item() for _ in range(5)], step._segment
+
+    def picky(item, annotations):
+        if item is whole[1] or item is whole[3]:
+            raise ValueError(f"number {[item is one for one in whole].index(True)}")
+        segment(item, annotations)
+
+    monkeypatch.setattr(step, "_segment", picky)
+    step(whole)
+    messages = [item.failure.message if item.failure else None for item in whole]
+    assert messages == [None, "number 1", None, "number 3", None]
+    assert [item.foreground_source for item in whole] == ["sam+dis", None, "sam+dis", None, "sam+dis"]
+    assert all(item.stage_ms["instances"] > 0 for item in whole)
