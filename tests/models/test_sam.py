@@ -357,7 +357,7 @@ def test_the_host_waits_as_often_for_many_masks_as_for_few(model, photographs):
             found.append(
                 model.annotate(
                     photographs["coffee.png"],
-                    EVERYTHING.model_copy(update={"points_per_batch": 64}),
+                    EVERYTHING.model_copy(update={"points_per_batch": 65}),
                     sam.point_grid(side),
                 )
             )
