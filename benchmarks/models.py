@@ -113,7 +113,8 @@ def local_masks(low: Tensor, iou: Tensor, prompts: Tensor) -> tuple[Tensor, Tens
     else:
         # One prompt at a time, so that the arrays stay in the caches.
         local = torch.cat([_discs(*parts) for parts in zip(low.float().split(1), draws.split(1), strict=True)])
-    return local, 0.76 + 0.24 * (draws[:, 3:4] + torch.tensor([0.0, 0.33, 0.67], device=low.device)) % 1 + 0 * iou
+    apart = torch.arange(3, device=low.device) / 3
+    return local, 0.76 + 0.24 * (draws[:, 3:4] + apart) % 1 + 0 * iou
 
 
 @cache
@@ -159,7 +160,7 @@ def sam_model(network: Sam, wrapped: bool = True, device: str = "cpu", precision
     fuse_attention(network.image_encoder)
     if wrapped:
         network.mask_decoder = LocalMasks(network.mask_decoder)  # type: ignore[assignment]
-    place(network, device, precision, [network.image_encoder])
+    place(network, device, precision, [network.image_encoder, network.mask_decoder])
     return sam.SAMModel(network, device, precision, "")
 
 

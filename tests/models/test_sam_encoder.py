@@ -7,10 +7,10 @@ from functools import partial
 import pytest
 import torch
 from segment_anything.modeling import ImageEncoderViT
-from segment_anything.modeling.image_encoder import Attention
+from segment_anything.modeling.image_encoder import Attention, Block
 
 from zsad.models import sam, sam_encoder
-from zsad.models.sam_encoder import FusedAttention, fuse_attention
+from zsad.models.sam_encoder import FusedAttention, FusedBlock, fuse_attention
 from zsad.models.state_dicts import seeded
 
 
@@ -111,3 +111,28 @@ def test_the_tables_are_no_part_of_the_published_module():
     fused = FusedAttention.of(attention)
     assert list(fused.state_dict()) == list(attention.state_dict())
     assert len(list(fused.buffers())) == 3 and not list(attention.buffers())
+
+
+@pytest.mark.parametrize(("window", "size", "width"), [(5, (12, 7), 48), (0, (6, 6), 40)])
+@torch.no_grad()
+def test_the_kernel_is_as_close_to_float32_as_autocast(window, size, width):
+    """Windows beyond the edge of the image, and channels that are no power of two."""
+    pytest.importorskip("triton")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    block = varied(Block(width, num_heads=2, use_rel_pos=True, window_size=window, input_size=size)).float().to(device)
+    x = torch.randn(2, *size, width, generator=torch.Generator().manual_seed(0)).to(device)
+    exact, fused = block(x), FusedBlock.of(block)
+    # Triton's interpreter does not multiply bfloat16.
+    with torch.autocast(device, torch.float16):
+        rounded = block(x)
+        seen = fused.attn.in_windows(fused.norm1(x), window, torch.float16)
+        ours = x + seen
+        ours = ours + fused.mlp(fused.norm2(ours))
+    error = torch.linalg.vector_norm(ours - exact)
+    assert 0 < error < 1.5 * torch.linalg.vector_norm(rounded - exact)
+
+
+@torch.no_grad()
+def test_windows_of_another_size_than_the_terms_are_left_to_torch():
+    block = FusedBlock.of(Block(32, num_heads=2, use_rel_pos=True, window_size=4, input_size=(8, 8)))
+    assert block.attn.in_windows(torch.zeros(1, 8, 8, 32), 5, torch.float16) is None

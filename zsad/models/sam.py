@@ -38,6 +38,8 @@ from zsad.models.weights import restore
 from zsad.resize import Normalisation, resize_into
 
 MASKS_PER_POINT = 3
+_BATCHES_ON_GPU = 4
+"""A GPU decodes so many batches as one: the tokens of 64 prompts leave most of it idle."""
 _PROMPTS_ON_GPU = 1024
 """At most so many prompts of an image are decoded before their masks are selected from: 0.8 GB of masks of 256 x 256."""
 
@@ -129,7 +131,7 @@ class SAMModel:
         Returns:
             Per image the annotations, by decreasing predicted IoU.
         """
-        size = config.points_per_batch
+        size = self._batch_size(config)
         grids = [point_grid(config.points_per_side) if own is None else np.asarray(own, np.float64) for own in points]
         pixels = [grid * image.shape[1::-1] for grid, image in zip(grids, images, strict=True)]
         asked = [index for index, own in enumerate(pixels) if len(own)]
@@ -213,7 +215,7 @@ class SAMModel:
         What is selected is known to the host only after all that was launched before. So a GPU decodes many batches
         before any is selected from.
         """
-        size = config.points_per_batch
+        size = self._batch_size(config)
         batches = [prompts[start : start + size] for start in range(0, len(prompts) - size + 1, size)]
         together = 1 if self._on_cpu() else max(1, _PROMPTS_ON_GPU // size)
         found = []
@@ -222,6 +224,10 @@ class SAMModel:
             low, iou = decoded[0] if len(decoded) == 1 else (torch.cat(values) for values in zip(*decoded, strict=True))
             found.append(self.select(embedding, low, iou, first * size, config))
         return found
+
+    def _batch_size(self, config: ForegroundConfig) -> int:
+        """Prompts of a decoder batch."""
+        return config.points_per_batch * (1 if self._on_cpu() else _BATCHES_ON_GPU)
 
     def _on_cpu(self) -> bool:
         return torch.device(self.device).type == "cpu"
@@ -377,8 +383,7 @@ def load(config: ModelConfig, device: str = "cpu", precision: Precision = "fp32"
     sha256 = restore(network, config)
     network.mask_decoder = SharedMaskDecoder.of(network.mask_decoder)
     fuse_attention(network.image_encoder)
-    # Of the decoder's weights some are used in sums, which have float32's digits.
-    place(network.requires_grad_(False), device, precision, [network.image_encoder])
+    place(network.requires_grad_(False), device, precision, [network.image_encoder, network.mask_decoder])
     return SAMModel(network, device, precision, sha256)
 
 

@@ -15,8 +15,6 @@ every pixel (``sam_decoder_fused``).
 
 from __future__ import annotations
 
-from functools import cache
-from importlib.util import find_spec
 from typing import NamedTuple, Protocol, cast
 
 import torch
@@ -25,6 +23,8 @@ from segment_anything.modeling.common import LayerNorm2d
 from segment_anything.modeling.transformer import Attention, TwoWayAttentionBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from zsad.models.kernels_on_gpu import half_precision
 
 _PROMPTS_ON_CPU = 16
 _TOKENS_ON_CPU = 9216
@@ -110,8 +110,8 @@ class SharedMaskDecoder(MaskDecoder):
         grid = (image_embeddings.shape[2], image_embeddings.shape[3])
         positions = _tokens(image_pe)
         chosen = range(1, self.num_mask_tokens) if multimask_output else range(1)
-        half = _half(image_embeddings.device)
-        if half is not None and _has_kernels(image_embeddings.device) and self._suits_kernels(sparse_prompt_embeddings):
+        half = half_precision(image_embeddings.device)
+        if half is not None and self._suits_kernels(sparse_prompt_embeddings):
             embedded = _tokens(image_embeddings + dense_prompt_embeddings[:1])
             return self._decode_fused(embedded, positions, sparse_prompt_embeddings, owner, grid, chosen, half)
         # One by one: a larger matrix product may round otherwise.
@@ -253,19 +253,6 @@ class _SharedPixels:
     def seen(self) -> Tensor:
         """(P, N, C), once written."""
         return cast(Tensor, self._pixels)
-
-
-def _half(device: torch.device) -> torch.dtype | None:
-    """The type of half precision that autocast asks for on a GPU, None for anything else."""
-    return torch.get_autocast_dtype("cuda") if device.type == "cuda" and torch.is_autocast_enabled("cuda") else None
-
-
-@cache
-def _has_kernels(device: torch.device) -> bool:
-    """Triton comes with torch for NVIDIA GPUs on Linux; older GPUs have too little shared memory."""
-    if torch.version.cuda is None or find_spec("triton") is None:
-        return False
-    return torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def _join(images: list[_Shared]) -> _Shared:

@@ -44,7 +44,7 @@ class FusedPixels:
         seen = kernels.read(self._by_column(query), folded, keys, self.values, self.owner)
         seen = seen.unflatten(1, (heads, kernels.LENGTH))[:, :, :length]
         mixed = (seen @ _by_head(attention.v_proj.weight, heads).transpose(1, 2)).transpose(1, 2)
-        mixed = mixed + attention.v_proj.bias.view(heads, -1)
+        mixed = mixed + attention.v_proj.bias.float().view(heads, -1)
         return cast(Tensor, attention.out_proj(mixed.flatten(2)))
 
     def write(self, attention: Attention, keys: Tensor, values: Tensor, norm: nn.LayerNorm) -> None:
@@ -54,7 +54,7 @@ class FusedPixels:
         folded = None if self.first else self._rows(key @ _by_head(attention.q_proj.weight, heads))
         spread = _heads(attention.v_proj(values), heads) @ _by_head(attention.out_proj.weight.T, heads)
         # The weights of a pixel sum to 1 in every head, so this adds the bias once.
-        spread = self._rows(spread + attention.out_proj.bias / heads)
+        spread = self._rows(spread + attention.out_proj.bias.float() / heads)
         queries = attention.q_proj(self.places).to(self.dtype)
         self.values = kernels.write(
             queries,

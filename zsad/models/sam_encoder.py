@@ -6,16 +6,19 @@ global layer at 1024 pixels. The term is a sum over the key's row and column, ``
 On a GPU it is a scalar product of what the query has to say about every row and column with the key's own row and
 column as indicators. So both are appended to the channels of query and key, and a stock kernel does the rest. On a
 CPU, where that makes up to three times the products, the kernel gets the terms of some queries at a time as a mask;
-how many depends on the threads, so the last bits may.
+how many depends on the threads, so the last bits may. In half precision on a GPU, a kernel of our own makes the terms as it
+goes, and windows need not be cut out (``sam_encoder_kernels``).
 """
 
 from __future__ import annotations
 
 import torch
 from segment_anything.modeling import ImageEncoderViT
-from segment_anything.modeling.image_encoder import Attention, get_rel_pos
+from segment_anything.modeling.image_encoder import Attention, Block, get_rel_pos
 from torch import Tensor
 from torch.nn import functional as F
+
+from zsad.models.kernels_on_gpu import half_precision
 
 _LOGITS_ON_CPU = 2**20
 """Logits held at once for each of torch's threads: 4 MiB in float32, which stay in the caches."""
@@ -66,6 +69,29 @@ class FusedAttention(Attention):
         attended: Tensor = self.proj(seen.transpose(1, 2).reshape(batch, height, width, -1))
         return attended
 
+    def in_windows(self, x: Tensor, window: int, half: torch.dtype) -> Tensor | None:
+        """Attention within windows of a whole grid, by ``sam_encoder_kernels``.
+
+        Args:
+            x: (B, H, W, C).
+            window: side of the windows in tokens; 0 for one of the whole grid.
+            half: the type to compute in.
+
+        Returns:
+            (B, H, W, C); None where the position terms are not those of such windows.
+        """
+        from zsad.models.sam_encoder_kernels import attend
+
+        window = window or max(x.shape[1:3])
+        if not self.use_rel_pos or {len(self.rel_pos_h), len(self.rel_pos_w)} != {2 * window - 1}:
+            return None
+        # A token of padding is all 0 before the projection.
+        bias = self.qkv.weight.new_zeros(len(self.qkv.weight)) if self.qkv.bias is None else self.qkv.bias
+        projected, terms = self.qkv(x).to(half), (self.rel_pos_h.to(half), self.rel_pos_w.to(half))
+        seen = attend(projected.contiguous(), bias.to(half), *terms, window, self.num_heads, self.scale)
+        attended: Tensor = self.proj(seen)
+        return attended
+
     def _tables(self, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
         """What the position terms are made of, for a grid of keys.
 
@@ -77,6 +103,29 @@ class FusedAttention(Attention):
         of_row = torch.eye(height, dtype=rows.dtype, device=rows.device).repeat_interleave(width, 0)
         of_column = torch.eye(width, dtype=rows.dtype, device=rows.device).repeat(height, 1)
         return rows, columns, torch.cat([of_row, of_column], -1)
+
+
+class FusedBlock(Block):
+    """The published ``Block`` with ``FusedAttention``: the same parameters and, to rounding, the same function."""
+
+    @classmethod
+    def of(cls, published: Block) -> FusedBlock:
+        """A block with the very parameters of ``published``, which do not change from now on."""
+        fused = cls.__new__(cls)
+        fused.__dict__ = dict(published.__dict__) | {"_modules": dict(published._modules)}
+        fused.attn = FusedAttention.of(published.attn)
+        return fused
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, C) -> (B, H, W, C)."""
+        half = half_precision(x.device)
+        seen = None if half is None else self.attn.in_windows(self.norm1(x), self.window_size, half)
+        if seen is None:
+            whole: Tensor = super().forward(x)
+            return whole
+        x = x + seen
+        added: Tensor = x + self.mlp(self.norm2(x))
+        return added
 
 
 def _in_parts(device: torch.device) -> bool:
@@ -124,5 +173,5 @@ def _attend_in_parts(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, co
 
 def fuse_attention(encoder: ImageEncoderViT) -> None:
     """Give every block of a published encoder, its weights loaded, the fused attention, in place."""
-    for block in encoder.blocks:
-        block.attn = FusedAttention.of(block.attn)
+    for index, block in enumerate(encoder.blocks):
+        encoder.blocks[index] = FusedBlock.of(block)
