@@ -49,7 +49,7 @@ def _count_rows(first: bool) -> Row:
     towers = {
         "CLIP image": tile_scores.model.module.visual,
         "CLIP text": tile_scores.model.module.transformer,
-        "CLIPSeg vision": tile_maps.model.module.clip.vision_model.embeddings,
+        "CLIPSeg vision": tile_maps.model.module.clip.vision_model.encoder.layers[0],
         "CLIPSeg text": tile_maps.model.module.clip.text_model.embeddings,
         "CLIPSeg decoder": tile_maps.model.module.decoder.layers[0],
     }
@@ -81,7 +81,7 @@ def device_batches(quick: bool) -> list[Row]:
     config = load_config("mini")
     steps = _steps("small", config)
     sizes: dict[str, list[int]] = {"CLIP": [], "CLIPSeg": []}
-    towers = (steps[0].model.module.visual, steps[1].model.module.clip.vision_model.embeddings)
+    towers = (steps[0].model.module.visual, steps[1].model.module.clip.vision_model.encoder.layers[0])
     hooks = [
         module.register_forward_pre_hook(lambda _m, given, found=found: found.append(len(given[0])))
         for module, found in zip(towers, sizes.values(), strict=True)

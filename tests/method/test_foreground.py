@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from zsad.config import ForegroundConfig
+from zsad.coverage import covered_annotations
 from zsad.method.foreground import (
     binarise_saliency,
-    covered_annotations,
     extract_foreground,
     foreground_from_mask,
     near,

@@ -5,7 +5,6 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -27,6 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from zsad.config import ForegroundConfig, ModelConfig
 from zsad.errors import UsageError
 from zsad.models import sam
+from zsad.models.device import autocast
 from zsad.models.sam_candidates import shared_batches
 from zsad.models.sam_masks import LowMask, low_masks, measure, paint, window_logits, windows
 from zsad.models.sam_upsampling import upsampling
@@ -564,10 +564,9 @@ def test_images_resized_ahead_are_encoded_the_same(model, photographs):
     images = [photographs[name] for name in ("flower", "coffee.png", "chelsea.png")]
     expected = [model.encode(image) for image in images]
     # As on a GPU, which is then left out.
-    with patch("zsad.models.sam.torch.device", lambda _: SimpleNamespace(type="cuda")):
-        calls = []
-        with patch.object(sam.SAMModel, "_encode", lambda *arguments: calls.append(arguments)):
-            model._encode_all(images, 2)
+    calls = []
+    with patch.multiple(sam.SAMModel, _on_cpu=lambda _: False, _encode=lambda *arguments: calls.append(arguments)):
+        model._encode_all(images, 2)
     for image, one, (_, encoded, pixels, input_size) in zip(images, expected, calls, strict=True):
         assert encoded is image
         assert torch.equal(model._encode(image, pixels, input_size).features, one.features)
@@ -575,7 +574,7 @@ def test_images_resized_ahead_are_encoded_the_same(model, photographs):
 
 def test_the_grid_is_encoded_in_single_precision_whatever_the_models():
     model = sam.load(ModelConfig(name="random-sam"), "cpu", "bf16")
-    with model._autocast():
+    with autocast(model.device, model.precision):
         assert model._positions.dtype == torch.float32
 
 

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from zsad.config import ForegroundConfig
-from zsad.method.foreground import covered_annotations, extract_foreground
+from zsad.coverage import covered_annotations
+from zsad.method.foreground import extract_foreground
 from zsad.models import sam, sam_masks
 from zsad.models.sam_candidates import Candidates, concatenate
 from zsad.models.sam_masks import coverage, low_masks, measure, paint

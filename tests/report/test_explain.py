@@ -11,9 +11,9 @@ from PIL import Image
 from tests.pipeline.conftest import BRANCHES
 from zsad.cli import main
 from zsad.config import load_config
+from zsad.coverage import covered_annotations
 from zsad.detector import Detector
 from zsad.errors import ImageError, UsageError
-from zsad.method.foreground import covered_annotations
 from zsad.method.tile_level import score_tiles
 from zsad.models.sam import Annotation
 from zsad.report.explain import explain, figure_path, open_photograph

@@ -4,30 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from zsad.config import ForegroundConfig
+from zsad.coverage import AnnotationLike, Mask, covered_annotations
 from zsad.kernels import compiled
 
-Mask = NDArray[np.bool_]
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
 SAM_DIS, DIS, FULL_IMAGE, PRECOMPUTED = "sam+dis", "dis", "full_image", "precomputed"
-
-
-class AnnotationLike(Protocol):
-    """A SAM annotation: ``mask`` (h, w) bool inside the window ``box`` = (x0, y0, x1, y1) of the image."""
-
-    @property
-    def box(self) -> tuple[int, int, int, int]: ...
-    @property
-    def mask(self) -> Mask: ...
-    @property
-    def area(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -71,26 +60,6 @@ def binarise_saliency(saliency: NDArray[np.float32], height: int, width: int, co
     if low == high:
         return np.full((height, width), low > config.binarise_threshold)
     return np.asarray((resized - low) / (high - low) > config.binarise_threshold)
-
-
-def covered_annotations(annotations: Sequence[AnnotationLike], dis_mask: Mask, min_coverage: float) -> list[int]:
-    """Indices of the annotations that the DIS mask covers by at least ``min_coverage`` of their area.
-
-    Paper: "requiring 80% of the mask to be covered by the dichotomous segmentation" drops shadows,
-    which SAM segments separately.
-    """
-    return [
-        index
-        for index, annotation in enumerate(annotations)
-        if is_covered(
-            int(np.count_nonzero(annotation.mask & _window(dis_mask, annotation.box))), annotation.area, min_coverage
-        )
-    ]
-
-
-def is_covered(pixels: int, area: int, min_coverage: float) -> bool:
-    """Whether ``pixels`` of a mask of ``area`` pixels are enough of it; none are of an empty one."""
-    return area > 0 and pixels / area >= min_coverage
 
 
 def extract_foreground(dis_mask: Mask, annotations: Sequence[AnnotationLike], config: ForegroundConfig) -> Foreground:

@@ -24,8 +24,8 @@ from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 
 from zsad.config import ForegroundConfig, ModelConfig, Precision
+from zsad.coverage import covered_annotations, is_covered
 from zsad.errors import UsageError
-from zsad.method.foreground import covered_annotations, is_covered
 from zsad.models.device import autocast, host_tensor, place
 from zsad.models.graphs import CUDAGraphs
 from zsad.models.sam_candidates import Candidates, concatenate, shared_batches, suppress

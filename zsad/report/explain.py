@@ -12,10 +12,10 @@ import torch
 from numpy.typing import NDArray
 
 from zsad.config import Config
+from zsad.coverage import covered_annotations
 from zsad.errors import ImageError, UsageError
 from zsad.filesystem import is_local, redact
 from zsad.images import FORMATS
-from zsad.method.foreground import covered_annotations
 from zsad.method.pixel_level import average_prompts
 from zsad.method.prompts import localising_prompts, sample_prompts
 from zsad.method.tile_level import pool_prompts
