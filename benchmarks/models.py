@@ -21,7 +21,6 @@ from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 
 from zsad.config import ModelConfig, Precision
 from zsad.models import clip, clipseg, isnet, sam
-from zsad.models.device import place
 from zsad.models.sam_decoder import SharedMaskDecoder
 from zsad.models.sam_encoder import fuse_attention
 from zsad.models.state_dicts import seeded
@@ -160,8 +159,7 @@ def sam_model(network: Sam, wrapped: bool = True, device: str = "cpu", precision
     fuse_attention(network.image_encoder)
     if wrapped:
         network.mask_decoder = LocalMasks(network.mask_decoder)  # type: ignore[assignment]
-    place(network, device, precision, [network.image_encoder, network.mask_decoder])
-    return sam.SAMModel(network, device, precision, "")
+    return sam.SAMModel(sam.ready(network, device, precision), device, precision, "")
 
 
 class _Brightness(nn.Module):

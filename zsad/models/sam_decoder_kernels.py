@@ -35,6 +35,9 @@ SMALL: Tiling = (32, 4, 1)
 
 _LARGE_MEMORY = 160_000
 
+_BLOCKS = 8
+"""Blocks of pixels that a program writes one after another, with the prompt's tokens fetched once."""
+
 
 def read(queries: Tensor, folded: Tensor | None, keys: Tensor, pixels: Tensor, owner: Tensor) -> Tensor:
     """Attention of a prompt's tokens to its pixels: softmax(queries keys' + folded pixels') pixels.
@@ -82,11 +85,11 @@ def write(
     _, size, channels = pixels.shape
     block, warps, stages = _tiling(WRITE, pixels)
     output = torch.empty((prompts, size, channels), dtype=pixels.dtype, device=pixels.device)
-    _write[(triton.cdiv(size, block), prompts)](
+    _write[(triton.cdiv(size, block * _BLOCKS), prompts)](
         queries, keys, pixels if folded is None else folded, spread, pixels, owner, weight, bias, output,
         size, eps, length,
         HEADS=rows // LENGTH, LENGTH=LENGTH, R=rows, D=inner, C=channels, BLOCK=block, FIRST=folded is None,
-        num_warps=warps, num_stages=stages,
+        BLOCKS=_BLOCKS, num_warps=warps, num_stages=stages,
     )  # fmt: skip
     return output
 
@@ -194,36 +197,39 @@ def _write(
     C: tl.constexpr,
     BLOCK: tl.constexpr,
     FIRST: tl.constexpr,
+    BLOCKS: tl.constexpr,
 ) -> None:  # pragma: no cover - compiled
     prompt = tl.program_id(1).to(tl.int64)
-    n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     r, d, c = tl.arange(0, R), tl.arange(0, D), tl.arange(0, C)
-    inside = n[:, None] < size
     if FIRST:
         image = tl.load(owner + prompt)
         queries += image * size * D
         pixels += image * size * C
     else:
         pixels += prompt * size * C
-    query = tl.load(queries + n[:, None] * D + d[None, :], mask=inside, other=0.0)
-    key = tl.load(keys + (prompt * R + r[:, None]) * D + d[None, :])
-    pixel = tl.load(pixels + n[:, None] * C + c[None, :], mask=inside, other=0.0)
-    logits = tl.dot(query, tl.trans(key))
-    if not FIRST:
         own = tl.load(folded + (prompt * R + r[:, None]) * C + c[None, :])
-        logits = tl.dot(pixel, tl.trans(own), logits)
-    by_head = tl.reshape(logits, (BLOCK, HEADS, LENGTH))
-    token = tl.arange(0, LENGTH)[None, None, :]
-    by_head = tl.where(token < length, by_head, float("-inf"))
-    weights = tl.exp(by_head - tl.max(by_head, 2)[:, :, None])
-    weights = weights / tl.sum(weights, 2)[:, :, None]
-    given = tl.load(spread + (prompt * R + r[:, None]) * C + c[None, :])
-    value = tl.dot(tl.reshape(weights, (BLOCK, R)).to(pixel.dtype), given) + pixel.to(tl.float32)
-    value -= (tl.sum(value, 1) / C)[:, None]
-    value *= tl.rsqrt(tl.sum(value * value, 1) / C + eps)[:, None]
-    value = value * tl.load(weight + c)[None, :] + tl.load(bias + c)[None, :]
     output += prompt * size * C
-    tl.store(output + n[:, None] * C + c[None, :], value.to(output.dtype.element_ty), mask=inside)
+    key = tl.load(keys + (prompt * R + r[:, None]) * D + d[None, :])
+    given = tl.load(spread + (prompt * R + r[:, None]) * C + c[None, :])
+    scale, shift = tl.load(weight + c)[None, :], tl.load(bias + c)[None, :]
+    token = tl.arange(0, LENGTH)[None, None, :]
+    for block in range(BLOCKS):
+        n = (tl.program_id(0) * BLOCKS + block) * BLOCK + tl.arange(0, BLOCK)
+        inside = n[:, None] < size
+        query = tl.load(queries + n[:, None] * D + d[None, :], mask=inside, other=0.0)
+        pixel = tl.load(pixels + n[:, None] * C + c[None, :], mask=inside, other=0.0)
+        logits = tl.dot(query, tl.trans(key))
+        if not FIRST:
+            logits = tl.dot(pixel, tl.trans(own), logits)
+        by_head = tl.reshape(logits, (BLOCK, HEADS, LENGTH))
+        by_head = tl.where(token < length, by_head, float("-inf"))
+        weights = tl.exp(by_head - tl.max(by_head, 2)[:, :, None])
+        weights = weights / tl.sum(weights, 2)[:, :, None]
+        value = tl.dot(tl.reshape(weights, (BLOCK, R)).to(pixel.dtype), given) + pixel.to(tl.float32)
+        value -= (tl.sum(value, 1) / C)[:, None]
+        value *= tl.rsqrt(tl.sum(value * value, 1) / C + eps)[:, None]
+        value = value * scale + shift
+        tl.store(output + n[:, None] * C + c[None, :], value.to(output.dtype.element_ty), mask=inside)
 
 
 @triton.jit

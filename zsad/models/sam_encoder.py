@@ -119,6 +119,9 @@ class FusedBlock(Block):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
         half = half_precision(x.device)
+        if half is not None:
+            # The patches come with their channels apart, and every layer norm would bring them together anew.
+            x = x.contiguous()
         seen = None if half is None else self.attn.in_windows(self.norm1(x), self.window_size, half)
         if seen is None:
             whole: Tensor = super().forward(x)
