@@ -175,10 +175,9 @@ class SAMModel:
                 own = [prompts[index][start:stop] for index, start, stop in batch]
                 yield self._start([embeddings[index] for index, _, _ in batch], [own], size)
             for index, batches in full.items():
-                for batch in batches:
-                    yield self._start(
-                        [embeddings[index]], [[prompts[index][start:stop]] for start, stop in batch], None
-                    )
+                for together in batches:
+                    parts = [[prompts[index][start:stop]] for start, stop in together]
+                    yield self._start([embeddings[index]], parts, None)
 
         # What is selected is known to the host only after all that was launched before on the same stream. So a GPU
         # decodes the next masks on another stream meanwhile.
@@ -190,7 +189,7 @@ class SAMModel:
                 left[index].append(self.select(embeddings[index], low, iou, start, config))
         annotations: list[list[Annotation]] = [[] for _ in images]
         for index, embedding in embeddings.items():
-            found = [self.select(embedding, *next(decoded).wait(), batch[0][0], config) for batch in full[index]]
+            found = [self.select(embedding, *next(decoded).wait(), first, config) for (first, _), *_ in full[index]]
             kept = suppress(concatenate(found + left[index]), config.box_nms_threshold)
             left[index].clear()
             annotations[index] = self.paint(

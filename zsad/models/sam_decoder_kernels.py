@@ -24,19 +24,16 @@ from torch import Tensor
 LENGTH = 8
 """Tokens of a prompt at most: four masks, their quality, and the point with its padding are seven."""
 
-Tiling = tuple[int, int, int]
-"""Pixels that a program holds at once, its warps, and how many loads it is ahead (``num_stages``)."""
+Tiling = tuple[int, int, int, int]
+"""Pixels that a program holds at once, how many times, its warps, and how many loads it is ahead (``num_stages``)."""
 
-READ: Tiling = (32, 4, 3)
-WRITE: Tiling = (64, 4, 1)
-UPSCALE: Tiling = (128, 8, 2)
-SMALL: Tiling = (32, 4, 1)
+READ: Tiling = (32, 1, 4, 3)
+WRITE: Tiling = (64, 8, 8, 1)
+UPSCALE: Tiling = (128, 1, 8, 2)
+SMALL: Tiling = (32, 1, 4, 1)
 """Of every step on a GPU whose multiprocessors have less than ``_LARGE_MEMORY`` bytes of shared memory."""
 
 _LARGE_MEMORY = 160_000
-
-_BLOCKS = 8
-"""Blocks of pixels that a program writes one after another, with the prompt's tokens fetched once."""
 
 
 def read(queries: Tensor, folded: Tensor | None, keys: Tensor, pixels: Tensor, owner: Tensor) -> Tensor:
@@ -55,7 +52,7 @@ def read(queries: Tensor, folded: Tensor | None, keys: Tensor, pixels: Tensor, o
     prompts, rows, inner = queries.shape
     _, size, channels = pixels.shape
     output = torch.empty((prompts, rows, channels), dtype=pixels.dtype, device=pixels.device)
-    block, warps, stages = _tiling(READ, pixels)
+    block, _, warps, stages = _tiling(READ, pixels)
     _read[(prompts,)](
         queries, pixels if folded is None else folded, keys, pixels, owner, output, size,
         R=rows, D=inner, C=channels, BLOCK=block, FIRST=folded is None, num_warps=warps, num_stages=stages,
@@ -83,13 +80,13 @@ def write(
     """
     prompts, rows, inner = keys.shape
     _, size, channels = pixels.shape
-    block, warps, stages = _tiling(WRITE, pixels)
+    block, blocks, warps, stages = _tiling(WRITE, pixels)
     output = torch.empty((prompts, size, channels), dtype=pixels.dtype, device=pixels.device)
-    _write[(triton.cdiv(size, block * _BLOCKS), prompts)](
+    _write[(triton.cdiv(size, block * blocks), prompts)](
         queries, keys, pixels if folded is None else folded, spread, pixels, owner, weight, bias, output,
         size, eps, length,
         HEADS=rows // LENGTH, LENGTH=LENGTH, R=rows, D=inner, C=channels, BLOCK=block, FIRST=folded is None,
-        BLOCKS=_BLOCKS, num_warps=warps, num_stages=stages,
+        BLOCKS=blocks, num_warps=warps, num_stages=stages,
     )  # fmt: skip
     return output
 
@@ -114,7 +111,7 @@ def upscale(
     """
     prompts, size, channels = pixels.shape
     height, width = grid
-    block, warps, stages = _tiling(UPSCALE, pixels)
+    block, _, warps, stages = _tiling(UPSCALE, pixels)
     output = torch.empty((prompts, masks, 4 * height, 4 * width), dtype=torch.float32, device=pixels.device)
     _upscale[(triton.cdiv(size, block), prompts)](
         pixels, first, first_bias, weight, bias, second, second_bias, mix, output, size, width, eps, masks,
