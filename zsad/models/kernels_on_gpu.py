@@ -15,11 +15,11 @@ def half_precision(device: torch.device) -> torch.dtype | None:
     """
     if device.type != "cuda" or not torch.is_autocast_enabled("cuda") or torch.compiler.is_compiling():
         return None
-    return torch.get_autocast_dtype("cuda") if _has_kernels(device) else None
+    return torch.get_autocast_dtype("cuda") if has_kernels(device) else None
 
 
 @cache
-def _has_kernels(device: torch.device) -> bool:
+def has_kernels(device: torch.device) -> bool:
     """Triton comes with torch for NVIDIA GPUs on Linux; GPUs before Ampere have too little shared memory."""
     if torch.version.cuda is None or find_spec("triton") is None:
         return False

@@ -30,6 +30,7 @@ from zsad.coverage import covered_annotations, is_covered
 from zsad.errors import UsageError
 from zsad.models.device import autocast, host_tensor, place
 from zsad.models.graphs import CUDAGraphs
+from zsad.models.kernels_on_gpu import has_kernels
 from zsad.models.sam_candidates import Candidates, concatenate, shared_batches, suppress
 from zsad.models.sam_decoder import SharedMaskDecoder, prompts_at_once
 from zsad.models.sam_encoder import fuse_attention
@@ -42,10 +43,12 @@ from zsad.resize import Normalisation, resize_into
 T = TypeVar("T")
 
 MASKS_PER_POINT = 3
-_BATCHES_ON_GPU = 4
-"""A GPU decodes so many batches as one: the tokens of 64 prompts leave most of it idle."""
-_BATCHES_SELECTED = 4
-"""Of them, so many of an image are decoded before their masks are selected from: 0.8 GB of masks of 256 x 256."""
+_BATCHES_ON_GPU = 8
+"""A GPU decodes so many batches as one, memory permitting: the tokens of 64 prompts leave most of it idle."""
+_PROMPT_ON_GPU = 7e6, 2e7
+"""Bytes that a GPU needs for each prompt of a batch, by kernels of half precision and by torch."""
+_BATCHES_SELECTED = 2
+"""Of a GPU's batches, so many of an image are decoded before their masks are selected from."""
 
 
 @dataclass(frozen=True)
@@ -274,8 +277,13 @@ class SAMModel:
         return torch.cuda.Stream(self.device) if torch.device(self.device).type == "cuda" else None
 
     def _batch_size(self, config: ForegroundConfig) -> int:
-        """Prompts of a decoder batch."""
-        return config.points_per_batch * (1 if self._on_cpu() else _BATCHES_ON_GPU)
+        """Prompts of a decoder batch; on a GPU several times the configured ones, in a tenth of its memory."""
+        if torch.device(self.device).type != "cuda":
+            return config.points_per_batch
+        memory = torch.cuda.get_device_properties(self.device).total_memory
+        by_torch = self.precision == "fp32" or not has_kernels(torch.device(self.device))
+        each = _PROMPT_ON_GPU[by_torch] * config.points_per_batch
+        return config.points_per_batch * max(1, min(_BATCHES_ON_GPU, int(memory / 10 / each)))
 
     def _on_cpu(self) -> bool:
         return torch.device(self.device).type == "cpu"
@@ -304,7 +312,10 @@ class SAMModel:
         """Points (P, 2), x and y in pixels of the image -> prompts (P, 2, C) float32: the point and the padding."""
         native_size = embedding.upsampling.native_size
         coordinates = ResizeLongestSide(self.input_size).apply_coords(points, native_size)
-        prompts = torch.as_tensor(coordinates, device=self.device)[:, None]
+        prompts = torch.from_numpy(coordinates)[:, None]
+        if not self._on_cpu():
+            # Otherwise the host waits for whatever the GPU is doing.
+            prompts = prompts.pin_memory().to(self.device, non_blocking=True)
         labels = torch.ones(prompts.shape[:2], dtype=torch.int, device=self.device)
         # Without autocast: positions need more digits than half precision has.
         sparse: Tensor = self.network.prompt_encoder(points=(prompts, labels), boxes=None, masks=None)[0]

@@ -24,13 +24,13 @@ from torch import Tensor
 LENGTH = 8
 """Tokens of a prompt at most: four masks, their quality, and the point with its padding are seven."""
 
-Tiling = tuple[int, int, int, int]
-"""Pixels that a program holds at once, how many times, its warps, and how many loads it is ahead (``num_stages``)."""
+Tiling = tuple[int, int, int]
+"""Pixels that a program holds at once, its warps, and how many loads it is ahead (``num_stages``)."""
 
-READ: Tiling = (32, 1, 4, 3)
-WRITE: Tiling = (64, 8, 8, 1)
-UPSCALE: Tiling = (128, 1, 8, 2)
-SMALL: Tiling = (32, 1, 4, 1)
+READ: Tiling = (32, 4, 3)
+WRITE: Tiling = (64, 4, 1)
+UPSCALE: Tiling = (128, 8, 2)
+SMALL: Tiling = (32, 4, 1)
 """Of every step on a GPU whose multiprocessors have less than ``_LARGE_MEMORY`` bytes of shared memory."""
 
 _LARGE_MEMORY = 160_000
@@ -52,7 +52,7 @@ def read(queries: Tensor, folded: Tensor | None, keys: Tensor, pixels: Tensor, o
     prompts, rows, inner = queries.shape
     _, size, channels = pixels.shape
     output = torch.empty((prompts, rows, channels), dtype=pixels.dtype, device=pixels.device)
-    block, _, warps, stages = _tiling(READ, pixels)
+    block, warps, stages = _tiling(READ, pixels)
     _read[(prompts,)](
         queries, pixels if folded is None else folded, keys, pixels, owner, output, size,
         R=rows, D=inner, C=channels, BLOCK=block, FIRST=folded is None, num_warps=warps, num_stages=stages,
@@ -80,13 +80,13 @@ def write(
     """
     prompts, rows, inner = keys.shape
     _, size, channels = pixels.shape
-    block, blocks, warps, stages = _tiling(WRITE, pixels)
+    block, warps, stages = _tiling(WRITE, pixels)
     output = torch.empty((prompts, size, channels), dtype=pixels.dtype, device=pixels.device)
-    _write[(triton.cdiv(size, block * blocks), prompts)](
+    _write[(triton.cdiv(size, block), prompts)](
         queries, keys, pixels if folded is None else folded, spread, pixels, owner, weight, bias, output,
         size, eps, length,
         HEADS=rows // LENGTH, LENGTH=LENGTH, R=rows, D=inner, C=channels, BLOCK=block, FIRST=folded is None,
-        BLOCKS=blocks, num_warps=warps, num_stages=stages,
+        num_warps=warps, num_stages=stages,
     )  # fmt: skip
     return output
 
@@ -111,7 +111,7 @@ def upscale(
     """
     prompts, size, channels = pixels.shape
     height, width = grid
-    block, _, warps, stages = _tiling(UPSCALE, pixels)
+    block, warps, stages = _tiling(UPSCALE, pixels)
     output = torch.empty((prompts, masks, 4 * height, 4 * width), dtype=torch.float32, device=pixels.device)
     _upscale[(triton.cdiv(size, block), prompts)](
         pixels, first, first_bias, weight, bias, second, second_bias, mix, output, size, width, eps, masks,
@@ -194,39 +194,36 @@ def _write(
     C: tl.constexpr,
     BLOCK: tl.constexpr,
     FIRST: tl.constexpr,
-    BLOCKS: tl.constexpr,
 ) -> None:  # pragma: no cover - compiled
     prompt = tl.program_id(1).to(tl.int64)
+    n = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     r, d, c = tl.arange(0, R), tl.arange(0, D), tl.arange(0, C)
+    inside = n[:, None] < size
     if FIRST:
         image = tl.load(owner + prompt)
         queries += image * size * D
         pixels += image * size * C
     else:
         pixels += prompt * size * C
-        own = tl.load(folded + (prompt * R + r[:, None]) * C + c[None, :])
-    output += prompt * size * C
+    query = tl.load(queries + n[:, None] * D + d[None, :], mask=inside, other=0.0)
     key = tl.load(keys + (prompt * R + r[:, None]) * D + d[None, :])
-    given = tl.load(spread + (prompt * R + r[:, None]) * C + c[None, :])
-    scale, shift = tl.load(weight + c)[None, :], tl.load(bias + c)[None, :]
+    pixel = tl.load(pixels + n[:, None] * C + c[None, :], mask=inside, other=0.0)
+    logits = tl.dot(query, tl.trans(key))
+    if not FIRST:
+        own = tl.load(folded + (prompt * R + r[:, None]) * C + c[None, :])
+        logits = tl.dot(pixel, tl.trans(own), logits)
+    by_head = tl.reshape(logits, (BLOCK, HEADS, LENGTH))
     token = tl.arange(0, LENGTH)[None, None, :]
-    for block in range(BLOCKS):
-        n = (tl.program_id(0) * BLOCKS + block) * BLOCK + tl.arange(0, BLOCK)
-        inside = n[:, None] < size
-        query = tl.load(queries + n[:, None] * D + d[None, :], mask=inside, other=0.0)
-        pixel = tl.load(pixels + n[:, None] * C + c[None, :], mask=inside, other=0.0)
-        logits = tl.dot(query, tl.trans(key))
-        if not FIRST:
-            logits = tl.dot(pixel, tl.trans(own), logits)
-        by_head = tl.reshape(logits, (BLOCK, HEADS, LENGTH))
-        by_head = tl.where(token < length, by_head, float("-inf"))
-        weights = tl.exp(by_head - tl.max(by_head, 2)[:, :, None])
-        weights = weights / tl.sum(weights, 2)[:, :, None]
-        value = tl.dot(tl.reshape(weights, (BLOCK, R)).to(pixel.dtype), given) + pixel.to(tl.float32)
-        value -= (tl.sum(value, 1) / C)[:, None]
-        value *= tl.rsqrt(tl.sum(value * value, 1) / C + eps)[:, None]
-        value = value * scale + shift
-        tl.store(output + n[:, None] * C + c[None, :], value.to(output.dtype.element_ty), mask=inside)
+    by_head = tl.where(token < length, by_head, float("-inf"))
+    weights = tl.exp(by_head - tl.max(by_head, 2)[:, :, None])
+    weights = weights / tl.sum(weights, 2)[:, :, None]
+    given = tl.load(spread + (prompt * R + r[:, None]) * C + c[None, :])
+    value = tl.dot(tl.reshape(weights, (BLOCK, R)).to(pixel.dtype), given) + pixel.to(tl.float32)
+    value -= (tl.sum(value, 1) / C)[:, None]
+    value *= tl.rsqrt(tl.sum(value * value, 1) / C + eps)[:, None]
+    value = value * tl.load(weight + c)[None, :] + tl.load(bias + c)[None, :]
+    output += prompt * size * C
+    tl.store(output + n[:, None] * C + c[None, :], value.to(output.dtype.element_ty), mask=inside)
 
 
 @triton.jit
