@@ -262,7 +262,7 @@ def test_images_that_share_batches_are_annotated_as_if_alone(model, photographs,
     config = EVERYTHING.model_copy(update={"points_per_batch": size, "stability_threshold": 0.3})
     calls: list[int] = []
     hook = model.network.mask_decoder.register_forward_hook(lambda *_: calls.append(1))
-    together = model.annotate_all(images, config, points)
+    together = list(model.annotate_all(images, config, points))
     hook.remove()
     assert sum(len(own) for own in points) > 2 * size
     assert len(calls) <= -(-sum(len(own) for own in points) // size)

@@ -164,7 +164,7 @@ def test_batches_of_a_gpu_have_one_shape_and_give_the_same_annotations(monkeypat
         monkeypatch.setattr(module, "prompts_at_once", lambda *_: None)
     shapes: list[int] = []
     network.mask_decoder.register_forward_hook(lambda _module, _inputs, found: shapes.append(len(found[0])))
-    found = model.annotate_all(images, config, points)
+    found = list(model.annotate_all(images, config, points))
     assert shapes == [24] * 4
     assert [len(one) for one in found] == [len(one) for one in expected]
     for mine, other in zip(chain(*found), chain(*expected), strict=True):

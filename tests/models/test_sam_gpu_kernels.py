@@ -254,7 +254,7 @@ def test_each_image_has_its_own_mask_or_none():
     for patched in (by_torch(), nullcontext()):
         with patched:
             every = model.annotate(image, config)
-            found = model.annotate_all([image] * 3, config, [None] * 3, masks)
+            found = list(model.annotate_all([image] * 3, config, [None] * 3, masks))
         assert [len(some) == len(every) for some in found] == [False, True, False]
         for some, mask in zip(found, masks, strict=True):
             if mask is not None:

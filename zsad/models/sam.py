@@ -134,7 +134,7 @@ class SAMModel:
         self, image: NDArray[np.uint8], config: ForegroundConfig, points: NDArray[np.floating] | None = None
     ) -> list[Annotation]:
         """``annotate_all`` of one image (H, W, 3)."""
-        return self.annotate_all([image], config, [points])[0]
+        return next(self.annotate_all([image], config, [points]))
 
     @torch.no_grad()
     def annotate_all(
@@ -144,8 +144,8 @@ class SAMModel:
         points: Sequence[NDArray[np.floating] | None],
         within: Sequence[NDArray[np.bool_] | None] | None = None,
         threads: int = 1,
-    ) -> list[list[Annotation]]:
-        """Masks of everything in each image, on a CPU bit for bit those that it has alone.
+    ) -> Iterator[list[Annotation]]:
+        """Masks of everything in one image after the other, on a CPU bit for bit those that it has alone.
 
         An image has its full decoder batches to itself. What is left of all images shares batches, so that there
         are no more than there would be if the prompts were those of one image. Meanwhile an embedding and the
@@ -159,7 +159,7 @@ class SAMModel:
                 left out. None = all are wanted.
             threads: images that are resized at once while a GPU encodes others.
 
-        Returns:
+        Yields:
             Per image the annotations, by decreasing predicted IoU.
         """
         size = self._batch_size(config)
@@ -190,15 +190,17 @@ class SAMModel:
             counts = [MASKS_PER_POINT * (stop - start) for _, start, stop in batch]
             for (index, start, _), low, iou in zip(batch, *(one.split(counts) for one in values), strict=True):
                 left[index].append(self.select(embeddings[index], low, iou, start, config))
-        annotations: list[list[Annotation]] = [[] for _ in images]
-        for index, embedding in embeddings.items():
+        for index in range(len(images)):
+            if index not in embeddings:
+                yield []
+                continue
+            embedding = embeddings[index]
             found = [self.select(embedding, *next(decoded).wait(), first, config) for (first, _), *_ in full[index]]
             kept = suppress(concatenate(found + left[index]), config.box_nms_threshold)
             left[index].clear()
-            annotations[index] = self.paint(
+            yield self.paint(
                 embedding, kept, pixels[index], None if within is None else within[index], config.min_coverage
             )
-        return annotations
 
     def preprocess(self, image: NDArray[np.uint8]) -> tuple[Tensor, tuple[int, int]]:
         """The published resize of the longer side to the input size, mean and std, and padding with 0.

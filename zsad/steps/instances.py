@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +23,7 @@ from zsad.models import sam
 from zsad.steps.item import (
     ImageItem,
     alive,
-    attempt_each,
+    attempt,
     free_memory,
     isolate,
     load,
@@ -69,15 +71,24 @@ class Instances:
                 self._segment_all(pending[start : start + _IMAGES_AT_ONCE])
 
     def _segment_all(self, items: list[ImageItem]) -> None:
-        annotations: dict[int, list[sam.Annotation]] = {}
-        asking = [item for item in items if self._asks(item)]
-        isolate(self.name, asking, lambda some: annotations.update(self._annotate(some)))
-        attempt_each(
-            self.name,
-            alive(items),
-            lambda item: self._segment(item, annotations.get(id(item))),
-            self.config.runtime.threads,
-        )
+        segmented: dict[int, Future[None]] = {}
+        with ThreadPoolExecutor(self.config.runtime.threads) as pool:
+
+            def segment(item: ImageItem, found: list[sam.Annotation] | None) -> None:
+                work = partial(self._segment, annotations=found)
+                segmented[id(item)] = pool.submit(attempt, self.name, item, work)
+
+            def annotate(some: list[ImageItem]) -> None:
+                for item, found in self._annotate([item for item in some if id(item) not in segmented]):
+                    # While SAM is at the next image, which on a GPU leaves the host idle.
+                    segment(item, found)
+
+            isolate(self.name, [item for item in items if self._asks(item)], annotate)
+            for item in alive(items):
+                if id(item) not in segmented:
+                    segment(item, None)
+            for future in segmented.values():
+                future.result()
 
     def _segment(self, item: ImageItem, annotations: list[sam.Annotation] | None) -> None:
         found = self._foreground(item, annotations)
@@ -111,8 +122,8 @@ class Instances:
             return False
         return item.dis_mask is not None and bool(item.dis_mask.any())
 
-    def _annotate(self, items: list[ImageItem]) -> dict[int, list[sam.Annotation]]:
-        """SAM's annotations by the item's ``id``. When memory runs out over one image alone, fewer points at once."""
+    def _annotate(self, items: list[ImageItem]) -> Iterator[tuple[ImageItem, list[sam.Annotation]]]:
+        """SAM's annotations of one item after the other. When memory runs out over a single one, fewer points at once."""
         config = self.config.foreground
         images = [item.image for item in items if item.image is not None]
         points = [self._points(item.dis_mask) for item in items if item.dis_mask is not None]
@@ -121,7 +132,8 @@ class Instances:
         while True:
             try:
                 found = self.model.annotate_all(images, config, points, within, self.config.runtime.threads)
-                return dict(zip(map(id, items), found, strict=True))
+                yield from zip(items, found, strict=True)
+                return
             except Exception as error:
                 # Of several images the caller first tries fewer.
                 if len(items) > 1 or config.points_per_batch == 1 or not out_of_memory(error):

@@ -150,7 +150,13 @@ def _pixels(item: ImageItem, max_pixels: int) -> int:
 
 def _each(stage: str, items: Sequence[ImageItem], work: Callable[[ImageItem], object], threads: int) -> None:
     with timed(stage, items):
-        attempt_each(stage, alive(items), work, threads)
+        pending = alive(items)
+        if threads > 1 and len(pending) > 1:
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(lambda item: attempt(stage, item, work), pending))
+        else:
+            for item in pending:
+                attempt(stage, item, work)
 
 
 def load_foreground(item: ImageItem, config: ImagesConfig) -> NDArray[np.bool_]:
@@ -202,16 +208,6 @@ def attempt(stage: str, item: ImageItem, work: Callable[[ImageItem], object]) ->
         if condemns_process(error):
             raise
         item.fail(stage, error)
-
-
-def attempt_each(stage: str, items: Sequence[ImageItem], work: Callable[[ImageItem], object], threads: int) -> None:
-    """``attempt`` of every item, ``threads`` of them at once."""
-    if threads > 1 and len(items) > 1:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(lambda item: attempt(stage, item, work), items))
-    else:
-        for item in items:
-            attempt(stage, item, work)
 
 
 def isolate(stage: str, items: Sequence[ImageItem], work: Callable[[list[ImageItem]], object]) -> None:
