@@ -42,7 +42,15 @@ def run(quick: bool) -> list[Row]:
     """P11 where there is a GPU; with ``quick`` the same code on small models, on whatever device there is."""
     if not torch.cuda.is_available() and not quick:
         goals = ", ".join(f">= {goal:g} images/s ({name})" for name, *_, goal in VARIANTS)
-        return [Row("P11", "one H200, bf16, 6 tiles", goals, "not measured on GPU", None)]
+        return [
+            Row(
+                "P11",
+                "one H200, bf16, 6 tiles",
+                goals,
+                "not measured on GPU here; an H200's figures are in benchmarks/GPU.md",
+                None,
+            )
+        ]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     where = torch.cuda.get_device_name() if device == "cuda" else "CPU"
     others = _others(quick, device)

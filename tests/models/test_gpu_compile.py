@@ -29,7 +29,7 @@ TYPES = {
 TYPE_OF = {name: kind for kind, names in TYPES.items() for name in names.split()}
 HEADS, LENGTH, D, C = 2, sam_decoder_kernels.LENGTH, 16, 32
 SIZES = dict(HEADS=HEADS, LENGTH=LENGTH, R=HEADS * LENGTH, D=D, C=C, C1=C, C2=C, BLOCK=16)
-SIZES |= dict(STRIPS=2, ROWS=4, COLUMNS=32, MASKS=128, WINDOW=14, PADDED=True, SPAN=32, CHANNELS=24, WIDE=32)
+SIZES |= dict(STRIPS=2, ROWS=4, COLUMNS=32, MASKS=128, WINDOW=14, SPAN=32, CHANNELS=24, WIDE=32)
 
 for module in (sam_decoder_kernels, sam_gpu_kernels, sam_encoder_kernels):
     functions = [one for one in vars(module).values() if isinstance(one, triton.JITFunction)]

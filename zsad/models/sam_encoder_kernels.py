@@ -2,8 +2,8 @@
 
 The published encoder cuts the image into padded windows, copies them, and puts them together again; and it holds a
 position term for every pair of tokens. Here a program finds the tokens of its window where they are. It takes a row of
-queries and goes through the keys row by row. Then a query has one row's term for all keys of a row, and the columns' terms
-are the same in every row.
+queries and goes through the keys row by row. Then the row's term, the same for all its keys, is part of the key, and the
+column's is the same in every row.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-ROW_OF_WARPS = 4
-WINDOW_OF_WARPS = 1
-"""Warps of a program: for rows of more than 32 tokens, and for shorter ones."""
+
+_WARPS_OF_LONG_ROWS, _WARPS_OF_SHORT_ROWS = 4, 1
+"""Warps of a program, for rows of more than 32 tokens and for others."""
 
 
 def attend(
@@ -54,8 +54,7 @@ def attend(
             HEADS=heads,
             CHANNELS=channels // 3 // heads,
             WIDE=max(16, triton.next_power_of_2(channels // 3 // heads)),
-            PADDED=bool(height % window or width % window),
-            num_warps=ROW_OF_WARPS if block > 32 else WINDOW_OF_WARPS,
+            num_warps=_WARPS_OF_LONG_ROWS if block > 32 else _WARPS_OF_SHORT_ROWS,
         )
     return output
 
@@ -76,7 +75,6 @@ def _attend(
     HEADS: tl.constexpr,
     CHANNELS: tl.constexpr,
     WIDE: tl.constexpr,
-    PADDED: tl.constexpr,
 ) -> None:  # pragma: no cover - compiled
     """Program (r, h, w): row r of the queries of window w, in head h."""
     row, head = tl.program_id(0), tl.program_id(1)
@@ -93,7 +91,7 @@ def _attend(
         within = (n[:, None] < WINDOW) & (column < width) & exists
         query = tl.load(first + ((top + row) * width + column) * token, mask=within, other=0.0)
         beyond = padding + head * CHANNELS + c
-        no_key = tl.load(beyond + HEADS * CHANNELS, mask=exists, other=0.0)
+        no_key = tl.load(beyond + HEADS * CHANNELS, mask=exists, other=0.0).to(tl.float32)
         no_value = tl.load(beyond + 2 * HEADS * CHANNELS, mask=exists, other=0.0)
         # What a query has to say about every distance along the row, moved so that it meets the keys of those distances.
         span = tl.arange(0, SPAN)
@@ -103,7 +101,6 @@ def _attend(
         distance = n[:, None] - n[None, :] + WINDOW - 1
         across = tl.gather(said, tl.minimum(tl.maximum(distance, 0), SPAN - 1), 1)
         across = tl.where(n[None, :] < WINDOW, across, float("-inf"))
-        single = query.to(tl.float32)
         highest = tl.full((BLOCK,), float("-inf"), tl.float32)
         total = tl.zeros((BLOCK,), tl.float32)
         mixed = tl.zeros((BLOCK, WIDE), tl.float32)
@@ -111,14 +108,13 @@ def _attend(
             line = top + other + tl.zeros_like(column)
             inside = within & (line < height)
             place = first + (line * width + column) * token
-            key = tl.load(place + HEADS * CHANNELS, mask=inside, other=0.0)
+            key = tl.load(place + HEADS * CHANNELS, mask=inside, other=0.0).to(tl.float32)
             value = tl.load(place + 2 * HEADS * CHANNELS, mask=inside, other=0.0)
-            if PADDED:
-                key = tl.where(inside, key, no_key)
-                value = tl.where(inside, value, no_value)
+            key = tl.where(inside, key, no_key) * scale
+            value = tl.where(inside, value, no_value)
             term = tl.load(row_terms + (row - other + WINDOW - 1) * CHANNELS + c, mask=exists, other=0.0)
-            down_there = tl.sum(single * term.to(tl.float32), 1)
-            logits = (tl.dot(query, tl.trans(key)) * scale + (across + down_there[:, None])) * 1.4426950408889634
+            key += term.to(tl.float32)
+            logits = (tl.dot(query, tl.trans(key.to(query.dtype))) + across) * 1.4426950408889634
             higher = tl.maximum(highest, tl.max(logits, 1))
             weights = tl.exp2(logits - higher[:, None])
             shrink = tl.exp2(highest - higher)
