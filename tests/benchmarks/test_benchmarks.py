@@ -71,7 +71,7 @@ def test_an_interrupted_run_keeps_what_it_measured(monkeypatch, tmp_path):
 
 def test_the_goal_for_a_gpu_says_that_it_was_not_measured():
     (row,) = benchmarks_main.measure("P11", quick=False)
-    assert row.met is None and row.measured == "not measured on GPU"
+    assert row.met is None and row.measured.startswith("not measured on GPU")
 
 
 def test_unknown_goals_are_refused():

@@ -13,7 +13,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-
 _WARPS_OF_LONG_ROWS, _WARPS_OF_SHORT_ROWS = 4, 1
 """Warps of a program, for rows of more than 32 tokens and for others."""
 
