@@ -24,7 +24,7 @@ METHOD_VERSION = 1
 HALF_PRECISION = 4
 """The same for what only half precision changes. 2: SAM's grid of positions is encoded in float32. 3: on a CPU its
 encoder rounds the position terms as a mask. 4: IS-Net's batch norms are folded into its convolutions, and all of it
-computes in half precision."""
+computes in half precision; SAM's decoder holds its weights so, and on a GPU its encoder and decoder have their own kernels."""
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -158,8 +158,8 @@ class RuntimeConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     topology: Literal["auto", "fused", "pools"] = "auto"
     compile: bool = False
-    """Whether networks on a GPU go through ``torch.compile``, which takes minutes at the start of every actor. On a CPU
-    it was slower than without, and is not done."""
+    """Whether CLIP, CLIPSeg and SAM's encoder on a GPU go through ``torch.compile``, which takes up to half a minute at the
+    start of every actor. On a CPU it was slower than without, and is not done."""
     batch_size: int = Field(8, ge=1)
     """Images per step call."""
     device_batch: int = Field(32, ge=1)
@@ -168,7 +168,7 @@ class RuntimeConfig(Section):
     """Images per Parquet part (target); null = about 100 parts a run, within 16 to 2048 images
     and three minutes' work of the slowest pool."""
     threads: int = Field(2, ge=1)
-    """Files read at once in the first step of a pool."""
+    """Files read at once in the first step of a pool, images resized at once for SAM on a GPU, and foregrounds extracted."""
     no_progress_seconds: float = Field(3600.0, gt=0)
     """A run in which no batch finishes for so long is ended with an error instead of waiting for ever."""
     memory_gib: float | None = Field(None, gt=0)

@@ -9,15 +9,10 @@ from torch._dynamo.utils import counters
 
 from zsad import detector
 from zsad.config import ForegroundConfig, ModelConfig, load_config
-from zsad.models import clip, clipseg, isnet, sam, sam_encoder
+from zsad.models import clip, clipseg, sam, sam_encoder
 from zsad.models.compiling import compile_networks
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
-
-
-def _isnet():
-    model = isnet.load(ModelConfig(name="random-isnet"))
-    return model, lambda: model.predict(model.preprocess(IMAGE)[None])
 
 
 def _sam():
@@ -36,7 +31,7 @@ def _clipseg():
     return model, lambda: model.logits(model.preprocess([IMAGE]), model.embed_prompts(["damage"]))
 
 
-@pytest.mark.parametrize("build", [_isnet, _sam, _clip, _clipseg])
+@pytest.mark.parametrize("build", [_sam, _clip, _clipseg])
 def test_a_compiled_model_says_the_same(build, monkeypatch):
     # What is compiled is what runs on a GPU.
     monkeypatch.setattr(sam_encoder, "_in_parts", lambda device: False)

@@ -18,8 +18,8 @@ def compile_networks(
 ) -> None:
     """Compile what a model spends its time in, when it is first called; parameters and names stay.
 
-    SAM's mask decoder is left out: its batches are composed of several images' prompts, and every composition would
-    be compiled anew.
+    IS-Net is left out, which as a CUDA graph was no slower, and so is SAM's mask decoder: its batches are composed of
+    several images' prompts, and every composition would be compiled anew.
 
     Args:
         backend: of ``torch.compile``: a name or a function.
@@ -30,7 +30,7 @@ def compile_networks(
 
 def _networks(model: ISNetModel | SAMModel | CLIPModel | CLIPSegModel) -> list[nn.Module]:
     if isinstance(model, ISNetModel):
-        return [model.network]
+        return []
     if isinstance(model, SAMModel):
         return [model.network.image_encoder]
     if isinstance(model, CLIPModel):
