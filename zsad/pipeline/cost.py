@@ -42,8 +42,9 @@ _GFLOP = {
 }
 """Billions of floating-point operations per image of 1500 x 1000 pixels with six tiles."""
 
-_GPU_TFLOP_PER_SECOND = {"fp32": 15, "bf16": 50, "fp16": 50}
-"""What a data-centre GPU is taken to sustain; no measurement."""
+_GPU_TFLOP_PER_SECOND = {"fp32": 15, "bf16": 150, "fp16": 150}
+"""What a data-centre GPU is taken to sustain. In half precision about what the four models got out of an H200 together
+(``benchmarks/GPU.md``); in float32 no measurement."""
 _LOAD_MS = 15.0
 _SLOW_SECONDS = 60
 _SAMPLE_ROWS = 20_000
