@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
 from functools import cache
-from importlib.util import find_spec
 
 import torch
 
@@ -11,16 +11,30 @@ import torch
 def half_precision(device: torch.device) -> torch.dtype | None:
     """The type that autocast asks for, where the kernels of half precision run on the device; else None.
 
-    ``torch.compile`` makes its own kernels.
+    GPUs before Ampere have too little shared memory for them. ``torch.compile`` makes its own kernels.
     """
     if device.type != "cuda" or not torch.is_autocast_enabled("cuda") or torch.compiler.is_compiling():
         return None
-    return torch.get_autocast_dtype("cuda") if has_kernels(device) else None
+    if not has_kernels(device) or torch.cuda.get_device_capability(device) < (8, 0):
+        return None
+    return torch.get_autocast_dtype("cuda")
 
 
 @cache
 def has_kernels(device: torch.device) -> bool:
-    """Triton comes with torch for NVIDIA GPUs on Linux; GPUs before Ampere have too little shared memory."""
-    if torch.version.cuda is None or find_spec("triton") is None:
+    """Whether Triton is there, which comes with torch for NVIDIA GPUs on Linux, and can compile: it needs a C compiler.
+
+    Warns where it is not.
+    """
+    if device.type != "cuda":
         return False
-    return torch.cuda.get_device_capability(device) >= (8, 0)
+    try:
+        from zsad.models import sam_gpu_kernels
+
+        sam_gpu_kernels.extents(torch.zeros(1, 1, 1, device=device), torch.zeros(1, device=device).long(), 0.0)
+    except torch.OutOfMemoryError:
+        raise
+    except Exception as error:
+        warnings.warn(f"SAM takes longer, since Triton does not work here: {error}", stacklevel=2)
+        return False
+    return True

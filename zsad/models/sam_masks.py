@@ -9,10 +9,8 @@ torch's operations on many masks.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from types import ModuleType
 from typing import TypeAlias
 
@@ -22,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zsad.models import sam_kernels
+from zsad.models.kernels_on_gpu import has_kernels
 from zsad.models.sam_upsampling import Axis, Taps, Upsampling
 
 Box = tuple[int, int, int, int]
@@ -256,20 +255,12 @@ def _on_cpu(values: Tensor) -> bool:
     return values.device.type == "cpu"
 
 
-@cache
 def _gpu_kernels(device: torch.device) -> ModuleType | None:
-    """``sam_gpu_kernels`` where the device is a GPU for which Triton is there and can compile."""
-    if device.type != "cuda":
+    """``sam_gpu_kernels`` where they run on the device."""
+    if not has_kernels(device):
         return None
-    try:
-        from zsad.models import sam_gpu_kernels
+    from zsad.models import sam_gpu_kernels
 
-        sam_gpu_kernels.extents(torch.zeros(1, 1, 1, device=device), torch.zeros(1, device=device).long(), 0.0)
-    except torch.OutOfMemoryError:
-        raise
-    except Exception as error:
-        warnings.warn(f"SAM's masks take longer, since Triton does not work here: {error}", stacklevel=2)
-        return None
     return sam_gpu_kernels
 
 
