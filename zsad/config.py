@@ -58,6 +58,7 @@ class ForegroundConfig(Section):
     min_part_inside: float = Field(0.50, ge=0, le=1)
     points_per_side: int = Field(32, ge=1)
     points_per_batch: int = Field(64, ge=1)
+    """Points that SAM decodes at once on a CPU; on a GPU up to eight times as many, as its memory allows."""
     pred_iou_threshold: float = 0.88
     stability_threshold: float = 0.95
     stability_offset: float = Field(1.0, ge=0)
@@ -158,8 +159,8 @@ class RuntimeConfig(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     topology: Literal["auto", "fused", "pools"] = "auto"
     compile: bool = False
-    """Whether CLIP, CLIPSeg and SAM's encoder on a GPU go through ``torch.compile``, which takes up to half a minute at the
-    start of every actor. On a CPU it was slower than without, and is not done."""
+    """Whether CLIP, CLIPSeg and SAM's encoder on a GPU go through ``torch.compile``, which takes up to half a minute per network
+    at the start of every actor. On a CPU it was slower than without, and is not done."""
     batch_size: int = Field(8, ge=1)
     """Images per step call."""
     device_batch: int = Field(32, ge=1)

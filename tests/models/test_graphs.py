@@ -9,7 +9,7 @@ import pickle
 import pytest
 import torch
 
-from zsad.models.graphs import CUDAGraphs
+from zsad.models.graphs import CUDAGraphs, forget_graphs
 
 
 def double(x, y=None):
@@ -98,3 +98,13 @@ def test_copies_start_without_graphs(duplicate):
     other = duplicate(graphs)
     assert other._keep == 3 and not other._replays
     assert torch.equal(other(torch.ones(2)), torch.full((2,), 2.0))
+
+
+def test_all_graphs_can_be_given_up_and_are_recorded_again():
+    graphs = Fake(double)
+    for _ in range(2):
+        graphs(torch.ones(1))
+    forget_graphs()
+    assert not graphs._replays
+    assert torch.equal(graphs(torch.ones(1)), torch.full((1,), -2.0))
+    assert len(graphs.recorded) == 2

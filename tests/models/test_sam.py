@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -627,3 +628,41 @@ def test_plans_of_the_upsampling_are_kept(monkeypatch):
     threads = torch.get_num_threads()
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads + 1)
     assert plan() is not first
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 9])
+def test_values_are_asked_for_ahead_and_come_in_order(count):
+    asked = []
+
+    def values():
+        for number in range(5):
+            asked.append(number)
+            yield number
+
+    ahead = sam._ahead(values(), count)
+    for number in range(5):
+        assert next(ahead) == number
+        assert asked == list(range(min(5, number + count + 1)))
+    assert list(ahead) == []
+
+
+@pytest.mark.parametrize(
+    ("gigabytes", "precision", "kernels", "batches"),
+    [
+        (141, "bf16", True, 8),
+        (24, "bf16", True, 5),
+        (24, "fp32", True, 1),
+        (80, "fp32", True, 6),
+        (80, "bf16", False, 6),
+        (4, "bf16", True, 1),
+    ],
+)
+def test_a_gpu_decodes_as_many_batches_as_one_as_its_memory_allows(monkeypatch, gigabytes, precision, kernels, batches):
+    properties = SimpleNamespace(total_memory=gigabytes * 10**9)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
+    monkeypatch.setattr(sam, "has_kernels", lambda device: kernels)
+    model = sam.SAMModel(SimpleNamespace(), "cuda", precision, "")  # type: ignore[arg-type]
+    # When memory runs out, half as many are asked for, down to the last.
+    for size in (64, 32, 1):
+        assert model._batch_size(ForegroundConfig(points_per_batch=size)) == size * batches
+    assert sam.SAMModel(SimpleNamespace(), "cpu", precision, "")._batch_size(ForegroundConfig()) == 64  # type: ignore[arg-type]

@@ -197,3 +197,35 @@ def test_what_fails_after_sam_fails_alone_whatever_the_threads(threads, monkeypa
     assert messages == [None, "number 1", None, "number 3", None]
     assert [item.foreground_source for item in whole] == ["sam+dis", None, "sam+dis", None, "sam+dis"]
     assert all(item.stage_ms["instances"] > 0 for item in whole)
+
+
+def test_images_done_before_an_error_are_not_asked_for_again():
+    """SAM answers one image after the other, and fails at the third, whoever else is there."""
+    asked = []
+
+    class Failing(FakeSAM):
+        def annotate_all(self, images, config, points, within=None, threads=1):
+            asked.append([int(image[0, 0, 0]) for image in images])
+            for image, found in zip(images, super().annotate_all(images, config, points, within, threads), strict=True):
+                if image[0, 0, 0] == 2:
+                    raise ValueError("the third")
+                yield found
+
+    items = [strip_item() for _ in range(5)]
+    for number, item in enumerate(items):
+        item.image[:] = number
+    Instances(Failing(list(PARTS)), load_config("vand2023"), 64)(items)
+    assert [item.failure.message if item.failure else None for item in items] == [None, None, "the third", None, None]
+    assert [item.foreground_source for item in items] == ["sam+dis"] * 2 + [None] + ["sam+dis"] * 2
+    assert asked == [[0, 1, 2, 3, 4], [], [2, 3, 4], [2], [3, 4]]
+
+
+def test_an_error_that_condemns_the_process_is_not_lost_in_a_thread(monkeypatch):
+    step = Instances(FakeSAM(list(PARTS)), load_config("vand2023"), 64)
+
+    def lost(item, annotations):
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(step, "_segment", lost)
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        step([strip_item()])

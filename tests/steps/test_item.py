@@ -39,6 +39,7 @@ def test_isolate_finds_the_one_image_that_fails():
     [
         (RuntimeError("CUDA error: an illegal memory access was encountered"), True),
         (torch.OutOfMemoryError("CUDA out of memory"), False),
+        (RuntimeError("CUDA error: out of memory"), False),
         (UsageError("no such prompt"), True),
         (ModuleNotFoundError("No module named 'cv2'"), True),
         (ValueError("one odd image"), False),
@@ -61,7 +62,10 @@ def test_only_what_dooms_every_image_stops_the_process(impatient, error, condemn
         assert one.failure.kind == type(error).__name__
 
 
-@pytest.mark.parametrize("error", [torch.OutOfMemoryError("out of memory"), MemoryError()])
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("out of memory"), MemoryError(), RuntimeError("Triton Error [CUDA]: out of memory")],
+)
 def test_device_batches_halve_until_they_fit(error):
     seen = []
 

@@ -18,6 +18,8 @@ Network = TypeVar("Network", bound=nn.Module)
 DTYPES: Mapping[Precision, torch.dtype] = MappingProxyType(
     {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 )
+_PINNED = 1 << 28
+"""Bytes of a result that is copied through pinned memory: more would keep that much from everybody else."""
 _CAST = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, FusedAttention)
 """Layers that use all they hold in products, whose operands autocast casts."""
 
@@ -68,7 +70,8 @@ def to_host(tensor: Tensor) -> NDArray[Any]:
     """The values of a tensor of a type that numpy has, on the host; of a tensor on a CPU, its own memory."""
     if not tensor.is_cuda:
         return tensor.numpy()
-    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    pinned = tensor.numel() * tensor.element_size() <= _PINNED
+    host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=pinned)
     host.copy_(tensor, non_blocking=True)
     torch.cuda.current_stream(tensor.device).synchronize()
     return host.numpy()

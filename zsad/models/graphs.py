@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,7 +16,17 @@ from torch import Tensor
 
 _LOG = logging.getLogger(__name__)
 _WARM_UPS = 3
+_NO_MEMORY = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "ALLOC_FAILED",
+    "Insufficient memory",
+    "CUDA error: out of memory",
+    "Error [CUDA]: out of memory",
+)
+"""How out-of-memory reads where it has no type of its own: torch on the CPU, cuBLAS and cuDNN, OpenCV, pinned memory and
+graphs, Triton."""
 _RECORDING = threading.Lock()
+_ALL: weakref.WeakSet[CUDAGraphs] = weakref.WeakSet()
 
 Outputs = Any
 """A tensor, or a tuple of tensors."""
@@ -45,6 +56,12 @@ class CUDAGraphs:
         self._pool: Any = None
         self._stream: Any = None
         self._recordable = True
+        _ALL.add(self)
+
+    def forget(self) -> None:
+        """Give up all graphs."""
+        with self._lock:
+            self._replays.clear()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self._function, self._keep)
@@ -117,8 +134,21 @@ class CUDAGraphs:
         return replay
 
 
-def _out_of_memory(error: BaseException | None) -> torch.OutOfMemoryError | None:
+def out_of_memory(error: BaseException) -> bool:
+    """Whether the host or the GPU had no memory left."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return any(text in str(error) for text in _NO_MEMORY)
+
+
+def forget_graphs() -> None:
+    """Give up all graphs of this process and the memory that they hold; they are recorded again when needed."""
+    for graphs in list(_ALL):
+        graphs.forget()
+
+
+def _out_of_memory(error: BaseException | None) -> BaseException | None:
     """The out-of-memory error that is, or led to, another one."""
-    while error is not None and not isinstance(error, torch.OutOfMemoryError):
+    while error is not None and not out_of_memory(error):
         error = error.__context__
     return error

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import islice
 from types import MappingProxyType
 from typing import TypeVar
 
@@ -102,7 +103,7 @@ class Decoding:
     def wait(self) -> tuple[Tensor, Tensor]:
         """Logits and IoUs, for use on the current stream."""
         if self.done is not None:
-            stream = torch.cuda.current_stream()
+            stream = torch.cuda.current_stream(self.low.device)
             stream.wait_event(self.done)
             for values in (self.low, self.predicted_iou):
                 values.record_stream(stream)
@@ -149,7 +150,8 @@ class SAMModel:
 
         An image has its full decoder batches to itself. What is left of all images shares batches, so that there
         are no more than there would be if the prompts were those of one image. Meanwhile an embedding and the
-        masks of less than a batch are kept of each image, and all masks of one.
+        masks of less than a batch are kept of each image, and all masks of one. On a GPU a batch is up to eight of
+        the configured ones, two of them are selected from together, and two more such pairs are in the making.
 
         Args:
             images: each (H, W, 3) uint8 RGB.
@@ -176,20 +178,23 @@ class SAMModel:
         def decodings() -> Iterator[Decoding]:
             for batch in shared:
                 own = [prompts[index][start:stop] for index, start, stop in batch]
-                yield self._start([embeddings[index] for index, _, _ in batch], [own], size)
+                few = sum(map(len, own)) <= config.points_per_batch
+                together = [embeddings[index] for index, _, _ in batch]
+                yield self._start(together, [own], config.points_per_batch if few else size)
             for index, batches in full.items():
-                for together in batches:
-                    parts = [[prompts[index][start:stop]] for start, stop in together]
+                for some in batches:
+                    parts = [[prompts[index][start:stop]] for start, stop in some]
                     yield self._start([embeddings[index]], parts, None)
 
         # What is selected is known to the host only after all that was launched before on the same stream. So a GPU
         # decodes the next masks on another stream meanwhile.
         decoded = _ahead(decodings(), 0 if self._on_cpu() else 2)
         for batch in shared:
-            values = next(decoded).wait()
             counts = [MASKS_PER_POINT * (stop - start) for _, start, stop in batch]
-            for (index, start, _), low, iou in zip(batch, *(one.split(counts) for one in values), strict=True):
-                left[index].append(self.select(embeddings[index], low, iou, start, config))
+            values = (one.split(counts) for one in next(decoded).wait())
+            for (index, start, _), *own in zip(batch, *values, strict=True):
+                left[index].append(self.select(embeddings[index], *own, start, config))
+            del values, own
         for index in range(len(images)):
             if index not in embeddings:
                 yield []
@@ -269,7 +274,7 @@ class SAMModel:
         if self._stream is None:
             low, iou = _joined([self.decode(embeddings, own, shared_size) for own in batches])
             return Decoding(low, iou, None)
-        self._stream.wait_stream(torch.cuda.current_stream())
+        self._stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self._stream):
             low, iou = _joined([self.decode(embeddings, own, shared_size) for own in batches])
             return Decoding(low, iou, self._stream.record_event())
@@ -284,8 +289,9 @@ class SAMModel:
             return config.points_per_batch
         memory = torch.cuda.get_device_properties(self.device).total_memory
         by_torch = self.precision == "fp32" or not has_kernels(torch.device(self.device))
-        each = _PROMPT_ON_GPU[by_torch] * config.points_per_batch
-        return config.points_per_batch * max(1, min(_BATCHES_ON_GPU, int(memory / 10 / each)))
+        # Of 64 prompts, whatever is configured: when memory runs out, fewer are.
+        batches = int(memory / 10 / (64 * _PROMPT_ON_GPU[by_torch]))
+        return config.points_per_batch * max(1, min(_BATCHES_ON_GPU, batches))
 
     def _on_cpu(self) -> bool:
         return torch.device(self.device).type == "cpu"
@@ -296,7 +302,7 @@ class SAMModel:
 
     @cached_property
     def _decoded(self) -> CUDAGraphs:
-        return CUDAGraphs(partial(_decoded, self.network, self.precision, self._positions, self._no_mask))
+        return CUDAGraphs(partial(_decoded, self.network, self.precision, self._positions, self._no_mask), keep=12)
 
     @cached_property
     def _no_mask(self) -> Tensor:
@@ -495,12 +501,13 @@ def _joined(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
 
 def _ahead(values: Iterator[T], count: int) -> Iterator[T]:
     """The values of an iterator, each once the next ``count`` have been asked for as well."""
-    waiting: deque[T] = deque()
-    for value in values:
-        waiting.append(value)
-        if len(waiting) > count:
-            yield waiting.popleft()
-    yield from waiting
+    waiting = deque(islice(values, count))
+    while True:
+        # No other name holds a value: it may be large.
+        waiting.extend(islice(values, 1))
+        if not waiting:
+            return
+        yield waiting.popleft()
 
 
 def point_grid(points_per_side: int) -> NDArray[np.float64]:

@@ -53,10 +53,11 @@ def read(queries: Tensor, folded: Tensor | None, keys: Tensor, pixels: Tensor, o
     _, size, channels = pixels.shape
     output = torch.empty((prompts, rows, channels), dtype=pixels.dtype, device=pixels.device)
     block, warps, stages = _tiling(READ, pixels)
-    _read[(prompts,)](
-        queries, pixels if folded is None else folded, keys, pixels, owner, output, size,
-        R=rows, D=inner, C=channels, BLOCK=block, FIRST=folded is None, num_warps=warps, num_stages=stages,
-    )  # fmt: skip
+    with torch.cuda.device_of(pixels):
+        _read[(prompts,)](
+            queries, pixels if folded is None else folded, keys, pixels, owner, output, size,
+            R=rows, D=inner, C=channels, BLOCK=block, FIRST=folded is None, num_warps=warps, num_stages=stages,
+        )  # fmt: skip
     return output
 
 
@@ -82,12 +83,13 @@ def write(
     _, size, channels = pixels.shape
     block, warps, stages = _tiling(WRITE, pixels)
     output = torch.empty((prompts, size, channels), dtype=pixels.dtype, device=pixels.device)
-    _write[(triton.cdiv(size, block), prompts)](
-        queries, keys, pixels if folded is None else folded, spread, pixels, owner, weight, bias, output,
-        size, eps, length,
-        HEADS=rows // LENGTH, LENGTH=LENGTH, R=rows, D=inner, C=channels, BLOCK=block, FIRST=folded is None,
-        num_warps=warps, num_stages=stages,
-    )  # fmt: skip
+    with torch.cuda.device_of(pixels):
+        _write[(triton.cdiv(size, block), prompts)](
+            queries, keys, pixels if folded is None else folded, spread, pixels, owner, weight, bias, output,
+            size, eps, length,
+            HEADS=rows // LENGTH, LENGTH=LENGTH, R=rows, D=inner, C=channels, BLOCK=block, FIRST=folded is None,
+            num_warps=warps, num_stages=stages,
+        )  # fmt: skip
     return output
 
 
@@ -113,10 +115,11 @@ def upscale(
     height, width = grid
     block, warps, stages = _tiling(UPSCALE, pixels)
     output = torch.empty((prompts, masks, 4 * height, 4 * width), dtype=torch.float32, device=pixels.device)
-    _upscale[(triton.cdiv(size, block), prompts)](
-        pixels, first, first_bias, weight, bias, second, second_bias, mix, output, size, width, eps, masks,
-        C=channels, C1=len(first_bias), C2=len(second_bias), BLOCK=block, num_warps=warps, num_stages=stages,
-    )  # fmt: skip
+    with torch.cuda.device_of(pixels):
+        _upscale[(triton.cdiv(size, block), prompts)](
+            pixels, first, first_bias, weight, bias, second, second_bias, mix, output, size, width, eps, masks,
+            C=channels, C1=len(first_bias), C2=len(second_bias), BLOCK=block, num_warps=warps, num_stages=stages,
+        )  # fmt: skip
     return output
 
 

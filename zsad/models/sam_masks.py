@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zsad.models import sam_kernels
+from zsad.models.device import to_host
 from zsad.models.kernels_on_gpu import has_kernels
 from zsad.models.sam_upsampling import Axis, Taps, Upsampling
 
@@ -194,7 +195,7 @@ def paint(masks: LowMasks, boxes: Sequence[Box], threshold: float, plan: Upsampl
             _check_box(box, plan)
         places = [[*box, end - size] for box, size, end in zip(boxes, sizes, ends, strict=True)]
         flat = kernels.paint(masks, torch.tensor(places, device=masks.device), ends[-1], float(threshold), plan)
-    parts = np.split(_on_host(flat), ends[:-1])
+    parts = np.split(to_host(flat), ends[:-1])
     return [part.reshape(y1 - y0, x1 - x0) for part, (x0, y0, x1, y1) in zip(parts, boxes, strict=True)]
 
 
@@ -262,14 +263,6 @@ def _gpu_kernels(device: torch.device) -> ModuleType | None:
     from zsad.models import sam_gpu_kernels
 
     return sam_gpu_kernels
-
-
-def _on_host(values: Tensor) -> NDArray[np.bool_]:
-    """(N,) bool on the host, in memory that a GPU writes to at its full rate."""
-    if values.device.type != "cuda":
-        return values.cpu().numpy()
-    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-    return host.copy_(values).numpy()
 
 
 def _arrays(low: Tensor, chosen: Tensor, plan: Upsampling) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

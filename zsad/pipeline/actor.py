@@ -18,11 +18,12 @@ from zsad.config import Config
 from zsad.detector import METHOD, Step, build_steps, use_large_pages
 from zsad.errors import ImageError
 from zsad.filesystem import redact
+from zsad.models.graphs import out_of_memory
 from zsad.pipeline.adapter import items_from_table, scored_table, transport_table
 from zsad.pipeline.ledger import PATIENCE, Attempt
 from zsad.pipeline.pools import Pool
 from zsad.pipeline.progress import FailedImage
-from zsad.steps.item import ImageItem, fitting, load, lost_device, out_of_memory, read
+from zsad.steps.item import ImageItem, fitting, load, lost_device, read
 from zsad.storage.schemas import STAGE_MS
 
 _MAX_WORDS = 200

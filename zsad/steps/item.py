@@ -18,6 +18,7 @@ from zsad.errors import ImageError, UsageError
 from zsad.filesystem import BACK_OFF, read_bytes, redact
 from zsad.images import decode, decode_mask, pixel_count
 from zsad.method.tiling import Tile
+from zsad.models.graphs import forget_graphs, out_of_memory
 from zsad.projection import project
 from zsad.steps.trace import Trace
 
@@ -26,8 +27,6 @@ T = TypeVar("T")
 _MAX_MESSAGE = 300
 _MEMORY_BACK_OFF = (0.5, 2.0)
 """Seconds before the second and the third try when others held the memory; I/O has ``filesystem.BACK_OFF``."""
-_NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "ALLOC_FAILED", "Insufficient memory")
-"""How out-of-memory reads where it has no type of its own: torch on the CPU, cuBLAS and cuDNN, OpenCV."""
 
 
 @dataclass(frozen=True)
@@ -215,7 +214,7 @@ def isolate(stage: str, items: Sequence[ImageItem], work: Callable[[list[ImageIt
 
     That one is tried again where it may pass by itself.
 
-    ``work`` assigns its results only after it has succeeded, so that a half can be repeated.
+    ``work`` can be repeated on a half: it assigns its results after it has succeeded, or passes over what it has done.
     """
     if not items:
         return
@@ -286,15 +285,9 @@ def is_transient(error: Exception) -> bool:
     return out_of_memory(error) or (isinstance(error, ImageError) and error.transient)
 
 
-def out_of_memory(error: Exception) -> bool:
-    """Whether the host or the GPU had no memory left."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return any(text in str(error) for text in _NO_MEMORY)
-
-
 def free_memory() -> None:
-    """Give back what torch keeps of the GPU for later."""
+    """Give back what is kept of the GPU for later: recorded graphs and their memory, and torch's own."""
+    forget_graphs()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
