@@ -191,10 +191,11 @@ class SAMModel:
         decoded = _ahead(decodings(), 0 if self._on_cpu() else 2)
         for batch in shared:
             counts = [MASKS_PER_POINT * (stop - start) for _, start, stop in batch]
-            values = (one.split(counts) for one in next(decoded).wait())
-            for (index, start, _), *own in zip(batch, *values, strict=True):
-                left[index].append(self.select(embeddings[index], *own, start, config))
-            del values, own
+            lows, ious = (values.split(counts) for values in next(decoded).wait())
+            for (index, start, _), low, iou in zip(batch, lows, ious, strict=True):
+                left[index].append(self.select(embeddings[index], low, iou, start, config))
+            # They are large, and this function goes on.
+            del lows, ious, low, iou
         for index in range(len(images)):
             if index not in embeddings:
                 yield []
