@@ -28,7 +28,7 @@ from zsad.config import ForegroundConfig, ModelConfig
 from zsad.errors import UsageError
 from zsad.models import sam
 from zsad.models.device import autocast
-from zsad.models.sam_candidates import shared_batches
+from zsad.models.sam_candidates import ahead, shared_batches
 from zsad.models.sam_masks import LowMask, low_masks, measure, paint, window_logits, windows
 from zsad.models.sam_upsampling import upsampling
 
@@ -639,11 +639,11 @@ def test_values_are_asked_for_ahead_and_come_in_order(count):
             asked.append(number)
             yield number
 
-    ahead = sam._ahead(values(), count)
+    values_ahead = ahead(values(), count)
     for number in range(5):
-        assert next(ahead) == number
+        assert next(values_ahead) == number
         assert asked == list(range(min(5, number + count + 1)))
-    assert list(ahead) == []
+    assert list(values_ahead) == []
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,11 @@ upsampled only where they live, and nothing is run-length encoded. Prompts of se
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import islice
 from types import MappingProxyType
-from typing import TypeVar
 
 import numpy as np
 import torch
@@ -32,7 +29,7 @@ from zsad.errors import UsageError
 from zsad.models.device import autocast, host_tensor, place
 from zsad.models.graphs import CUDAGraphs
 from zsad.models.kernels_on_gpu import has_kernels
-from zsad.models.sam_candidates import Candidates, concatenate, shared_batches, suppress
+from zsad.models.sam_candidates import Candidates, Decoding, ahead, concatenate, joined, shared_batches, suppress
 from zsad.models.sam_decoder import SharedMaskDecoder, prompts_at_once
 from zsad.models.sam_encoder import fuse_attention
 from zsad.models.sam_masks import Box, coverage, low_masks, measure, paint
@@ -40,8 +37,6 @@ from zsad.models.sam_upsampling import Upsampling, upsampling
 from zsad.models.state_dicts import seeded
 from zsad.models.weights import restore
 from zsad.resize import Normalisation, resize_into
-
-T = TypeVar("T")
 
 MASKS_PER_POINT = 3
 _BATCHES_ON_GPU = 8
@@ -84,30 +79,6 @@ class Embedding:
 
     features: Tensor
     upsampling: Upsampling
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """Masks that may still be in the making.
-
-    Attributes:
-        low: (3 P, h, w) float32 low-resolution logits.
-        predicted_iou: (3 P,) float32.
-        done: what happens on a GPU when they are made; None on a CPU.
-    """
-
-    low: Tensor
-    predicted_iou: Tensor
-    done: torch.cuda.Event | None
-
-    def wait(self) -> tuple[Tensor, Tensor]:
-        """Logits and IoUs, for use on the current stream."""
-        if self.done is not None:
-            stream = torch.cuda.current_stream(self.low.device)
-            stream.wait_event(self.done)
-            for values in (self.low, self.predicted_iou):
-                values.record_stream(stream)
-        return self.low, self.predicted_iou
 
 
 @dataclass(frozen=True)
@@ -188,7 +159,7 @@ class SAMModel:
 
         # What is selected is known to the host only after all that was launched before on the same stream. So a GPU
         # decodes the next masks on another stream meanwhile.
-        decoded = _ahead(decodings(), 0 if self._on_cpu() else 2)
+        decoded = ahead(decodings(), 0 if self._on_cpu() else 2)
         for batch in shared:
             counts = [MASKS_PER_POINT * (stop - start) for _, start, stop in batch]
             lows, ious = (values.split(counts) for values in next(decoded).wait())
@@ -273,11 +244,11 @@ class SAMModel:
     ) -> Decoding:
         """``decode`` of batches of the same images; a GPU does it on a stream of its own, and is not waited for."""
         if self._stream is None:
-            low, iou = _joined([self.decode(embeddings, own, shared_size) for own in batches])
+            low, iou = joined([self.decode(embeddings, own, shared_size) for own in batches])
             return Decoding(low, iou, None)
         self._stream.wait_stream(torch.cuda.current_stream(self.device))
         with torch.cuda.stream(self._stream):
-            low, iou = _joined([self.decode(embeddings, own, shared_size) for own in batches])
+            low, iou = joined([self.decode(embeddings, own, shared_size) for own in batches])
             return Decoding(low, iou, self._stream.record_event())
 
     @cached_property
@@ -491,24 +462,6 @@ def _decoded(
             owner=owner[0] if owner else None,
         )
     return low.flatten(0, 1).float(), predicted_iou.flatten().float()
-
-
-def _joined(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    if len(parts) == 1:
-        return parts[0]
-    low, iou = (torch.cat(values) for values in zip(*parts, strict=True))
-    return low, iou
-
-
-def _ahead(values: Iterator[T], count: int) -> Iterator[T]:
-    """The values of an iterator, each once the next ``count`` have been asked for as well."""
-    waiting = deque(islice(values, count))
-    while True:
-        # No other name holds a value: it may be large.
-        waiting.extend(islice(values, 1))
-        if not waiting:
-            return
-        yield waiting.popleft()
 
 
 def point_grid(points_per_side: int) -> NDArray[np.float64]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -11,8 +14,33 @@ from torchvision.ops import batched_nms
 
 from zsad.models.sam_masks import LowMasks
 
+T = TypeVar("T")
 Run = tuple[int, int, int]
 """An image and the range of its prompts: index, start, stop."""
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """Masks that may still be in the making.
+
+    Attributes:
+        low: (3 P, h, w) float32 low-resolution logits.
+        predicted_iou: (3 P,) float32.
+        done: what happens on a GPU when they are made; None on a CPU.
+    """
+
+    low: Tensor
+    predicted_iou: Tensor
+    done: torch.cuda.Event | None
+
+    def wait(self) -> tuple[Tensor, Tensor]:
+        """Logits and IoUs, for use on the current stream."""
+        if self.done is not None:
+            stream = torch.cuda.current_stream(self.low.device)
+            stream.wait_event(self.done)
+            for values in (self.low, self.predicted_iou):
+                values.record_stream(stream)
+        return self.low, self.predicted_iou
 
 
 @dataclass(frozen=True)
@@ -87,3 +115,22 @@ def shared_batches(counts: Sequence[int], size: int, group: int) -> list[list[Ru
             room -= stop - start
             start = stop
     return batches
+
+
+def joined(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """The logits and the IoUs of several batches, one after the other; a single one is not copied."""
+    if len(parts) == 1:
+        return parts[0]
+    low, iou = (torch.cat(values) for values in zip(*parts, strict=True))
+    return low, iou
+
+
+def ahead(values: Iterator[T], count: int) -> Iterator[T]:
+    """The values of an iterator, each once the next ``count`` have been asked for as well."""
+    waiting = deque(islice(values, count))
+    while True:
+        # No other name holds a value: it may be large.
+        waiting.extend(islice(values, 1))
+        if not waiting:
+            return
+        yield waiting.popleft()
