@@ -274,7 +274,8 @@ class SAMModel:
 
     @cached_property
     def _decoded(self) -> CUDAGraphs:
-        return CUDAGraphs(partial(_decoded, self.network, self.precision, self._positions, self._no_mask), keep=12)
+        # Of full batches, and of shared ones of two sizes with 1, 2, 4 or 8 images.
+        return CUDAGraphs(partial(_decoded, self.network, self.precision, self._positions, self._no_mask), keep=9)
 
     @cached_property
     def _no_mask(self) -> Tensor:
