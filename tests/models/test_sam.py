@@ -611,7 +611,7 @@ def test_half_precision_gives_float32_logits_close_to_single(photographs):
     half = sam.load(ModelConfig(name="random-sam"), "cpu", "bf16")
     points = sam.point_grid(2) * 400
     (low, _), (low_half, iou_half) = (
-        model.decode([embedding], [model.encode_points(embedding, points)])
+        model.decode([embedding], [model.encode_points([(embedding.upsampling.native_size, points)])])
         for model in (single, half)
         for embedding in [model.encode(photographs["china"])]
     )

@@ -29,7 +29,7 @@ from zsad.errors import UsageError
 from zsad.models.device import autocast, host_tensor, place
 from zsad.models.graphs import CUDAGraphs
 from zsad.models.kernels_on_gpu import has_kernels
-from zsad.models.sam_candidates import Candidates, Decoding, ahead, concatenate, joined, shared_batches, suppress
+from zsad.models.sam_candidates import Candidates, Decoding, Run, ahead, concatenate, joined, shared_batches, suppress
 from zsad.models.sam_decoder import SharedMaskDecoder, prompts_at_once
 from zsad.models.sam_encoder import fuse_attention
 from zsad.models.sam_masks import Box, coverage, low_masks, measure, paint
@@ -39,6 +39,8 @@ from zsad.models.weights import restore
 from zsad.resize import Normalisation, resize_into
 
 MASKS_PER_POINT = 3
+Placed = tuple[tuple[int, int], NDArray[np.float64]]
+"""Height and width of an image, and points in it: (P, 2) x and y in pixels."""
 _BATCHES_ON_GPU = 8
 """A GPU decodes so many batches as one, memory permitting: the tokens of 64 prompts leave most of it idle."""
 _PROMPT_ON_GPU = 7e6, 2e7
@@ -120,9 +122,10 @@ class SAMModel:
         """Masks of everything in one image after the other, on a CPU bit for bit those that it has alone.
 
         An image has its full decoder batches to itself. What is left of all images shares batches, so that there
-        are no more than there would be if the prompts were those of one image. Meanwhile an embedding and the
-        masks of less than a batch are kept of each image, and all masks of one. On a GPU a batch is up to eight of
-        the configured ones, two of them are selected from together, and two more such pairs are in the making.
+        are no more than there would be if the prompts were those of one image. An embedding is kept of each image, the
+        masks of less than a batch of those that share a batch with the next one, and all masks of one. On a GPU a batch
+        is up to eight of the configured ones, two of them are selected from together, and two more such pairs are in the
+        making.
 
         Args:
             images: each (H, W, 3) uint8 RGB.
@@ -139,38 +142,42 @@ class SAMModel:
         grids = [point_grid(config.points_per_side) if own is None else np.asarray(own, np.float64) for own in points]
         pixels = [grid * image.shape[1::-1] for grid, image in zip(grids, images, strict=True)]
         asked = [index for index, own in enumerate(pixels) if len(own)]
+        placed = [((images[index].shape[0], images[index].shape[1]), pixels[index]) for index in asked]
+        prompts = dict(zip(asked, self._prompts(placed, size), strict=True))
         embeddings = dict(zip(asked, self._encode_all([images[index] for index in asked], threads), strict=True))
-        prompts = {index: self._encode_grid(one, pixels[index], size) for index, one in embeddings.items()}
 
-        left: list[list[Candidates]] = [[] for _ in images]
-        shared = shared_batches([len(own) for own in pixels], size, self._prompts_at_once() or 1)
-        full = {index: self._full_batches(len(own), size) for index, own in prompts.items()}
+        full = {index: self._full_batches(len(prompts[index]), size) for index in asked}
+        shared: dict[int, list[list[Run]]] = {index: [] for index in asked}
+        for batch in shared_batches([len(own) for own in pixels], size, self._prompts_at_once() or 1):
+            # The images come in order, so this one is the first to need the batch.
+            shared[batch[0][0]].append(batch)
 
         def decodings() -> Iterator[Decoding]:
-            for batch in shared:
-                own = [prompts[index][start:stop] for index, start, stop in batch]
-                few = sum(map(len, own)) <= config.points_per_batch
-                together = [embeddings[index] for index, _, _ in batch]
-                yield self._start(together, [own], config.points_per_batch if few else size)
-            for index, batches in full.items():
-                for some in batches:
-                    parts = [[prompts[index][start:stop]] for start, stop in some]
+            for index in asked:
+                for batch in shared[index]:
+                    own = [prompts[image][start:stop] for image, start, stop in batch]
+                    few = sum(map(len, own)) <= config.points_per_batch
+                    together = [embeddings[image] for image, _, _ in batch]
+                    yield self._start(together, [own], config.points_per_batch if few else size)
+                for batches in full[index]:
+                    parts = [[prompts[index][start:stop]] for start, stop in batches]
                     yield self._start([embeddings[index]], parts, None)
 
         # What is selected is known to the host only after all that was launched before on the same stream. So a GPU
         # decodes the next masks on another stream meanwhile.
         decoded = ahead(decodings(), 0 if self._on_cpu() else 2)
-        for batch in shared:
-            counts = [MASKS_PER_POINT * (stop - start) for _, start, stop in batch]
-            lows, ious = (values.split(counts) for values in next(decoded).wait())
-            for (index, start, _), low, iou in zip(batch, lows, ious, strict=True):
-                left[index].append(self.select(embeddings[index], low, iou, start, config))
-            # They are large, and this function goes on.
-            del lows, ious, low, iou
+        left: list[list[Candidates]] = [[] for _ in images]
         for index in range(len(images)):
             if index not in embeddings:
                 yield []
                 continue
+            for batch in shared[index]:
+                counts = [MASKS_PER_POINT * (stop - start) for _, start, stop in batch]
+                lows, ious = (values.split(counts) for values in next(decoded).wait())
+                for (image, start, _), low, iou in zip(batch, lows, ious, strict=True):
+                    left[image].append(self.select(embeddings[image], low, iou, start, config))
+                # They are large, and this function goes on.
+                del lows, ious, low, iou
             embedding = embeddings[index]
             found = [self.select(embedding, *next(decoded).wait(), first, config) for (first, _), *_ in full[index]]
             kept = suppress(concatenate(found + left[index]), config.box_nms_threshold)
@@ -283,20 +290,22 @@ class SAMModel:
         dense: Tensor = self.network.prompt_encoder(points=None, boxes=None, masks=None)[1]
         return dense
 
-    def _encode_grid(self, embedding: Embedding, points: NDArray[np.float64], size: int) -> Tensor:
-        """``encode_points`` of all points, on a CPU in their batches: others round otherwise."""
-        if not self._on_cpu():
-            return self.encode_points(embedding, points)
-        return torch.cat([self.encode_points(embedding, part) for part in _split(points, size)])
+    def _prompts(self, points: Sequence[Placed], size: int) -> list[Tensor]:
+        """``encode_points`` of the points of each image."""
+        if self._on_cpu():
+            # In their batches: others round otherwise.
+            return [
+                torch.cat([self.encode_points([(native_size, part)]) for part in _split(own, size)])
+                for native_size, own in points
+            ]
+        # At once: every call waits for the GPU several times.
+        return list(self.encode_points(points).split([len(own) for _, own in points])) if points else []
 
-    def encode_points(self, embedding: Embedding, points: NDArray[np.float64]) -> Tensor:
-        """Points (P, 2), x and y in pixels of the image -> prompts (P, 2, C) float32: the point and the padding."""
-        native_size = embedding.upsampling.native_size
-        coordinates = ResizeLongestSide(self.input_size).apply_coords(points, native_size)
-        prompts = torch.from_numpy(coordinates)[:, None]
-        if not self._on_cpu():
-            # Otherwise the host waits for whatever the GPU is doing.
-            prompts = prompts.pin_memory().to(self.device, non_blocking=True)
+    def encode_points(self, points: Sequence[Placed]) -> Tensor:
+        """The points of images, P in all, as prompts (P, 2, C) float32: the point and the padding."""
+        resized = ResizeLongestSide(self.input_size)
+        coordinates = np.concatenate([resized.apply_coords(own, native_size) for native_size, own in points])
+        prompts = torch.from_numpy(coordinates)[:, None].to(self.device)
         labels = torch.ones(prompts.shape[:2], dtype=torch.int, device=self.device)
         # Without autocast: positions need more digits than half precision has.
         sparse: Tensor = self.network.prompt_encoder(points=(prompts, labels), boxes=None, masks=None)[0]
