@@ -27,7 +27,7 @@ LENGTH = 8
 Tiling = tuple[int, int, int]
 """Pixels that a program holds at once, its warps, and how many loads it is ahead (``num_stages``)."""
 
-READ: Tiling = (32, 4, 3)
+READ: Tiling = (64, 4, 3)
 WRITE: Tiling = (64, 4, 1)
 UPSCALE: Tiling = (128, 8, 2)
 SMALL: Tiling = (32, 4, 1)

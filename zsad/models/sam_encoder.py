@@ -7,14 +7,16 @@ On a GPU it is a scalar product of what the query has to say about every row and
 column as indicators. So both are appended to the channels of query and key, and a stock kernel does the rest. On a
 CPU, where that makes up to three times the products, the kernel gets the terms of some queries at a time as a mask;
 how many depends on the threads, so the last bits may. In half precision on a GPU, a kernel of our own makes the terms as it
-goes, and windows need not be cut out (``sam_encoder_kernels``).
+goes, and windows need not be cut out; another one adds and normalises (``sam_encoder_kernels``).
 """
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from segment_anything.modeling import ImageEncoderViT
-from segment_anything.modeling.image_encoder import Attention, Block, get_rel_pos
+from segment_anything.modeling.image_encoder import Attention, Block, PatchEmbed, get_rel_pos
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -60,7 +62,7 @@ class FusedAttention(Attention):
             grid = query.unflatten(2, (height, width))
             rows = torch.einsum("bnhwc,hkc->bnhwk", grid, row_table).flatten(2, 3)
             columns = torch.einsum("bnhwc,wkc->bnhwk", grid, column_table).flatten(2, 3)
-            if _in_parts(x.device):
+            if _on_cpu(x.device):
                 seen = _attend_in_parts(query * self.scale, key, value, rows, columns)
             else:
                 seen = _attend(query * self.scale, key, value, rows, columns, places)
@@ -119,19 +121,50 @@ class FusedBlock(Block):
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
         half = half_precision(x.device)
-        if half is not None:
-            # The patches come with their channels apart, and every layer norm would bring them together anew.
-            x = x.contiguous()
-        seen = None if half is None else self.attn.in_windows(self.norm1(x), self.window_size, half)
+        fused = None if half is None else self._fused(x, half)
+        if fused is None:
+            fused = super().forward(x)
+        return fused
+
+    def _fused(self, x: Tensor, half: torch.dtype) -> Tensor | None:
+        """``forward`` by kernels in half precision; None where the attention's terms do not suit."""
+        from zsad.models.sam_encoder_kernels import add_and_normalise
+
+        # The sums of the blocks are float32, as under autocast.
+        x = x.float().contiguous()
+        norm1, norm2 = self.norm1, self.norm2
+        _, normalised = add_and_normalise(x, None, norm1.weight, norm1.bias, norm1.eps, half)
+        seen = self.attn.in_windows(normalised, self.window_size, half)
         if seen is None:
+            return None
+        x, normalised = add_and_normalise(x, seen, norm2.weight, norm2.bias, norm2.eps, half)
+        return x + cast(Tensor, self.mlp(normalised))
+
+
+class FusedPatchEmbed(PatchEmbed):
+    """The published ``PatchEmbed``, on a GPU as one matrix product: the same parameters and, to rounding, the same function."""
+
+    @classmethod
+    def of(cls, published: PatchEmbed) -> FusedPatchEmbed:
+        """With the very parameters of ``published``."""
+        fused = cls.__new__(cls)
+        fused.__dict__ = dict(published.__dict__)
+        return fused
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, 3, S, S) -> (B, H, W, C)."""
+        proj = self.proj
+        if _on_cpu(x.device) or proj.kernel_size != proj.stride or any(cast(tuple[int, int], proj.padding)):
             whole: Tensor = super().forward(x)
             return whole
-        x = x + seen
-        added: Tensor = x + self.mlp(self.norm2(x))
-        return added
+        height, width = proj.kernel_size
+        # cuDNN has no fast convolution of such a stride.
+        patches = x.to(proj.weight.dtype).unflatten(3, (-1, width)).unflatten(2, (-1, height))
+        patches = patches.permute(0, 2, 4, 1, 3, 5).flatten(3)
+        return F.linear(patches, proj.weight.flatten(1), proj.bias)
 
 
-def _in_parts(device: torch.device) -> bool:
+def _on_cpu(device: torch.device) -> bool:
     return device.type == "cpu"
 
 
@@ -175,6 +208,7 @@ def _attend_in_parts(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, co
 
 
 def fuse_attention(encoder: ImageEncoderViT) -> None:
-    """Give every block of a published encoder, its weights loaded, the fused attention, in place."""
+    """Give every block of a published encoder, its weights loaded, the fused attention, in place; and its patches theirs."""
+    encoder.patch_embed = FusedPatchEmbed.of(encoder.patch_embed)
     for index, block in enumerate(encoder.blocks):
         encoder.blocks[index] = FusedBlock.of(block)
