@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from types import MappingProxyType
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,7 +28,7 @@ from torch import Tensor
 from zsad.config import ForegroundConfig, ModelConfig, Precision
 from zsad.coverage import covered_annotations, is_covered
 from zsad.errors import UsageError
-from zsad.models.device import autocast, host_tensor, place
+from zsad.models.device import autocast, host_tensor, place, to_host
 from zsad.models.graphs import CUDAGraphs
 from zsad.models.kernels_on_gpu import has_kernels
 from zsad.models.sam_candidates import Candidates, Decoding, Run, ahead, concatenate, joined, shared_batches, suppress
@@ -81,6 +83,13 @@ class Embedding:
 
     features: Tensor
     upsampling: Upsampling
+
+
+class _Streams(NamedTuple):
+    """Of a GPU, for the masks of the next prompts, and for choosing among those of the last."""
+
+    decoding: torch.cuda.Stream
+    selecting: torch.cuda.Stream
 
 
 @dataclass(frozen=True)
@@ -163,28 +172,31 @@ class SAMModel:
                     parts = [[prompts[index][start:stop]] for start, stop in batches]
                     yield self._start([embeddings[index]], parts, None)
 
-        # What is selected is known to the host only after all that was launched before on the same stream. So a GPU
-        # decodes the next masks on another stream meanwhile.
-        decoded = ahead(decodings(), 0 if self._on_cpu() else 2)
+        # The host knows what is selected once all that was launched before on the same stream is done. So a GPU decodes
+        # the next masks on another one meanwhile.
+        self._follow()
+        decoded = ahead(decodings(), 0 if self._streams is None else 2)
         left: list[list[Candidates]] = [[] for _ in images]
         for index in range(len(images)):
             if index not in embeddings:
                 yield []
                 continue
-            for batch in shared[index]:
-                counts = [MASKS_PER_POINT * (stop - start) for _, start, stop in batch]
-                lows, ious = (values.split(counts) for values in next(decoded).wait())
-                for (image, start, _), low, iou in zip(batch, lows, ious, strict=True):
-                    left[image].append(self.select(embeddings[image], low, iou, start, config))
-                # They are large, and this function goes on.
-                del lows, ious, low, iou
             embedding = embeddings[index]
-            found = [self.select(embedding, *next(decoded).wait(), first, config) for (first, _), *_ in full[index]]
-            kept = suppress(concatenate(found + left[index]), config.box_nms_threshold)
-            left[index].clear()
-            yield self.paint(
-                embedding, kept, pixels[index], None if within is None else within[index], config.min_coverage
-            )
+            with self._selecting():
+                for batch in shared[index]:
+                    counts = [MASKS_PER_POINT * (stop - start) for _, start, stop in batch]
+                    lows, ious = (values.split(counts) for values in next(decoded).wait())
+                    for (image, start, _), low, iou in zip(batch, lows, ious, strict=True):
+                        left[image].append(self.select(embeddings[image], low, iou, start, config))
+                    # They are large, and this function goes on.
+                    del lows, ious, low, iou
+                found = [self.select(embedding, *next(decoded).wait(), first, config) for (first, _), *_ in full[index]]
+                kept = suppress(concatenate(found + left[index]), config.box_nms_threshold)
+                left[index].clear()
+                annotations = self.paint(
+                    embedding, kept, pixels[index], None if within is None else within[index], config.min_coverage
+                )
+            yield annotations
 
     def preprocess(self, image: NDArray[np.uint8]) -> tuple[Tensor, tuple[int, int]]:
         """The published resize of the longer side to the input size, mean and std, and padding with 0.
@@ -250,17 +262,37 @@ class SAMModel:
         self, embeddings: Sequence[Embedding], batches: Sequence[Sequence[Tensor]], shared_size: int | None
     ) -> Decoding:
         """``decode`` of batches of the same images; a GPU does it on a stream of its own, and is not waited for."""
-        if self._stream is None:
+        if self._streams is None:
             low, iou = joined([self.decode(embeddings, own, shared_size) for own in batches])
             return Decoding(low, iou, None)
-        self._stream.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(self._stream):
+        stream = self._streams.decoding
+        with torch.cuda.stream(stream):
+            for values in (*(one.features for one in embeddings), *(own for batch in batches for own in batch)):
+                # They may be let go while this is going on.
+                values.record_stream(stream)
             low, iou = joined([self.decode(embeddings, own, shared_size) for own in batches])
-            return Decoding(low, iou, self._stream.record_event())
+            return Decoding(low, iou, stream.record_event())
+
+    @contextmanager
+    def _selecting(self) -> Iterator[None]:
+        """On a GPU, a stream whose small kernels do not queue behind those of the decoder."""
+        if self._streams is None:
+            yield
+            return
+        with torch.cuda.stream(self._streams.selecting):
+            yield
+
+    def _follow(self) -> None:
+        """Both streams of a GPU go on after what was launched on the current one so far."""
+        if self._streams is not None:
+            for stream in self._streams:
+                stream.wait_stream(torch.cuda.current_stream(self.device))
 
     @cached_property
-    def _stream(self) -> torch.cuda.Stream | None:
-        return torch.cuda.Stream(self.device) if torch.device(self.device).type == "cuda" else None
+    def _streams(self) -> _Streams | None:
+        if torch.device(self.device).type != "cuda":
+            return None
+        return _Streams(torch.cuda.Stream(self.device), torch.cuda.Stream(self.device, priority=-1))
 
     def _batch_size(self, config: ForegroundConfig) -> int:
         """Prompts of a decoder batch; on a GPU several times the configured ones, in a tenth of its memory."""
@@ -384,28 +416,26 @@ class SAMModel:
             within: (H, W) bool; annotations of which it covers less than ``min_coverage`` are left out. None = none are.
             min_coverage: in [0, 1].
         """
-        threshold, plan, areas = self.network.mask_threshold, embedding.upsampling, None
-        if within is not None:
-            counted = coverage(candidates.low, candidates.boxes, threshold, plan, within)
-            if counted is not None:
-                areas, common = counted
-                kept = [i for i, area in enumerate(areas) if is_covered(common[i], area, min_coverage)]
-                candidates, areas = (
-                    candidates.take(torch.tensor(kept, dtype=torch.int64, device=self.device)),
-                    [areas[i] for i in kept],
-                )
-        boxes: list[Box] = [(x0, y0, x1, y1) for x0, y0, x1, y1 in candidates.boxes.tolist()]
-        masks = paint(candidates.low, boxes, threshold, plan)
-        scores = candidates.predicted_iou.tolist(), candidates.stability.tolist()
-        prompts = points[candidates.points.cpu().numpy()].tolist()
-        painted_areas = [int(np.count_nonzero(mask)) for mask in masks] if areas is None else areas
+        threshold, plan = self.network.mask_threshold, embedding.upsampling
+        counts = None if within is None else coverage(candidates.low, candidates.boxes, threshold, plan, within)
+        facts = [candidates.predicted_iou, candidates.stability, candidates.points, *candidates.boxes.unbind(1)]
+        # As numbers that hold them all: one transfer.
+        found = to_host(torch.stack([fact.double() for fact in (*facts, *(() if counts is None else counts))]))
+        kept = list(range(found.shape[1]))
+        if counts is not None:
+            areas, common = found[-2:].astype(int).tolist()
+            kept = [i for i in kept if is_covered(common[i], areas[i], min_coverage)]
+        boxes: list[Box] = [(x0, y0, x1, y1) for x0, y0, x1, y1 in found[3:7, kept].astype(int).T.tolist()]
+        masks = paint(candidates.low, boxes, threshold, plan, kept)
+        painted = [int(np.count_nonzero(mask)) for mask in masks] if counts is None else [areas[i] for i in kept]
+        prompts = points[found[2, kept].astype(int)].tolist()
         annotations = [
             Annotation(box, mask, area, iou, stability, (x, y))
             for box, mask, area, iou, stability, (x, y) in zip(
-                boxes, masks, painted_areas, *scores, prompts, strict=True
+                boxes, masks, painted, *found[:2, kept].tolist(), prompts, strict=True
             )
         ]
-        if within is None or areas is not None:
+        if within is None or counts is not None:
             return annotations
         return [annotations[i] for i in covered_annotations(annotations, within, min_coverage)]
 

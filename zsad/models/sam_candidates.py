@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
-from torchvision.ops import batched_nms
+from torchvision.ops import batched_nms, nms
 
 from zsad.models.sam_masks import LowMasks
 
@@ -89,8 +89,11 @@ def suppress(candidates: Candidates, iou_threshold: float) -> Candidates:
     # The published boxes end on the last pixel, and an empty mask's is all 0.
     boxes = candidates.boxes.float()
     boxes[:, 2:] = (boxes[:, 2:] - 1).clamp(min=0)
-    one_class = torch.zeros_like(candidates.predicted_iou)
-    return candidates.take(batched_nms(boxes, candidates.predicted_iou, one_class, iou_threshold))
+    scores = candidates.predicted_iou
+    if boxes.is_cuda:
+        # What batched_nms does with a single class, without its launches for several.
+        return candidates.take(nms(boxes, scores, iou_threshold))
+    return candidates.take(batched_nms(boxes, scores, torch.zeros_like(scores), iou_threshold))
 
 
 def shared_batches(counts: Sequence[int], size: int, group: int) -> list[list[Run]]:

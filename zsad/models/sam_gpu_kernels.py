@@ -128,11 +128,12 @@ def coverage(low: Tensor, boxes: Tensor, threshold: float, plan: Upsampling, wit
 
 
 def paint(low: Tensor, places: Tensor, pixels: int, threshold: float, plan: Upsampling) -> Tensor:
-    """The masks inside their boxes, one after another.
+    """Some masks inside their boxes, one after another.
 
     Args:
-        low: (K, h, w) float32.
-        places: (K, 5) int64, the box of each and the index of its first pixel in the result; without gaps.
+        low: (M, h, w) float32.
+        places: (K, 6) int64, the box of each, the index of its first pixel in the result, without gaps, and that of
+            its mask.
         pixels: of all boxes.
         threshold: logits above it are mask.
 
@@ -142,7 +143,7 @@ def paint(low: Tensor, places: Tensor, pixels: int, threshold: float, plan: Upsa
     painted = torch.empty(pixels, dtype=torch.uint8, device=low.device)
     if pixels:
         with torch.cuda.device_of(low):
-            _paint[(len(low), _STRIPS)](
+            _paint[(len(places), _STRIPS)](
                 low.contiguous(),
                 places.contiguous(),
                 *_tables(plan),
@@ -342,12 +343,12 @@ def _paint(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ) -> None:  # pragma: no cover - compiled
-    """Program (i, s): paint strip s of mask i."""
-    index = tl.program_id(0)
-    mask = low + index.to(tl.int64) * low_height * low_width
-    x0, y0 = tl.load(places + 5 * index).to(tl.int32), tl.load(places + 5 * index + 1).to(tl.int32)
-    x1, y1 = tl.load(places + 5 * index + 2).to(tl.int32), tl.load(places + 5 * index + 3).to(tl.int32)
-    pixels = painted + tl.load(places + 5 * index + 4)
+    """Program (i, s): paint strip s of what ``places[i]`` names."""
+    places += 6 * tl.program_id(0)
+    mask = low + tl.load(places + 5) * low_height * low_width
+    x0, y0 = tl.load(places).to(tl.int32), tl.load(places + 1).to(tl.int32)
+    x1, y1 = tl.load(places + 2).to(tl.int32), tl.load(places + 3).to(tl.int32)
+    pixels = painted + tl.load(places + 4)
     for x in range(x0, x1, COLUMNS):
         column = x + tl.arange(0, COLUMNS)
         across = _taps(column_entries, column_weights, column, column < x1, width)

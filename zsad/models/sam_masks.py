@@ -143,8 +143,8 @@ def measure(low: Tensor, chosen: Tensor, threshold: float, offset: float, plan: 
 
 def coverage(
     masks: LowMasks, boxes: Tensor, threshold: float, plan: Upsampling, within: NDArray[np.bool_]
-) -> tuple[list[int], list[int]] | None:
-    """The area of each mask, and how much of it lies in ``within``; one transfer each way for all masks.
+) -> Tensor | None:
+    """The area of each mask, and how much of it lies in ``within``.
 
     Args:
         masks: of ``low_masks``.
@@ -153,7 +153,7 @@ def coverage(
         within: (H, W) bool.
 
     Returns:
-        K pixel counts each; None where the masks have to be painted to be counted.
+        (2, K) int32 pixel counts; None where the masks have to be painted to be counted.
 
     Raises:
         ValueError: ``within`` is not of the image's size.
@@ -165,35 +165,41 @@ def coverage(
     if within.shape != plan.native_size:
         raise ValueError(f"given a mask of {within.shape}; the image has {plan.native_size}")
     inside = torch.from_numpy(np.ascontiguousarray(within)).to(masks.device)
-    areas, common = kernels.coverage(masks, boxes, float(threshold), plan, inside).tolist()
-    return areas, common
+    counts: Tensor = kernels.coverage(masks, boxes, float(threshold), plan, inside)
+    return counts
 
 
-def paint(masks: LowMasks, boxes: Sequence[Box], threshold: float, plan: Upsampling) -> list[NDArray[np.bool_]]:
-    """Each mask inside its box, (y1 - y0, x1 - x0) bool. One transfer to the host for all masks.
+def paint(
+    masks: LowMasks, boxes: Sequence[Box], threshold: float, plan: Upsampling, chosen: Sequence[int] | None = None
+) -> list[NDArray[np.bool_]]:
+    """Masks inside their boxes, each (y1 - y0, x1 - x0) bool. One transfer to the host for all.
 
     Args:
         masks: of ``low_masks``.
-        boxes: the tight box of each.
+        boxes: the tight box of each mask to paint.
         threshold: logits above it are mask.
+        chosen: which masks the boxes are of; None = all, in order.
 
     Raises:
         ValueError: a box that is not inside the image, or a mask that lacks what its box depends on.
     """
+    chosen = range(len(masks)) if chosen is None else chosen
     if isinstance(masks, list):
-        return [_paint_one(mask, box, threshold, plan) for mask, box in zip(masks, boxes, strict=True)]
+        return [_paint_one(masks[index], box, threshold, plan) for index, box in zip(chosen, boxes, strict=True)]
     if not boxes:
         return []
     sizes = [(x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in boxes]
     ends: list[int] = np.cumsum(sizes).tolist()
     kernels = _gpu_kernels(masks.device)
     if kernels is None:
-        flat = torch.cat([_flat_mask(low, box, threshold, plan) for low, box in zip(masks, boxes, strict=True)])
+        own = [_flat_mask(masks[index], box, threshold, plan) for index, box in zip(chosen, boxes, strict=True)]
+        flat = torch.cat(own)
     else:
         _check_logits(masks, plan)
         for box in boxes:
             _check_box(box, plan)
-        places = [[*box, end - size] for box, size, end in zip(boxes, sizes, ends, strict=True)]
+        starts = [end - size for size, end in zip(sizes, ends, strict=True)]
+        places = [[*box, start, index] for box, start, index in zip(boxes, starts, chosen, strict=True)]
         flat = kernels.paint(masks, torch.tensor(places, device=masks.device), ends[-1], float(threshold), plan)
     parts = np.split(to_host(flat), ends[:-1])
     return [part.reshape(y1 - y0, x1 - x0) for part, (x0, y0, x1, y1) in zip(parts, boxes, strict=True)]

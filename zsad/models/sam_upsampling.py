@@ -154,6 +154,10 @@ def _plan(
         # Torch copies an image of the input's size: what is no number does not spread to its neighbours there.
         fine = _copy(native, device) if input_size == native_size else taps(cut, native, fine_joint, device)
         axes.append(_axis(taps(low, padded_size, coarse_joint, device), fine, low))
+    if device.type != "cpu":
+        for axis in axes:
+            # Now, on the stream that the others follow.
+            axis.entries, axis.weights, axis.spans  # noqa: B018 - kept by the axis
     return Upsampling(axes[0], axes[1], low_size, native_size, coarse_joint, fine_joint)
 
 
