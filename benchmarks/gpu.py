@@ -81,7 +81,7 @@ def _others(quick: bool, device: str) -> dict[str, Callable[[], Any]]:
     clipseg = models.clipseg_model(size, device, "bf16")
     images = [_photograph(index, quick) for index in range(IMAGES)]
     tiles = [crop(image, tile) for image in images for tile in six_tiles(*image.shape[:2])]
-    whole = [isnet.preprocess(image)[None] for image in images]
+    whole = isnet.preprocess(images).split(isnet.batch_size)
     clip_tiles, clipseg_tiles = clip.preprocess(tiles), clipseg.preprocess(tiles)
     width = clipseg.module.config.projection_dim
     prompts = torch.randn(PROMPTS, width, generator=torch.Generator().manual_seed(0)).to(device)

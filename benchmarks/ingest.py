@@ -34,7 +34,7 @@ def inputs(quick: bool) -> list[Row]:
         pixels = decode(data, MAX_PIXELS)
         parts = [crop(pixels, tile) for tile in tiles]
         return (
-            saliency.preprocess(pixels),
+            saliency.preprocess([pixels])[0],
             sam_model.preprocess(pixels)[0],
             clip_model.preprocess(parts),
             clipseg_model.preprocess(parts),

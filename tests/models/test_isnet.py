@@ -122,17 +122,35 @@ def test_preprocessing_is_the_published_one(mini, height, width):
     pixels = torch.tensor(image, dtype=torch.float32).permute(2, 0, 1)
     resized = F.interpolate(pixels[None], [320, 320], mode="bilinear").type(torch.uint8)
     expected = (torch.divide(resized, 255.0) - torch.tensor(0.5)) / torch.tensor(1.0)
-    got = mini.preprocess(image)
+    got = mini.preprocess([image])[0]
     assert got.shape == (3, 320, 320)
     assert got.dtype == torch.float32
     assert torch.equal(got, expected[0])
+
+
+def test_images_are_stretched_into_one_batch(mini):
+    generator = np.random.default_rng(1)
+    images = [generator.integers(0, 256, (50 + 9 * index, 70, 3), np.uint8) for index in range(5)]
+    alone = torch.cat([mini.preprocess([image]) for image in images])
+    for threads in (1, 3):
+        assert torch.equal(mini.preprocess(images, threads), alone)
+
+
+def test_only_half_precision_on_a_gpu_shares_forwards(mini):
+    sizes = {
+        (device, precision): isnet.ISNetModel(mini.network, 320, device, precision, "").batch_size
+        for device in ("cpu", "cuda")
+        for precision in ("fp32", "bf16")
+    }
+    assert sizes.pop(("cuda", "bf16")) == 4
+    assert set(sizes.values()) == {1}
 
 
 def test_pixels_are_truncated_not_rounded(mini):
     # A ramp stretched to the input size has values between the grey levels.
     image = np.repeat(np.arange(100, dtype=np.uint8)[None, :, None], 3, 2).repeat(4, 0)
     exact = F.interpolate(torch.tensor(image).permute(2, 0, 1)[None].float(), [320, 320], mode="bilinear")[0]
-    levels = (mini.preprocess(image) + 0.5) * 255
+    levels = (mini.preprocess([image])[0] + 0.5) * 255
     assert torch.allclose(levels, exact.floor(), atol=1e-3)
     assert not torch.allclose(levels, exact.round(), atol=1e-3)
 

@@ -151,9 +151,12 @@ class SAMModel:
         grids = [point_grid(config.points_per_side) if own is None else np.asarray(own, np.float64) for own in points]
         pixels = [grid * image.shape[1::-1] for grid, image in zip(grids, images, strict=True)]
         asked = [index for index, own in enumerate(pixels) if len(own)]
-        placed = [((images[index].shape[0], images[index].shape[1]), pixels[index]) for index in asked]
-        prompts = dict(zip(asked, self._prompts(placed, size), strict=True))
         embeddings = dict(zip(asked, self._encode_all([images[index] for index in asked], threads), strict=True))
+        placed = [((images[index].shape[0], images[index].shape[1]), pixels[index]) for index in asked]
+        with self._selecting():
+            # Each time that it waits for the GPU, it need not wait for the encoder.
+            prompts = dict(zip(asked, self._prompts(placed, size), strict=True))
+        self._follow()
 
         full = {index: self._full_batches(len(prompts[index]), size) for index in asked}
         shared: dict[int, list[list[Run]]] = {index: [] for index in asked}
@@ -174,7 +177,6 @@ class SAMModel:
 
         # The host knows what is selected once all that was launched before on the same stream is done. So a GPU decodes
         # the next masks on another one meanwhile.
-        self._follow()
         decoded = ahead(decodings(), 0 if self._streams is None else 2)
         left: list[list[Candidates]] = [[] for _ in images]
         for index in range(len(images)):
@@ -283,10 +285,10 @@ class SAMModel:
             yield
 
     def _follow(self) -> None:
-        """Both streams of a GPU go on after what was launched on the current one so far."""
+        """Both streams of a GPU go on once all that was launched so far is done."""
         if self._streams is not None:
-            for stream in self._streams:
-                stream.wait_stream(torch.cuda.current_stream(self.device))
+            self._streams.selecting.wait_stream(torch.cuda.current_stream(self.device))
+            self._streams.decoding.wait_stream(self._streams.selecting)
 
     @cached_property
     def _streams(self) -> _Streams | None:

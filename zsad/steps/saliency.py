@@ -8,7 +8,7 @@ from zsad.config import Config
 from zsad.method.foreground import FULL_IMAGE, binarise_saliency
 from zsad.models import isnet
 from zsad.models.device import to_host
-from zsad.steps.item import ImageItem, alive, attempt, load, timed
+from zsad.steps.item import ImageItem, alive, isolate, load, timed
 
 
 class Saliency:
@@ -31,16 +31,17 @@ class Saliency:
         if self.config.foreground.source == FULL_IMAGE:
             return
         pending = [item for item in alive(items) if item.foreground_path is None]
+        size = self.model.batch_size
         with timed(self.name, pending):
-            for item in pending:
-                attempt(self.name, item, self._predict)
+            for start in range(0, len(pending), size):
+                isolate(self.name, pending[start : start + size], self._predict)
 
-    def _predict(self, item: ImageItem) -> None:
-        if item.image is None:
-            raise ValueError("the image is not decoded")
-        # One image per forward: a threshold follows, and a pixel on it must not depend on which images share
-        # a batch. At 1024 x 1024 pixels one image fills the device.
-        saliency = to_host(self.model.predict(self.model.preprocess(item.image)[None]))[0]
-        if item.trace is not None:
-            item.trace.saliency = saliency
-        item.dis_mask = binarise_saliency(saliency, item.height, item.width, self.config.foreground)
+    def _predict(self, items: list[ImageItem]) -> None:
+        images = [item.image for item in items if item.image is not None]
+        if len(images) < len(items):
+            raise ValueError("an image is not decoded")
+        found = to_host(self.model.predict(self.model.preprocess(images, self.config.runtime.threads)))
+        for item, saliency in zip(items, found, strict=True):
+            if item.trace is not None:
+                item.trace.saliency = saliency
+            item.dis_mask = binarise_saliency(saliency, item.height, item.width, self.config.foreground)
