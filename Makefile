@@ -11,7 +11,7 @@ demo: $(VENV)/.installed
 	$(BIN)/zsad demo --output $(OUT)
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 soak: $(VENV)/.installed
 	$(BIN)/python -m tools.soak --kills $(KILLS)

@@ -24,6 +24,14 @@ settings.register_profile("thorough", deadline=None, max_examples=3000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "zsad"))
 
 
+_LONG = {"faults", "test_job_submit.py", "test_resume.py", "test_wheel.py"}
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files of tests that take minutes come first, so that no worker is left with one of them at the end."""
+    items.sort(key=lambda item: _LONG.isdisjoint(item.path.parts))
+
+
 @pytest.fixture(scope="session")
 def ray_local():
     """One local Ray for the whole session, with room for the four pools."""
