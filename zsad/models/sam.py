@@ -10,11 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from types import MappingProxyType
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -37,6 +35,7 @@ from zsad.models.sam_encoder import fuse_attention
 from zsad.models.sam_masks import Box, coverage, low_masks, measure, paint
 from zsad.models.sam_upsampling import Upsampling, upsampling
 from zsad.models.state_dicts import seeded
+from zsad.models.streams import TwoStreams
 from zsad.models.weights import restore
 from zsad.resize import Normalisation, resize_into
 
@@ -83,13 +82,6 @@ class Embedding:
 
     features: Tensor
     upsampling: Upsampling
-
-
-class _Streams(NamedTuple):
-    """Of a GPU, for the masks of the next prompts, and for choosing among those of the last."""
-
-    decoding: torch.cuda.Stream
-    selecting: torch.cuda.Stream
 
 
 @dataclass(frozen=True)
@@ -153,10 +145,10 @@ class SAMModel:
         asked = [index for index, own in enumerate(pixels) if len(own)]
         embeddings = dict(zip(asked, self._encode_all([images[index] for index in asked], threads), strict=True))
         placed = [((images[index].shape[0], images[index].shape[1]), pixels[index]) for index in asked]
-        with self._selecting():
+        with self._streams.small():
             # Each time that it waits for the GPU, it need not wait for the encoder.
             prompts = dict(zip(asked, self._prompts(placed, size), strict=True))
-        self._follow()
+        self._streams.follow()
 
         full = {index: self._full_batches(len(prompts[index]), size) for index in asked}
         shared: dict[int, list[list[Run]]] = {index: [] for index in asked}
@@ -177,14 +169,14 @@ class SAMModel:
 
         # The host knows what is selected once all that was launched before on the same stream is done. So a GPU decodes
         # the next masks on another one meanwhile.
-        decoded = ahead(decodings(), 0 if self._streams is None else 2)
+        decoded = ahead(decodings(), 0 if self._on_cpu() else 2)
         left: list[list[Candidates]] = [[] for _ in images]
         for index in range(len(images)):
             if index not in embeddings:
                 yield []
                 continue
             embedding = embeddings[index]
-            with self._selecting():
+            with self._streams.small():
                 for batch in shared[index]:
                     counts = [MASKS_PER_POINT * (stop - start) for _, start, stop in batch]
                     lows, ious = (values.split(counts) for values in next(decoded).wait())
@@ -264,37 +256,14 @@ class SAMModel:
         self, embeddings: Sequence[Embedding], batches: Sequence[Sequence[Tensor]], shared_size: int | None
     ) -> Decoding:
         """``decode`` of batches of the same images; a GPU does it on a stream of its own, and is not waited for."""
-        if self._streams is None:
+        features = [one.features for one in embeddings]
+        with self._streams.large(*features, *(own for batch in batches for own in batch)):
             low, iou = joined([self.decode(embeddings, own, shared_size) for own in batches])
-            return Decoding(low, iou, None)
-        stream = self._streams.decoding
-        with torch.cuda.stream(stream):
-            for values in (*(one.features for one in embeddings), *(own for batch in batches for own in batch)):
-                # They may be let go while this is going on.
-                values.record_stream(stream)
-            low, iou = joined([self.decode(embeddings, own, shared_size) for own in batches])
-            return Decoding(low, iou, stream.record_event())
-
-    @contextmanager
-    def _selecting(self) -> Iterator[None]:
-        """On a GPU, a stream whose small kernels do not queue behind those of the decoder."""
-        if self._streams is None:
-            yield
-            return
-        with torch.cuda.stream(self._streams.selecting):
-            yield
-
-    def _follow(self) -> None:
-        """Both streams of a GPU go on once all that was launched so far is done."""
-        if self._streams is not None:
-            self._streams.selecting.wait_stream(torch.cuda.current_stream(self.device))
-            self._streams.decoding.wait_stream(self._streams.selecting)
+            return Decoding(low, iou, self._streams.large_so_far())
 
     @cached_property
-    def _streams(self) -> _Streams | None:
-        if torch.device(self.device).type != "cuda":
-            return None
-        return _Streams(torch.cuda.Stream(self.device), torch.cuda.Stream(self.device, priority=-1))
+    def _streams(self) -> TwoStreams:
+        return TwoStreams(self.device)
 
     def _batch_size(self, config: ForegroundConfig) -> int:
         """Prompts of a decoder batch; on a GPU several times the configured ones, in a tenth of its memory."""
