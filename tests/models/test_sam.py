@@ -564,13 +564,10 @@ def test_kernels_stay_within_their_arrays(tmp_path):
 def test_images_resized_ahead_are_encoded_the_same(model, photographs):
     images = [photographs[name] for name in ("flower", "coffee.png", "chelsea.png")]
     expected = [model.encode(image) for image in images]
-    # As on a GPU, which is then left out.
-    calls = []
-    with patch.multiple(sam.SAMModel, _on_cpu=lambda _: False, _encode=lambda *arguments: calls.append(arguments)):
-        model._encode_all(images, 2)
-    for image, one, (_, encoded, pixels, input_size) in zip(images, expected, calls, strict=True):
-        assert encoded is image
-        assert torch.equal(model._encode(image, pixels, input_size).features, one.features)
+    with patch.object(sam.SAMModel, "_on_cpu", lambda _: False):
+        resized = list(model._resized(images, 2))
+    for image, one, ahead in zip(images, expected, resized, strict=True):
+        assert torch.equal(model._encode(image, *ahead).features, one.features)
 
 
 def test_the_grid_is_encoded_in_single_precision_whatever_the_models():

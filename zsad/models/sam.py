@@ -124,9 +124,8 @@ class SAMModel:
 
         An image has its full decoder batches to itself. What is left of all images shares batches, so that there
         are no more than there would be if the prompts were those of one image. An embedding is kept of each image, the
-        masks of less than a batch of those that share a batch with the next one, and all masks of one. On a GPU a batch
-        is up to eight of the configured ones, two of them are selected from together, and two more such pairs are in the
-        making.
+        masks of less than a batch of those that share it with the next one, and all masks of one. On a GPU a batch is up
+        to eight of the configured ones, two of them are selected from together, and two more such pairs are in the making.
 
         Args:
             images: each (H, W, 3) uint8 RGB.
@@ -143,10 +142,10 @@ class SAMModel:
         grids = [point_grid(config.points_per_side) if own is None else np.asarray(own, np.float64) for own in points]
         pixels = [grid * image.shape[1::-1] for grid, image in zip(grids, images, strict=True)]
         asked = [index for index, own in enumerate(pixels) if len(own)]
-        embeddings = dict(zip(asked, self._encode_all([images[index] for index in asked], threads), strict=True))
+        resized = self._resized([images[index] for index in asked], threads)
         placed = [((images[index].shape[0], images[index].shape[1]), pixels[index]) for index in asked]
         with self._streams.small():
-            # Each time that it waits for the GPU, it need not wait for the encoder.
+            # Each time that the host waits for the GPU here, there is nothing else to wait for.
             prompts = dict(zip(asked, self._prompts(placed, size), strict=True))
         self._streams.follow()
 
@@ -155,27 +154,34 @@ class SAMModel:
         for batch in shared_batches([len(own) for own in pixels], size, self._prompts_at_once() or 1):
             # The images come in order, so this one is the first to need the batch.
             shared[batch[0][0]].append(batch)
+        embeddings: dict[int, Embedding] = {}
+
+        def embedding_of(index: int) -> Embedding:
+            while index not in embeddings:
+                following = asked[len(embeddings)]
+                with self._streams.large():
+                    embeddings[following] = self._encode(images[following], *next(resized))
+            return embeddings[index]
 
         def decodings() -> Iterator[Decoding]:
             for index in asked:
                 for batch in shared[index]:
                     own = [prompts[image][start:stop] for image, start, stop in batch]
                     few = sum(map(len, own)) <= config.points_per_batch
-                    together = [embeddings[image] for image, _, _ in batch]
+                    together = [embedding_of(image) for image, _, _ in batch]
                     yield self._start(together, [own], config.points_per_batch if few else size)
                 for batches in full[index]:
                     parts = [[prompts[index][start:stop]] for start, stop in batches]
-                    yield self._start([embeddings[index]], parts, None)
+                    yield self._start([embedding_of(index)], parts, None)
 
-        # The host knows what is selected once all that was launched before on the same stream is done. So a GPU decodes
-        # the next masks on another one meanwhile.
+        # The host knows what is selected once all that was launched before on the same stream is done. So a GPU encodes
+        # the next images and decodes their masks on another one meanwhile.
         decoded = ahead(decodings(), 0 if self._on_cpu() else 2)
         left: list[list[Candidates]] = [[] for _ in images]
         for index in range(len(images)):
-            if index not in embeddings:
+            if index not in prompts:
                 yield []
                 continue
-            embedding = embeddings[index]
             with self._streams.small():
                 for batch in shared[index]:
                     counts = [MASKS_PER_POINT * (stop - start) for _, start, stop in batch]
@@ -184,6 +190,7 @@ class SAMModel:
                         left[image].append(self.select(embeddings[image], low, iou, start, config))
                     # They are large, and this function goes on.
                     del lows, ious, low, iou
+                embedding = embedding_of(index)
                 found = [self.select(embedding, *next(decoded).wait(), first, config) for (first, _), *_ in full[index]]
                 kept = suppress(concatenate(found + left[index]), config.box_nms_threshold)
                 left[index].clear()
@@ -229,14 +236,14 @@ class SAMModel:
         """Resize the longer side to the input size, normalise, pad, encode: (H, W, 3) uint8 -> embedding."""
         return self._encode(image, *self.preprocess(image))
 
-    def _encode_all(self, images: Sequence[NDArray[np.uint8]], threads: int) -> list[Embedding]:
-        """``encode`` of each; other than on a CPU, which has enough to do, the next ones are resized meanwhile."""
+    def _resized(self, images: Sequence[NDArray[np.uint8]], threads: int) -> Iterator[tuple[Tensor, tuple[int, int]]]:
+        """``preprocess`` of each; other than on a CPU, which has enough to do, threads begin at once."""
         if threads == 1 or self._on_cpu():
-            return [self.encode(image) for image in images]
-        with ThreadPoolExecutor(threads) as pool:
-            return [
-                self._encode(image, *one) for image, one in zip(images, pool.map(self.preprocess, images), strict=True)
-            ]
+            return map(self.preprocess, images)
+        pool = ThreadPoolExecutor(threads)
+        resized = pool.map(self.preprocess, images)
+        pool.shutdown(wait=False)
+        return resized
 
     def _encode(self, image: NDArray[np.uint8], pixels: Tensor, input_size: tuple[int, int]) -> Embedding:
         """``encode`` of an image (H, W, 3), given what ``preprocess`` made of it."""
