@@ -21,6 +21,7 @@ from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 
 from zsad.errors import UsageError
 from zsad.models import weights
+from zsad.models.clipseg_decoder import upscale
 from zsad.models.device import autocast, host_tensor, place
 from zsad.resize import Normalisation, resize_into
 
@@ -121,9 +122,8 @@ class CLIPSegModel:
     def logits(self, batch: Tensor, prompt_embeddings: Tensor) -> Tensor:
         """Segmentation logits of every tile for every prompt.
 
-        Equal to the stock ``CLIPSegForImageSegmentation`` call on images repeated once per prompt: bit for
-        bit where both run at the same batch shape, to about 1e-5 otherwise (matrix products round
-        differently at other shapes).
+        Equal to the stock ``CLIPSegForImageSegmentation`` call on images repeated once per prompt to about 1e-5: matrix
+        products round differently at other shapes.
 
         Args:
             batch: (N, 3, S, S) float32 from ``preprocess``, on any device; one vision pass.
@@ -144,7 +144,7 @@ class CLIPSegModel:
                 for start in range(0, len(output), self.max_decoder_batch):
                     some = slice(start, start + self.max_decoder_batch)
                     chosen = [level[tile[some]] for level in reduced]
-                    output[some] = decode(self.module, chosen, scale[prompt[some]], shift[prompt[some]])
+                    decode(self.module, chosen, scale[prompt[some]], shift[prompt[some]], output[some])
         return output.view(tiles, prompts, size, size)
 
     @cached_property
@@ -192,25 +192,32 @@ def film(module: CLIPSegForImageSegmentation, prompt_embeddings: Tensor) -> tupl
     return module.decoder.film_mul(prompt_embeddings), module.decoder.film_add(prompt_embeddings)
 
 
-def decode(module: CLIPSegForImageSegmentation, reduced: list[Tensor], scale: Tensor, shift: Tensor) -> Tensor:
+def decode(
+    module: CLIPSegForImageSegmentation,
+    reduced: list[Tensor],
+    scale: Tensor,
+    shift: Tensor,
+    output: Tensor | None = None,
+) -> Tensor:
     """The decoder on B (tile, prompt) pairs.
 
     Args:
         reduced: from ``reductions``, indexed by pair: each (B, tokens, reduce_dim).
         scale, shift: from ``film``, indexed by pair: (B, reduce_dim).
+        output: (B, S, S) to write to, contiguous, where there are no gradients; None = a new one.
 
     Returns:
         (B, S, S) logits.
     """
     decoder = module.decoder
-    # Modulated token-major like the stock decoder: the kernels that follow see the same memory layout.
-    hidden = (scale * reduced[0].permute(1, 0, 2) + shift).permute(1, 0, 2)
+    hidden = torch.addcmul(shift[:, None], scale[:, None], reduced[0])
     hidden = decoder.layers[0](hidden, None)
     for level, layer in zip(reduced[1:], decoder.layers[1:], strict=True):
         hidden = layer(level + hidden, None)
-    patches = hidden[:, 1:, :].transpose(1, 2)
-    side = math.isqrt(patches.shape[2])
-    patches = patches.reshape(len(scale), patches.shape[1], side, side)
+    if not torch.is_grad_enabled():
+        return upscale(decoder.transposed_convolution, hidden, output)
+    side = math.isqrt(hidden.shape[1] - 1)
+    patches = hidden[:, 1:, :].transpose(1, 2).unflatten(2, (side, side))
     return decoder.transposed_convolution(patches).squeeze(1)
 
 

@@ -1,0 +1,84 @@
+"""The steps of CLIPSeg's decoder against the stock layers."""
+
+from __future__ import annotations
+
+from unittest.mock import patch
+
+import pytest
+import torch
+from torch import nn
+
+from zsad.models import clipseg, clipseg_decoder
+
+
+def complex_convolution(channels: int, outer: int, inner: int) -> nn.Sequential:
+    """As in transformers, where both strides are a quarter of the patch size."""
+    convolution = nn.Sequential(
+        nn.Conv2d(channels, channels, 3, padding=1),
+        nn.ReLU(),
+        nn.ConvTranspose2d(channels, channels // 2, outer, outer),
+        nn.ReLU(),
+        nn.ConvTranspose2d(channels // 2, 1, inner, inner),
+    )
+    for parameter in convolution.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return convolution
+
+
+def stock(convolution: nn.Module, hidden: torch.Tensor, side: int) -> torch.Tensor:
+    patches = hidden[:, 1:].transpose(1, 2).reshape(len(hidden), -1, side, side)
+    return convolution(patches).squeeze(1)
+
+
+def close(one: torch.Tensor, other: torch.Tensor, tolerance: float = 2e-6) -> None:
+    torch.testing.assert_close(one, other, atol=tolerance * float(other.abs().max()), rtol=0)
+
+
+@pytest.mark.parametrize(("outer", "inner"), [(4, 4), (2, 2), (3, 3), (1, 4), (2, 8)])
+@pytest.mark.parametrize("pairs", [1, 3])
+@torch.no_grad()
+def test_upscaling_equals_the_transposed_convolutions(outer: int, inner: int, pairs: int) -> None:
+    torch.manual_seed(outer + pairs)
+    convolution = complex_convolution(6, outer, inner)
+    hidden = torch.randn(pairs, 26, 6)
+    before, expected = hidden.clone(), stock(convolution, hidden, 5)
+    assert expected.std() > 0.1
+    close(clipseg_decoder.upscale(convolution, hidden), expected)
+    # One pair at a time, into a part of something larger.
+    whole = torch.zeros(pairs + 2, *expected.shape[1:])
+    with patch.object(clipseg_decoder, "_VALUES_ON_CPU", 1):
+        clipseg_decoder.upscale(convolution, hidden, whole[1:-1])
+    close(whole[1:-1], expected)
+    assert not whole[0].any() and not whole[-1].any()
+    assert torch.equal(hidden, before)
+
+
+@torch.no_grad()
+def test_upscaling_in_half_precision() -> None:
+    convolution, hidden = complex_convolution(16, 4, 4), torch.randn(2, 10, 16)
+    expected = stock(convolution, hidden, 3)
+    output = torch.empty_like(expected)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert clipseg_decoder.upscale(convolution, hidden).dtype == torch.bfloat16
+        clipseg_decoder.upscale(convolution, hidden, output)
+    close(output, expected, 0.03)
+    assert not torch.equal(output, expected)
+
+
+@torch.no_grad()
+def test_the_published_simple_variant() -> None:
+    convolution, hidden = nn.ConvTranspose2d(6, 1, 16, 16), torch.randn(2, 10, 6)
+    expected, output = stock(convolution, hidden, 3), torch.empty(2, 48, 48)
+    close(clipseg_decoder.upscale(convolution, hidden), expected)
+    assert clipseg_decoder.upscale(convolution, hidden, output) is output
+    close(output, expected)
+
+
+def test_decoding_with_gradients_says_the_same() -> None:
+    module = clipseg.build("mini-clipseg").eval()
+    reduced = [torch.randn(2, 257, 48) for _ in range(2)]
+    scale, shift = torch.randn(2, 2, 48)
+    learning = clipseg.decode(module, reduced, scale, shift)
+    assert learning.requires_grad
+    with torch.no_grad():
+        close(clipseg.decode(module, reduced, scale, shift), learning.detach())
