@@ -7,8 +7,11 @@ from unittest.mock import patch
 import pytest
 import torch
 from torch import nn
+from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 
 from zsad.models import clipseg, clipseg_decoder
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def complex_convolution(channels: int, outer: int, inner: int) -> nn.Sequential:
@@ -82,3 +85,67 @@ def test_decoding_with_gradients_says_the_same() -> None:
     assert learning.requires_grad
     with torch.no_grad():
         close(clipseg.decode(module, reduced, scale, shift), learning.detach())
+
+
+def small_module(channels: int, hidden: int, heads: int) -> CLIPSegForImageSegmentation:
+    """Three layers of parameters that all matter, 3 x 3 patches."""
+    config = clipseg.model_config("mini-clipseg").to_dict()
+    config |= {"reduce_dim": channels, "decoder_intermediate_size": hidden, "decoder_num_attention_heads": heads}
+    config["vision_config"] |= {"image_size": 48, "layer_norm_eps": 0.1}
+    config |= {"extract_layers": [0, 1, 2]}
+    torch.manual_seed(channels)
+    module = CLIPSegForImageSegmentation(CLIPSegConfig(**config)).eval().requires_grad_(False)
+    for name, parameter in module.decoder.named_parameters():
+        parameter.normal_(std=1 if "norm" in name or "bias" in name else parameter[0].numel() ** -0.5)
+    return module
+
+
+def pairs(module: CLIPSegForImageSegmentation, count: int) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:
+    """Reductions, scale and shift of some pairs, values of half precision."""
+    channels = module.config.reduce_dim
+    values = [torch.randn(count, 10, channels) for _ in range(3)] + [torch.randn(count, channels) for _ in range(2)]
+    *reduced, scale, shift = [value.half().float() for value in values]
+    return reduced, scale, shift
+
+
+@pytest.mark.parametrize(("channels", "hidden", "heads"), [(16, 64, 2), (32, 128, 4), (64, 192, 4)])
+@torch.no_grad()
+def test_fused_layers_equal_the_stock_ones(channels: int, hidden: int, heads: int) -> None:
+    pytest.importorskip("triton")
+    from zsad.models.clipseg_kernels import SMALL
+
+    module = small_module(channels, hidden, heads)
+    reduced, scale, shift = pairs(module, 5)
+    # The last program has rows to leave alone.
+    assert (5 * 10) % SMALL[0]
+    stock: list[torch.Tensor] = []
+    hook = module.decoder.layers[-1].register_forward_hook(lambda *args: stock.append(args[2]))
+    expected = clipseg.decode(module, reduced, scale, shift)
+    hook.remove()
+    module, half = module.to(DEVICE), torch.float16
+    assert clipseg_decoder.FusedLayers.suit(module.config)
+    fused = clipseg_decoder.FusedLayers(module.decoder.layers, half)
+    modulated = scale[:, None] * reduced[0] + shift[:, None]
+    try:
+        found = fused(modulated.to(DEVICE), [level.to(DEVICE) for level in reduced[1:]])
+    except Exception as error:
+        # Triton's interpreter before 3.9 does not understand the newest numpy.
+        if "only 0-dimensional arrays" not in str(error):
+            raise
+        pytest.skip("Triton's interpreter is older than numpy")
+    assert found.dtype == half
+    close(found.float().cpu(), stock[0], 3e-3)
+    on_device = [level.to(DEVICE, half) for level in reduced], scale.to(DEVICE, half), shift.to(DEVICE, half)
+    output = torch.empty_like(expected, device=DEVICE)
+    with torch.autocast(DEVICE, half):
+        clipseg.decode(module, *on_device, output, fused)
+    close(output.cpu(), expected, 1e-2)
+
+
+def test_sizes_that_the_kernel_does_not_take() -> None:
+    suit = clipseg_decoder.FusedLayers.suit
+    assert suit(clipseg.model_config("clipseg-rd64-refined"))
+    assert not suit(clipseg.model_config("mini-clipseg"))
+    narrow = clipseg.model_config("clipseg-rd64-refined")
+    narrow.decoder_intermediate_size = 96
+    assert not suit(narrow)

@@ -21,8 +21,9 @@ from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 
 from zsad.errors import UsageError
 from zsad.models import weights
-from zsad.models.clipseg_decoder import upscale
-from zsad.models.device import autocast, host_tensor, place
+from zsad.models.clipseg_decoder import FusedLayers, upscale
+from zsad.models.device import DTYPES, autocast, host_tensor, place
+from zsad.models.kernels_on_gpu import half_precision
 from zsad.resize import Normalisation, resize_into
 
 if TYPE_CHECKING:
@@ -139,17 +140,26 @@ class CLIPSegModel:
             pairs = torch.arange(len(output), device=self.device)
             tile, prompt = pairs // prompts, pairs % prompts
             with autocast(self.device, self.precision):
+                fused = None if half_precision(output.device) is None else self._fused
                 reduced = reductions(self.module, batch.to(self.device, non_blocking=True), self._positions)
                 scale, shift = film(self.module, prompt_embeddings.to(self.device, non_blocking=True))
                 for start in range(0, len(output), self.max_decoder_batch):
                     some = slice(start, start + self.max_decoder_batch)
                     chosen = [level[tile[some]] for level in reduced]
-                    decode(self.module, chosen, scale[prompt[some]], shift[prompt[some]], output[some])
+                    modulation = scale[prompt[some]], shift[prompt[some]]
+                    decode(self.module, chosen, *modulation, output[some], fused)
         return output.view(tiles, prompts, size, size)
 
     @cached_property
     def _positions(self) -> Tensor:
         return position_table(self.module, self.input_size)
+
+    @cached_property
+    def _fused(self) -> FusedLayers | None:
+        """Of the parameters as they are now."""
+        if not FusedLayers.suit(self.module.config):
+            return None
+        return FusedLayers(self.module.decoder.layers, DTYPES[self.precision])
 
 
 @torch.no_grad()
@@ -198,6 +208,7 @@ def decode(
     scale: Tensor,
     shift: Tensor,
     output: Tensor | None = None,
+    fused: FusedLayers | None = None,
 ) -> Tensor:
     """The decoder on B (tile, prompt) pairs.
 
@@ -205,15 +216,19 @@ def decode(
         reduced: from ``reductions``, indexed by pair: each (B, tokens, reduce_dim).
         scale, shift: from ``film``, indexed by pair: (B, reduce_dim).
         output: (B, S, S) to write to, contiguous, where there are no gradients; None = a new one.
+        fused: in place of the module's layers, where there are no gradients; None = the module's.
 
     Returns:
         (B, S, S) logits.
     """
     decoder = module.decoder
     hidden = torch.addcmul(shift[:, None], scale[:, None], reduced[0])
-    hidden = decoder.layers[0](hidden, None)
-    for level, layer in zip(reduced[1:], decoder.layers[1:], strict=True):
-        hidden = layer(level + hidden, None)
+    if fused is not None:
+        hidden = fused(hidden, reduced[1:])
+    else:
+        hidden = decoder.layers[0](hidden, None)
+        for level, layer in zip(reduced[1:], decoder.layers[1:], strict=True):
+            hidden = layer(level + hidden, None)
     if not torch.is_grad_enabled():
         return upscale(decoder.transposed_convolution, hidden, output)
     side = math.isqrt(hidden.shape[1] - 1)

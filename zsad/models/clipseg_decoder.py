@@ -1,15 +1,100 @@
-"""Steps of CLIPSeg's decoder with less work, for inference: the same functions of the same parameters, to rounding."""
+"""Steps of CLIPSeg's decoder with less work, for inference: the same functions of the same parameters, to rounding.
+
+``upscale`` is for all devices. In half precision on a GPU, ``FusedLayers`` do what comes before, most of it in a kernel
+of our own (``clipseg_kernels``).
+"""
 
 from __future__ import annotations
 
 import math
-from typing import cast
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from zsad.models.clipseg_kernels import Weights
 
 _VALUES_ON_CPU = 2**19
 """Values that ``upscale`` holds at once for each of torch's threads: 2 MiB in float32. More were slower."""
+
+
+class FusedLayers:
+    """The decoder's layers in half precision on a GPU, with copies of their weights as the kernel takes them.
+
+    Args:
+        layers: of transformers' decoder, on their device.
+        dtype: half precision.
+    """
+
+    def __init__(self, layers: Iterable[nn.Module], dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self._layers = [_FusedLayer(layer, dtype) for layer in layers]
+
+    @staticmethod
+    def suit(config: Any) -> bool:
+        """Whether the sizes of a CLIPSeg configuration are such as the kernel takes."""
+        return config.reduce_dim in (16, 32, 64) and config.decoder_intermediate_size % 64 == 0
+
+    @torch.no_grad()
+    def __call__(self, hidden: Tensor, levels: Sequence[Tensor]) -> Tensor:
+        """All layers.
+
+        Args:
+            hidden: (B, tokens, C), what the first layer reads.
+            levels: (B, tokens, C) each, what the later layers read besides the layer before.
+
+        Returns:
+            (B, tokens, C) of type ``dtype``.
+        """
+        hidden = hidden.to(self.dtype).contiguous()
+        for layer, level in zip(self._layers, (*levels, None), strict=True):
+            hidden = layer(hidden, None if level is None else level.to(self.dtype).contiguous())
+        return hidden
+
+
+class _FusedLayer:
+    """A layer of transformers' decoder, which reads and writes half precision."""
+
+    def __init__(self, layer: Any, dtype: torch.dtype) -> None:
+        from zsad.models.clipseg_kernels import Weights
+
+        attention = layer.self_attn
+        parts = (attention.q_proj, attention.k_proj, attention.v_proj)
+        self.heads = attention.num_heads
+        self.project = torch.cat([part.weight for part in parts]).detach().to(dtype)
+        self.project_bias = torch.cat([part.bias for part in parts]).detach().to(dtype)
+
+        def exact(parameter: Tensor) -> Tensor:
+            return parameter.detach().float().contiguous()
+
+        self.weights: Weights = Weights(
+            attention.out_proj.weight.detach().T.to(dtype).contiguous(),
+            exact(attention.out_proj.bias),
+            exact(layer.layer_norm1.weight),
+            exact(layer.layer_norm1.bias),
+            layer.mlp.fc1.weight.detach().to(dtype).contiguous(),
+            exact(layer.mlp.fc1.bias),
+            layer.mlp.fc2.weight.detach().T.to(dtype).contiguous(),
+            exact(layer.mlp.fc2.bias),
+            exact(layer.layer_norm2.weight),
+            exact(layer.layer_norm2.bias),
+            layer.layer_norm1.eps,
+            layer.layer_norm2.eps,
+        )
+
+    def __call__(self, hidden: Tensor, level: Tensor | None) -> Tensor:
+        """(B, T, C) -> (B, T, C), ``level`` (B, T, C) added to what the layer says."""
+        from zsad.models.clipseg_kernels import finish
+
+        projected = F.linear(hidden, self.project, self.project_bias)
+        projected = projected.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        seen = F.scaled_dot_product_attention(projected[0], projected[1], projected[2]).transpose(1, 2)
+        rows = seen.reshape(-1, hidden.shape[2]).contiguous()
+        added = None if level is None else level.flatten(0, 1)
+        return finish(rows, hidden.flatten(0, 1), self.weights, added).view(hidden.shape)
 
 
 def upscale(convolution: nn.Module, hidden: Tensor, output: Tensor | None = None) -> Tensor:
