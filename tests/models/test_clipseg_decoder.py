@@ -91,12 +91,14 @@ def small_module(channels: int, hidden: int, heads: int) -> CLIPSegForImageSegme
     """Three layers of parameters that all matter, 3 x 3 patches."""
     config = clipseg.model_config("mini-clipseg").to_dict()
     config |= {"reduce_dim": channels, "decoder_intermediate_size": hidden, "decoder_num_attention_heads": heads}
-    config["vision_config"] |= {"image_size": 48, "layer_norm_eps": 0.1}
+    config["vision_config"] |= {"image_size": 48}
     config |= {"extract_layers": [0, 1, 2]}
     torch.manual_seed(channels)
     module = CLIPSegForImageSegmentation(CLIPSegConfig(**config)).eval().requires_grad_(False)
     for name, parameter in module.decoder.named_parameters():
         parameter.normal_(std=1 if "norm" in name or "bias" in name else parameter[0].numel() ** -0.5)
+    for layer in module.decoder.layers:
+        layer.layer_norm1.eps, layer.layer_norm2.eps = 0.5, 0.2
     return module
 
 
@@ -134,12 +136,12 @@ def test_fused_layers_equal_the_stock_ones(channels: int, hidden: int, heads: in
             raise
         pytest.skip("Triton's interpreter is older than numpy")
     assert found.dtype == half
-    close(found.float().cpu(), stock[0], 3e-3)
+    close(found.float().cpu(), stock[0], 1e-3)
     on_device = [level.to(DEVICE, half) for level in reduced], scale.to(DEVICE, half), shift.to(DEVICE, half)
     output = torch.empty_like(expected, device=DEVICE)
     with torch.autocast(DEVICE, half):
         clipseg.decode(module, *on_device, output, fused)
-    close(output.cpu(), expected, 1e-2)
+    close(output.cpu(), expected, 2e-3)
 
 
 def test_sizes_that_the_kernel_does_not_take() -> None:
