@@ -112,24 +112,24 @@ def pairs(module: CLIPSegForImageSegmentation, count: int) -> tuple[list[torch.T
 
 @pytest.mark.parametrize(("channels", "hidden", "heads"), [(16, 64, 2), (32, 128, 4), (64, 192, 4)])
 @torch.no_grad()
-def test_fused_layers_equal_the_stock_ones(channels: int, hidden: int, heads: int) -> None:
+def test_the_fused_decoder_equals_the_stock_one(channels: int, hidden: int, heads: int) -> None:
     pytest.importorskip("triton")
     from zsad.models.clipseg_kernels import SMALL
 
     module = small_module(channels, hidden, heads)
-    reduced, scale, shift = pairs(module, 5)
+    reduced, scale, shift = pairs(module, 8)
     # The last program has rows to leave alone.
-    assert (5 * 10) % SMALL[0]
+    assert (8 * 10) % SMALL[0]
     stock: list[torch.Tensor] = []
     hook = module.decoder.layers[-1].register_forward_hook(lambda *args: stock.append(args[2]))
     expected = clipseg.decode(module, reduced, scale, shift)
     hook.remove()
     module, half = module.to(DEVICE), torch.float16
-    assert clipseg_decoder.FusedLayers.suit(module.config)
-    fused = clipseg_decoder.FusedLayers(module.decoder.layers, half)
+    assert clipseg_decoder.FusedDecoder.suits(module.config)
+    fused = clipseg_decoder.FusedDecoder(module.decoder, half)
     modulated = scale[:, None] * reduced[0] + shift[:, None]
     try:
-        found = fused(modulated.to(DEVICE), [level.to(DEVICE) for level in reduced[1:]])
+        found = fused.layers(modulated.to(DEVICE), [level.to(DEVICE) for level in reduced[1:]])
     except Exception as error:
         # Triton's interpreter before 3.9 does not understand the newest numpy.
         if "only 0-dimensional arrays" not in str(error):
@@ -141,13 +141,18 @@ def test_fused_layers_equal_the_stock_ones(channels: int, hidden: int, heads: in
     output = torch.empty_like(expected, device=DEVICE)
     with torch.autocast(DEVICE, half):
         clipseg.decode(module, *on_device, output, fused)
+        again = clipseg.decode(module, *on_device, fused=fused)
     close(output.cpu(), expected, 2e-3)
+    assert torch.equal(again, output)
 
 
 def test_sizes_that_the_kernel_does_not_take() -> None:
-    suit = clipseg_decoder.FusedLayers.suit
-    assert suit(clipseg.model_config("clipseg-rd64-refined"))
-    assert not suit(clipseg.model_config("mini-clipseg"))
+    suits = clipseg_decoder.FusedDecoder.suits
+    assert suits(clipseg.model_config("clipseg-rd64-refined"))
+    assert not suits(clipseg.model_config("mini-clipseg"))
+    plain = clipseg.model_config("clipseg-rd64-refined")
+    plain.use_complex_transposed_convolution = False
+    assert not suits(plain)
     narrow = clipseg.model_config("clipseg-rd64-refined")
     narrow.decoder_intermediate_size = 96
-    assert not suit(narrow)
+    assert not suits(narrow)

@@ -21,7 +21,7 @@ from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 
 from zsad.errors import UsageError
 from zsad.models import weights
-from zsad.models.clipseg_decoder import FusedLayers, upscale
+from zsad.models.clipseg_decoder import FusedDecoder, upscale
 from zsad.models.device import DTYPES, autocast, host_tensor, place
 from zsad.models.kernels_on_gpu import half_precision
 from zsad.resize import Normalisation, resize_into
@@ -155,11 +155,11 @@ class CLIPSegModel:
         return position_table(self.module, self.input_size)
 
     @cached_property
-    def _fused(self) -> FusedLayers | None:
+    def _fused(self) -> FusedDecoder | None:
         """Of the parameters as they are now."""
-        if not FusedLayers.suit(self.module.config):
+        if not FusedDecoder.suits(self.module.config):
             return None
-        return FusedLayers(self.module.decoder.layers, DTYPES[self.precision])
+        return FusedDecoder(self.module.decoder, DTYPES[self.precision])
 
 
 @torch.no_grad()
@@ -208,7 +208,7 @@ def decode(
     scale: Tensor,
     shift: Tensor,
     output: Tensor | None = None,
-    fused: FusedLayers | None = None,
+    fused: FusedDecoder | None = None,
 ) -> Tensor:
     """The decoder on B (tile, prompt) pairs.
 
@@ -216,7 +216,7 @@ def decode(
         reduced: from ``reductions``, indexed by pair: each (B, tokens, reduce_dim).
         scale, shift: from ``film``, indexed by pair: (B, reduce_dim).
         output: (B, S, S) to write to, contiguous, where there are no gradients; None = a new one.
-        fused: in place of the module's layers, where there are no gradients; None = the module's.
+        fused: in place of the module's decoder, where there are no gradients; None = the module's.
 
     Returns:
         (B, S, S) logits.
@@ -224,11 +224,10 @@ def decode(
     decoder = module.decoder
     hidden = torch.addcmul(shift[:, None], scale[:, None], reduced[0])
     if fused is not None:
-        hidden = fused(hidden, reduced[1:])
-    else:
-        hidden = decoder.layers[0](hidden, None)
-        for level, layer in zip(reduced[1:], decoder.layers[1:], strict=True):
-            hidden = layer(level + hidden, None)
+        return fused.upscale(fused.layers(hidden, reduced[1:]), output)
+    hidden = decoder.layers[0](hidden, None)
+    for level, layer in zip(reduced[1:], decoder.layers[1:], strict=True):
+        hidden = layer(level + hidden, None)
     if not torch.is_grad_enabled():
         return upscale(decoder.transposed_convolution, hidden, output)
     side = math.isqrt(hidden.shape[1] - 1)

@@ -1,13 +1,13 @@
 """Steps of CLIPSeg's decoder with less work, for inference: the same functions of the same parameters, to rounding.
 
-``upscale`` is for all devices. In half precision on a GPU, ``FusedLayers`` do what comes before, most of it in a kernel
-of our own (``clipseg_kernels``).
+``upscale`` is for all devices. In half precision on a GPU there is ``FusedDecoder``, most of it in kernels of our own
+(``clipseg_kernels``).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -21,25 +21,33 @@ _VALUES_ON_CPU = 2**19
 """Values that ``upscale`` holds at once for each of torch's threads: 2 MiB in float32. More were slower."""
 
 
-class FusedLayers:
-    """The decoder's layers in half precision on a GPU, with copies of their weights as the kernel takes them.
+class FusedDecoder:
+    """The decoder after its modulation, in half precision on a GPU, with copies of its weights as the kernels take them.
 
     Args:
-        layers: of transformers' decoder, on their device.
+        decoder: of transformers, on its device.
         dtype: half precision.
     """
 
-    def __init__(self, layers: Iterable[nn.Module], dtype: torch.dtype) -> None:
+    def __init__(self, decoder: Any, dtype: torch.dtype) -> None:
         self.dtype = dtype
-        self._layers = [_FusedLayer(layer, dtype) for layer in layers]
+        self._layers = [_FusedLayer(layer, dtype) for layer in decoder.layers]
+        convolution = decoder.transposed_convolution
+        self._convolution: nn.Module = convolution[0]
+        self._upscaling = _upscaling_weights(convolution[2], convolution[4], dtype)
 
     @staticmethod
-    def suit(config: Any) -> bool:
-        """Whether the sizes of a CLIPSeg configuration are such as the kernel takes."""
-        return config.reduce_dim in (16, 32, 64) and config.decoder_intermediate_size % 64 == 0
+    def suits(config: Any) -> bool:
+        """Whether the sizes of a CLIPSeg configuration are such as the kernels take."""
+        return (
+            config.reduce_dim in (16, 32, 64)
+            and config.decoder_intermediate_size % 64 == 0
+            and config.use_complex_transposed_convolution
+            and config.vision_config.patch_size == 16
+        )
 
     @torch.no_grad()
-    def __call__(self, hidden: Tensor, levels: Sequence[Tensor]) -> Tensor:
+    def layers(self, hidden: Tensor, levels: Sequence[Tensor]) -> Tensor:
         """All layers.
 
         Args:
@@ -53,6 +61,18 @@ class FusedLayers:
         for layer, level in zip(self._layers, (*levels, None), strict=True):
             hidden = layer(hidden, None if level is None else level.to(self.dtype).contiguous())
         return hidden
+
+    @torch.no_grad()
+    def upscale(self, hidden: Tensor, output: Tensor | None = None) -> Tensor:
+        """``upscale`` of what the layers say, (B, 1 + h h, C) -> (B, S, S); into ``output`` if given."""
+        from zsad.models import clipseg_kernels
+
+        side = math.isqrt(hidden.shape[1] - 1)
+        patches = self._convolution(_grid(hidden, side).contiguous(memory_format=torch.channels_last))
+        if output is None:
+            output = torch.empty((len(hidden), 16 * side, 16 * side), device=hidden.device)
+        clipseg_kernels.upscale(patches.permute(0, 2, 3, 1).contiguous(), *self._upscaling, output)
+        return output
 
 
 class _FusedLayer:
@@ -95,6 +115,21 @@ class _FusedLayer:
         rows = seen.reshape(-1, hidden.shape[2]).contiguous()
         added = None if level is None else level.flatten(0, 1)
         return finish(rows, hidden.flatten(0, 1), self.weights, added).view(hidden.shape)
+
+
+def _upscaling_weights(
+    first: nn.ConvTranspose2d, second: nn.ConvTranspose2d, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The weights of two transposed convolutions of kernel and stride K, as ``clipseg_kernels.upscale`` takes them."""
+    stride = first.stride[0]
+    # (C, C1, K, K) -> (K, C, K, C1)
+    split = first.weight.detach().permute(2, 0, 3, 1).flatten(2).to(dtype).contiguous()
+    split_bias = cast(Tensor, first.bias).detach().float().repeat(stride)
+    # (C1, K, K) -> (column of the first split, C1, row of the second, column of the first, column of the second)
+    own = torch.eye(stride, device=second.weight.device)[:, None, None, :, None]
+    pixels = own * second.weight.detach().float()[None, :, 0, :, None, :]
+    pixels = pixels.flatten(2).flatten(0, 1).to(dtype).contiguous()
+    return split, split_bias, pixels, cast(Tensor, second.bias).detach().float()
 
 
 def upscale(convolution: nn.Module, hidden: Tensor, output: Tensor | None = None) -> Tensor:

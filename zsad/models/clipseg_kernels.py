@@ -1,8 +1,8 @@
-"""What follows the attention in a layer of CLIPSeg's decoder, as one pass on a GPU.
+"""Two steps of CLIPSeg's decoder, each as one pass on a GPU: what follows a layer's attention, and the upscaling.
 
-A token has few channels and a wide hidden layer, thirty times the token. Operation by operation, the layer writes and
-reads that several times; here it never leaves the multiprocessor. Half precision only: products are of that type, sums
-and everything between are float32.
+A token has few channels, a hidden layer of thirty times as many values, and ends as 256 pixels. Operation by operation,
+the decoder writes and reads all those several times; here they never leave the multiprocessor. Half precision only:
+products are of that type, sums and everything between are float32.
 
 Rows are the tokens of all pairs, of C channels; H is the width of the hidden layer.
 """
@@ -19,9 +19,12 @@ from torch import Tensor
 Tiling = tuple[int, int, int, int]
 """Rows of a program, hidden values that it holds of each at once, its warps, and how many loads it is ahead (``num_stages``)."""
 
-LARGE: Tiling = (128, 64, 4, 3)
-SMALL: Tiling = (32, 32, 4, 2)
+LARGE: Tiling = (128, 64, 8, 3)
+SMALL: Tiling = (64, 32, 4, 3)
 """On a GPU whose multiprocessors have less than ``_LARGE_MEMORY`` bytes of shared memory."""
+
+UPSCALE = (64, 4)
+"""Rows of a program and its warps."""
 
 _LARGE_MEMORY = 160_000
 
@@ -74,6 +77,28 @@ def finish(seen: Tensor, residual: Tensor, weights: Weights, level: Tensor | Non
             num_warps=warps, num_stages=stages,
         )  # fmt: skip
     return output
+
+
+def upscale(
+    patches: Tensor, first: Tensor, first_bias: Tensor, second: Tensor, second_bias: Tensor, output: Tensor
+) -> None:
+    """ReLU, and two transposed convolutions of kernel and stride K with a ReLU between.
+
+    Args:
+        patches: (B, h, h, C) half precision, contiguous.
+        first, first_bias: (K, C, K x C1), by the rows and then by the columns of the split, and (K x C1,).
+        second, second_bias: (K x C1, K x K x K) and (1,). A column of the first split gives to its own pixels only, which
+            are ordered by row of the second split, column of the first, column of the second.
+        output: (B, K K h, K K h) contiguous, for the logits.
+    """
+    batch, side, _, channels = patches.shape
+    block, warps = UPSCALE
+    split, _, inner = first.shape
+    with torch.cuda.device_of(patches):
+        _split[(triton.cdiv(batch * side * side, block),)](
+            patches, first, first_bias, second, second_bias, output, batch * side * side, side,
+            C=channels, INNER=inner, K=split, BLOCK=block, num_warps=warps, num_stages=1,
+        )  # fmt: skip
 
 
 def _tiling(rows: Tensor) -> Tiling:
@@ -138,3 +163,38 @@ def _finish(
     if not LAST:
         value += tl.load(level + place, mask=inside, other=0.0).to(tl.float32)
     tl.store(output + place, value.to(output.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _split(
+    patches: tl.tensor,
+    first: tl.tensor,
+    first_bias: tl.tensor,
+    second: tl.tensor,
+    second_bias: tl.tensor,
+    output: tl.tensor,
+    rows: tl.tensor,
+    side: tl.tensor,
+    C: tl.constexpr,
+    INNER: tl.constexpr,
+    K: tl.constexpr,
+    BLOCK: tl.constexpr,
+) -> None:  # pragma: no cover - compiled
+    row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)[:, None]
+    c, i, pixel = tl.arange(0, C), tl.arange(0, INNER), tl.arange(0, K * K * K)
+    inside = row < rows
+    patch = tl.load(patches + row * C + c[None, :], mask=inside, other=0.0)
+    patch = tl.maximum(patch.to(tl.float32), 0.0).to(patch.dtype)
+    to_pixels = tl.load(second + i[:, None] * (K * K * K) + pixel[None, :])
+    bias = tl.load(first_bias + i)[None, :]
+    last_bias = tl.load(second_bias)
+    # Rows of the grid, all pairs one below the other.
+    line, column = row // side, row % side
+    width = K * K * side
+    corner = output + line * (K * K) * width + column * (K * K)
+    place = (pixel // (K * K) * width + pixel % (K * K))[None, :]
+    for down in range(K):
+        to_split = tl.load(first + (down * C + c[:, None]) * INNER + i[None, :])
+        value = tl.maximum(tl.dot(patch, to_split) + bias, 0.0).to(patch.dtype)
+        logits = tl.dot(value, to_pixels) + last_bias
+        tl.store(corner + down * K * width + place, logits.to(output.dtype.element_ty), mask=inside)
