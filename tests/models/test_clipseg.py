@@ -117,7 +117,9 @@ def test_decoder_batches_are_bounded_and_change_nothing(mini: clipseg.CLIPSegMod
     images, prompts = tiles(2), mini.embed_prompts(PROMPTS)
     whole = mini.logits(images, prompts)
     sizes: list[int] = []
-    hook = mini.module.decoder.layers[0].register_forward_hook(lambda _m, args, _o: sizes.append(len(args[0])))
+    hook = mini.module.decoder.layers[0].self_attn.register_forward_pre_hook(
+        lambda _m, args: sizes.append(len(args[0]))
+    )
     small = clipseg.CLIPSegModel(mini.name, mini.module, "", "cpu", "fp32", max_decoder_batch=4)
     chunked = small.logits(images, prompts)
     hook.remove()

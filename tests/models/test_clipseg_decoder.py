@@ -110,6 +110,17 @@ def pairs(module: CLIPSegForImageSegmentation, count: int) -> tuple[list[torch.T
     return reduced, scale, shift
 
 
+@pytest.mark.parametrize("values", [1, 64 * 7, 2**19])
+@torch.no_grad()
+def test_layers_equal_the_stock_ones(values: int) -> None:
+    module = small_module(16, 64, 2)
+    layer, hidden = module.decoder.layers[0], torch.randn(3, 10, 16)
+    before = hidden.clone()
+    with patch.object(clipseg_decoder, "_VALUES_ON_CPU", values):
+        close(clipseg_decoder.run_layer(layer, hidden), layer(hidden, None))
+    assert torch.equal(hidden, before)
+
+
 @pytest.mark.parametrize(("channels", "hidden", "heads"), [(16, 64, 2), (32, 128, 4), (64, 192, 4)])
 @torch.no_grad()
 def test_the_fused_decoder_equals_the_stock_one(channels: int, hidden: int, heads: int) -> None:
@@ -122,7 +133,8 @@ def test_the_fused_decoder_equals_the_stock_one(channels: int, hidden: int, head
     assert (8 * 10) % SMALL[0]
     stock: list[torch.Tensor] = []
     hook = module.decoder.layers[-1].register_forward_hook(lambda *args: stock.append(args[2]))
-    expected = clipseg.decode(module, reduced, scale, shift)
+    with torch.enable_grad():
+        expected = clipseg.decode(module, reduced, scale, shift)
     hook.remove()
     module, half = module.to(DEVICE), torch.float16
     assert clipseg_decoder.FusedDecoder.suits(module.config)

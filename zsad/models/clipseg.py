@@ -21,7 +21,7 @@ from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 
 from zsad.errors import UsageError
 from zsad.models import weights
-from zsad.models.clipseg_decoder import FusedDecoder, upscale
+from zsad.models.clipseg_decoder import FusedDecoder, run_layer, upscale
 from zsad.models.device import DTYPES, autocast, host_tensor, place
 from zsad.models.kernels_on_gpu import half_precision
 from zsad.resize import Normalisation, resize_into
@@ -65,7 +65,8 @@ class CLIPSegModel:
         self.module: Any = module
         self.input_size = input_size(name)
         self.context_length = int(config.text_config.max_position_embeddings)
-        self.max_decoder_batch = max_decoder_batch or _decoder_batch(config, self.input_size, device)
+        on_cpu = torch.device(device).type == "cpu"
+        self.max_decoder_batch = max_decoder_batch or (DECODER_BATCH if on_cpu else DECODER_BATCH_ON_GPU)
         self.sha256 = sha256
         self.device = device
         self.precision = precision
@@ -225,10 +226,12 @@ def decode(
     hidden = torch.addcmul(shift[:, None], scale[:, None], reduced[0])
     if fused is not None:
         return fused.upscale(fused.layers(hidden, reduced[1:]), output)
-    hidden = decoder.layers[0](hidden, None)
-    for level, layer in zip(reduced[1:], decoder.layers[1:], strict=True):
-        hidden = layer(level + hidden, None)
-    if not torch.is_grad_enabled():
+    learning = torch.is_grad_enabled()
+    for index, layer in enumerate(decoder.layers):
+        if index:
+            hidden = reduced[index] + hidden
+        hidden = layer(hidden, None) if learning else run_layer(layer, hidden)
+    if not learning:
         return upscale(decoder.transposed_convolution, hidden, output)
     side = math.isqrt(hidden.shape[1] - 1)
     patches = hidden[:, 1:, :].transpose(1, 2).unflatten(2, (side, side))
@@ -319,16 +322,6 @@ def model_config(name: str) -> CLIPSegConfig:
             use_complex_transposed_convolution=True,
         )
     raise UsageError(f"{name!r} is not a CLIPSeg model. Expected clipseg-rd64-refined or mini-clipseg.")
-
-
-def _decoder_batch(config: Any, side: int, device: str) -> int:
-    """Pairs per decoder call."""
-    if torch.device(device).type != "cpu":
-        return DECODER_BATCH_ON_GPU
-    tokens = (side // config.vision_config.patch_size) ** 2 + 1
-    # The hidden layer holds most, in two arrays. Beyond 32 MiB the system hands an array out anew each time, page by page.
-    pair = tokens * config.decoder_intermediate_size * 4
-    return max(1, min(DECODER_BATCH, 2**24 // pair))
 
 
 def _transformer(width: int, layers: int, heads: int) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """Steps of CLIPSeg's decoder with less work, for inference: the same functions of the same parameters, to rounding.
 
-``upscale`` is for all devices. In half precision on a GPU there is ``FusedDecoder``, most of it in kernels of our own
+``upscale`` is for all devices, ``run_layer`` makes a difference on a CPU. In half precision on a GPU there is ``FusedDecoder``, most of it in kernels of our own
 (``clipseg_kernels``).
 """
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from zsad.models.clipseg_kernels import Weights
 
 _VALUES_ON_CPU = 2**19
-"""Values that ``upscale`` holds at once for each of torch's threads: 2 MiB in float32. More were slower."""
+"""Values of a wide array held at once for each of torch's threads: 2 MiB in float32. More were slower."""
 
 
 class FusedDecoder:
@@ -130,6 +130,20 @@ def _upscaling_weights(
     pixels = own * second.weight.detach().float()[None, :, 0, :, None, :]
     pixels = pixels.flatten(2).flatten(0, 1).to(dtype).contiguous()
     return split, split_bias, pixels, cast(Tensor, second.bias).detach().float()
+
+
+def run_layer(layer: Any, hidden: Tensor) -> Tensor:
+    """A layer of transformers' decoder, (B, T, C) -> (B, T, C), without gradients.
+
+    On a CPU some tokens at a time pass through the MLP, so that its hidden layer stays in the caches.
+    """
+    if hidden.device.type != "cpu":
+        return cast(Tensor, layer(hidden, None))
+    seen, _ = layer.self_attn(hidden, None)
+    tokens = layer.layer_norm1(hidden + seen).flatten(0, 1)
+    some = max(1, _VALUES_ON_CPU * torch.get_num_threads() // layer.mlp.fc1.out_features)
+    parts = [own + layer.mlp.fc2(layer.mlp.fc1(own).relu_()) for own in tokens.split(some)]
+    return cast(Tensor, layer.layer_norm2(torch.cat(parts).view(hidden.shape)))
 
 
 def upscale(convolution: nn.Module, hidden: Tensor, output: Tensor | None = None) -> Tensor:
