@@ -51,7 +51,7 @@ def _count_rows(first: bool) -> Row:
         "CLIP text": tile_scores.model.module.transformer,
         "CLIPSeg vision": tile_maps.model.module.clip.vision_model.encoder.layers[0],
         "CLIPSeg text": tile_maps.model.module.clip.text_model.embeddings,
-        "CLIPSeg decoder": tile_maps.model.module.decoder.layers[0],
+        "CLIPSeg decoder": tile_maps.model.module.decoder.layers[0].self_attn,
     }
     rows = dict.fromkeys(towers, 0)
     hooks = [

@@ -1,8 +1,9 @@
 """CLIPSeg: the shared route against the stock transformers call, text and preprocessing against theirs.
 
-What equals what: at the same batch shape every number is equal bit for bit, since the same operations run
-on the same data. ``logits`` runs vision and FiLM on fewer rows than the stock call on repeated images, so
-matrix products may round differently there: 1e-4 in logits of standard deviation near 8.
+What equals what: at the same batch shape the reductions are equal bit for bit, since the same operations run on the
+same data. The decoder ends in other operations, which round differently: 2e-6 of the largest logit. ``logits`` runs
+vision and FiLM on fewer rows than the stock call on repeated images, so matrix products may round differently there:
+1e-4 in logits of standard deviation near 8.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ def check_against_stock(model: clipseg.CLIPSegModel, count: int, prompts: list[s
         reduced = clipseg.reductions(model.module, repeated)
         same_shape = clipseg.decode(model.module, reduced, *clipseg.film(model.module, stock.conditional_embeddings))
     assert stock.logits.std() > 1
-    assert torch.equal(same_shape, stock.logits)
+    torch.testing.assert_close(same_shape, stock.logits, atol=2e-6 * float(stock.logits.abs().max()), rtol=0)
     shared = model.logits(images, model.embed_prompts(prompts))
     assert shared.shape == (count, len(prompts), model.input_size, model.input_size)
     torch.testing.assert_close(shared.flatten(0, 1), stock.logits, atol=1e-4, rtol=0)
@@ -71,15 +72,12 @@ def test_shared_route_equals_stock_on_mini(mini: clipseg.CLIPSegModel, count: in
     check_against_stock(mini, count, PROMPTS)
 
 
-def test_one_prompt_per_tile_is_bit_equal_to_stock(mini: clipseg.CLIPSegModel) -> None:
+def test_one_prompt_per_tile_equals_stock(mini: clipseg.CLIPSegModel) -> None:
     images, prompt = tiles(3), PROMPTS[:1]
     embedding = mini.embed_prompts(prompt)
     with torch.no_grad():
         stock = mini.module(pixel_values=images, conditional_embeddings=embedding.repeat(3, 1)).logits
     torch.testing.assert_close(mini.logits(images, embedding)[:, 0], stock, atol=1e-4, rtol=0)
-    with torch.no_grad():
-        single = mini.module(pixel_values=images[:1], conditional_embeddings=embedding).logits
-    assert torch.equal(mini.logits(images[:1], embedding)[:, 0], single)
 
 
 def test_real_layout(real: clipseg.CLIPSegModel) -> None:
@@ -119,7 +117,9 @@ def test_decoder_batches_are_bounded_and_change_nothing(mini: clipseg.CLIPSegMod
     images, prompts = tiles(2), mini.embed_prompts(PROMPTS)
     whole = mini.logits(images, prompts)
     sizes: list[int] = []
-    hook = mini.module.decoder.layers[0].register_forward_hook(lambda _m, args, _o: sizes.append(len(args[0])))
+    hook = mini.module.decoder.layers[0].self_attn.register_forward_pre_hook(
+        lambda _m, args: sizes.append(len(args[0]))
+    )
     small = clipseg.CLIPSegModel(mini.name, mini.module, "", "cpu", "fp32", max_decoder_batch=4)
     chunked = small.logits(images, prompts)
     hook.remove()

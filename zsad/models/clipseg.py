@@ -21,7 +21,9 @@ from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 
 from zsad.errors import UsageError
 from zsad.models import weights
-from zsad.models.device import autocast, host_tensor, place
+from zsad.models.clipseg_decoder import FusedDecoder, run_layer, upscale
+from zsad.models.device import DTYPES, autocast, host_tensor, place
+from zsad.models.kernels_on_gpu import half_precision
 from zsad.resize import Normalisation, resize_into
 
 if TYPE_CHECKING:
@@ -63,7 +65,8 @@ class CLIPSegModel:
         self.module: Any = module
         self.input_size = input_size(name)
         self.context_length = int(config.text_config.max_position_embeddings)
-        self.max_decoder_batch = max_decoder_batch or _decoder_batch(config, self.input_size, device)
+        on_cpu = torch.device(device).type == "cpu"
+        self.max_decoder_batch = max_decoder_batch or (DECODER_BATCH if on_cpu else DECODER_BATCH_ON_GPU)
         self.sha256 = sha256
         self.device = device
         self.precision = precision
@@ -121,9 +124,8 @@ class CLIPSegModel:
     def logits(self, batch: Tensor, prompt_embeddings: Tensor) -> Tensor:
         """Segmentation logits of every tile for every prompt.
 
-        Equal to the stock ``CLIPSegForImageSegmentation`` call on images repeated once per prompt: bit for
-        bit where both run at the same batch shape, to about 1e-5 otherwise (matrix products round
-        differently at other shapes).
+        Equal to the stock ``CLIPSegForImageSegmentation`` call on images repeated once per prompt to about 1e-5: matrix
+        products round differently at other shapes.
 
         Args:
             batch: (N, 3, S, S) float32 from ``preprocess``, on any device; one vision pass.
@@ -139,17 +141,26 @@ class CLIPSegModel:
             pairs = torch.arange(len(output), device=self.device)
             tile, prompt = pairs // prompts, pairs % prompts
             with autocast(self.device, self.precision):
+                fused = None if half_precision(output.device) is None else self._fused
                 reduced = reductions(self.module, batch.to(self.device, non_blocking=True), self._positions)
                 scale, shift = film(self.module, prompt_embeddings.to(self.device, non_blocking=True))
                 for start in range(0, len(output), self.max_decoder_batch):
                     some = slice(start, start + self.max_decoder_batch)
                     chosen = [level[tile[some]] for level in reduced]
-                    output[some] = decode(self.module, chosen, scale[prompt[some]], shift[prompt[some]])
+                    modulation = scale[prompt[some]], shift[prompt[some]]
+                    decode(self.module, chosen, *modulation, output[some], fused)
         return output.view(tiles, prompts, size, size)
 
     @cached_property
     def _positions(self) -> Tensor:
         return position_table(self.module, self.input_size)
+
+    @cached_property
+    def _fused(self) -> FusedDecoder | None:
+        """Of the parameters as they are now."""
+        if not FusedDecoder.suits(self.module.config):
+            return None
+        return FusedDecoder(self.module.decoder, DTYPES[self.precision])
 
 
 @torch.no_grad()
@@ -192,25 +203,38 @@ def film(module: CLIPSegForImageSegmentation, prompt_embeddings: Tensor) -> tupl
     return module.decoder.film_mul(prompt_embeddings), module.decoder.film_add(prompt_embeddings)
 
 
-def decode(module: CLIPSegForImageSegmentation, reduced: list[Tensor], scale: Tensor, shift: Tensor) -> Tensor:
+def decode(
+    module: CLIPSegForImageSegmentation,
+    reduced: list[Tensor],
+    scale: Tensor,
+    shift: Tensor,
+    output: Tensor | None = None,
+    fused: FusedDecoder | None = None,
+) -> Tensor:
     """The decoder on B (tile, prompt) pairs.
 
     Args:
         reduced: from ``reductions``, indexed by pair: each (B, tokens, reduce_dim).
         scale, shift: from ``film``, indexed by pair: (B, reduce_dim).
+        output: (B, S, S) to write to, contiguous, where there are no gradients; None = a new one.
+        fused: in place of the module's decoder, where there are no gradients; None = the module's.
 
     Returns:
         (B, S, S) logits.
     """
     decoder = module.decoder
-    # Modulated token-major like the stock decoder: the kernels that follow see the same memory layout.
-    hidden = (scale * reduced[0].permute(1, 0, 2) + shift).permute(1, 0, 2)
-    hidden = decoder.layers[0](hidden, None)
-    for level, layer in zip(reduced[1:], decoder.layers[1:], strict=True):
-        hidden = layer(level + hidden, None)
-    patches = hidden[:, 1:, :].transpose(1, 2)
-    side = math.isqrt(patches.shape[2])
-    patches = patches.reshape(len(scale), patches.shape[1], side, side)
+    hidden = torch.addcmul(shift[:, None], scale[:, None], reduced[0])
+    if fused is not None:
+        return fused.upscale(fused.layers(hidden, reduced[1:]), output)
+    learning = torch.is_grad_enabled()
+    for index, layer in enumerate(decoder.layers):
+        if index:
+            hidden = reduced[index] + hidden
+        hidden = layer(hidden, None) if learning else run_layer(layer, hidden)
+    if not learning:
+        return upscale(decoder.transposed_convolution, hidden, output)
+    side = math.isqrt(hidden.shape[1] - 1)
+    patches = hidden[:, 1:, :].transpose(1, 2).unflatten(2, (side, side))
     return decoder.transposed_convolution(patches).squeeze(1)
 
 
@@ -298,16 +322,6 @@ def model_config(name: str) -> CLIPSegConfig:
             use_complex_transposed_convolution=True,
         )
     raise UsageError(f"{name!r} is not a CLIPSeg model. Expected clipseg-rd64-refined or mini-clipseg.")
-
-
-def _decoder_batch(config: Any, side: int, device: str) -> int:
-    """Pairs per decoder call."""
-    if torch.device(device).type != "cpu":
-        return DECODER_BATCH_ON_GPU
-    tokens = (side // config.vision_config.patch_size) ** 2 + 1
-    # The hidden layer holds most, in two arrays. Beyond 32 MiB the system hands an array out anew each time, page by page.
-    pair = tokens * config.decoder_intermediate_size * 4
-    return max(1, min(DECODER_BATCH, 2**24 // pair))
 
 
 def _transformer(width: int, layers: int, heads: int) -> dict[str, int]:

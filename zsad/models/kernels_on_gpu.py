@@ -35,6 +35,6 @@ def has_kernels(device: torch.device) -> bool:
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
-        warnings.warn(f"SAM takes longer, since Triton does not work here: {error}", stacklevel=2)
+        warnings.warn(f"SAM and CLIPSeg take longer, since Triton does not work here: {error}", stacklevel=2)
         return False
     return True

@@ -1,0 +1,209 @@
+"""Steps of CLIPSeg's decoder with less work, for inference: the same functions of the same parameters, to rounding.
+
+``upscale`` is for all devices, ``run_layer`` makes a difference on a CPU. In half precision on a GPU there is ``FusedDecoder``, most of it in kernels of our own
+(``clipseg_kernels``).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from zsad.models.clipseg_kernels import Weights
+
+_VALUES_ON_CPU = 2**19
+"""Values of a wide array held at once for each of torch's threads: 2 MiB in float32. More were slower."""
+
+
+class FusedDecoder:
+    """The decoder after its modulation, in half precision on a GPU, with copies of its weights as the kernels take them.
+
+    Args:
+        decoder: of transformers, on its device.
+        dtype: half precision.
+    """
+
+    def __init__(self, decoder: Any, dtype: torch.dtype) -> None:
+        self.dtype = dtype
+        self._layers = [_FusedLayer(layer, dtype) for layer in decoder.layers]
+        convolution = decoder.transposed_convolution
+        self._convolution: nn.Module = convolution[0]
+        self._upscaling = _upscaling_weights(convolution[2], convolution[4], dtype)
+
+    @staticmethod
+    def suits(config: Any) -> bool:
+        """Whether the sizes of a CLIPSeg configuration are such as the kernels take."""
+        return (
+            config.reduce_dim in (16, 32, 64)
+            and config.decoder_intermediate_size % 64 == 0
+            and config.use_complex_transposed_convolution
+            and config.vision_config.patch_size == 16
+        )
+
+    @torch.no_grad()
+    def layers(self, hidden: Tensor, levels: Sequence[Tensor]) -> Tensor:
+        """All layers.
+
+        Args:
+            hidden: (B, tokens, C), what the first layer reads.
+            levels: (B, tokens, C) each, what the later layers read besides the layer before.
+
+        Returns:
+            (B, tokens, C) of type ``dtype``.
+        """
+        hidden = hidden.to(self.dtype).contiguous()
+        for layer, level in zip(self._layers, (*levels, None), strict=True):
+            hidden = layer(hidden, None if level is None else level.to(self.dtype).contiguous())
+        return hidden
+
+    @torch.no_grad()
+    def upscale(self, hidden: Tensor, output: Tensor | None = None) -> Tensor:
+        """``upscale`` of what the layers say, (B, 1 + h h, C) -> (B, S, S); into ``output`` if given."""
+        from zsad.models import clipseg_kernels
+
+        side = math.isqrt(hidden.shape[1] - 1)
+        patches = self._convolution(_grid(hidden, side).contiguous(memory_format=torch.channels_last))
+        if output is None:
+            output = torch.empty((len(hidden), 16 * side, 16 * side), device=hidden.device)
+        clipseg_kernels.upscale(patches.permute(0, 2, 3, 1).contiguous(), *self._upscaling, output)
+        return output
+
+
+class _FusedLayer:
+    """A layer of transformers' decoder, which reads and writes half precision."""
+
+    def __init__(self, layer: Any, dtype: torch.dtype) -> None:
+        from zsad.models.clipseg_kernels import Weights
+
+        attention = layer.self_attn
+        parts = (attention.q_proj, attention.k_proj, attention.v_proj)
+        self.heads = attention.num_heads
+        self.project = torch.cat([part.weight for part in parts]).detach().to(dtype)
+        self.project_bias = torch.cat([part.bias for part in parts]).detach().to(dtype)
+
+        def exact(parameter: Tensor) -> Tensor:
+            return parameter.detach().float().contiguous()
+
+        self.weights: Weights = Weights(
+            attention.out_proj.weight.detach().T.to(dtype).contiguous(),
+            exact(attention.out_proj.bias),
+            exact(layer.layer_norm1.weight),
+            exact(layer.layer_norm1.bias),
+            layer.mlp.fc1.weight.detach().to(dtype).contiguous(),
+            exact(layer.mlp.fc1.bias),
+            layer.mlp.fc2.weight.detach().T.to(dtype).contiguous(),
+            exact(layer.mlp.fc2.bias),
+            exact(layer.layer_norm2.weight),
+            exact(layer.layer_norm2.bias),
+            layer.layer_norm1.eps,
+            layer.layer_norm2.eps,
+        )
+
+    def __call__(self, hidden: Tensor, level: Tensor | None) -> Tensor:
+        """(B, T, C) -> (B, T, C), ``level`` (B, T, C) added to what the layer says."""
+        from zsad.models.clipseg_kernels import finish
+
+        projected = F.linear(hidden, self.project, self.project_bias)
+        projected = projected.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        seen = F.scaled_dot_product_attention(projected[0], projected[1], projected[2]).transpose(1, 2)
+        rows = seen.reshape(-1, hidden.shape[2]).contiguous()
+        added = None if level is None else level.flatten(0, 1)
+        return finish(rows, hidden.flatten(0, 1), self.weights, added).view(hidden.shape)
+
+
+def _upscaling_weights(
+    first: nn.ConvTranspose2d, second: nn.ConvTranspose2d, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The weights of two transposed convolutions of kernel and stride K, as ``clipseg_kernels.upscale`` takes them."""
+    stride = first.stride[0]
+    # (C, C1, K, K) -> (K, C, K, C1)
+    split = first.weight.detach().permute(2, 0, 3, 1).flatten(2).to(dtype).contiguous()
+    split_bias = cast(Tensor, first.bias).detach().float().repeat(stride)
+    # (C1, K, K) -> (column of the first split, C1, row of the second, column of the first, column of the second)
+    own = torch.eye(stride, device=second.weight.device)[:, None, None, :, None]
+    pixels = own * second.weight.detach().float()[None, :, 0, :, None, :]
+    pixels = pixels.flatten(2).flatten(0, 1).to(dtype).contiguous()
+    return split, split_bias, pixels, cast(Tensor, second.bias).detach().float()
+
+
+def run_layer(layer: Any, hidden: Tensor) -> Tensor:
+    """A layer of transformers' decoder, (B, T, C) -> (B, T, C), without gradients.
+
+    On a CPU some tokens at a time pass through the MLP, so that its hidden layer stays in the caches.
+    """
+    if hidden.device.type != "cpu":
+        return cast(Tensor, layer(hidden, None))
+    seen, _ = layer.self_attn(hidden, None)
+    tokens = layer.layer_norm1(hidden + seen).flatten(0, 1)
+    some = max(1, _VALUES_ON_CPU * torch.get_num_threads() // layer.mlp.fc1.out_features)
+    parts = [own + layer.mlp.fc2(layer.mlp.fc1(own).relu_()) for own in tokens.split(some)]
+    return cast(Tensor, layer.layer_norm2(torch.cat(parts).view(hidden.shape)))
+
+
+def upscale(convolution: nn.Module, hidden: Tensor, output: Tensor | None = None) -> Tensor:
+    """The transposed convolutions at the decoder's end. They have no overlap, as every kernel is as large as its stride.
+
+    So each is one matrix product per position, channels last, and only the logits are brought into the order of pixels.
+
+    Args:
+        convolution: the decoder's ``transposed_convolution``.
+        hidden: (B, 1 + h h, C), the class token first.
+        output: (B, S, S) to write to, contiguous; None = a new one of the type of the products.
+
+    Returns:
+        (B, S, S) logits.
+    """
+    side = math.isqrt(hidden.shape[1] - 1)
+    if not isinstance(convolution, nn.Sequential):
+        logits = convolution(_grid(hidden, side).contiguous()).squeeze(1)
+        return logits if output is None else output.copy_(logits)
+    first, second = cast(nn.ConvTranspose2d, convolution[2]), cast(nn.ConvTranspose2d, convolution[4])
+    values = side**2 * first.out_channels * first.stride[0] ** 2
+    some = max(1, len(hidden))
+    if hidden.device.type == "cpu":
+        some = min(some, max(1, _VALUES_ON_CPU * torch.get_num_threads() // values))
+    for start in range(0, len(hidden), some):
+        own = slice(start, start + some)
+        patches = _grid(hidden[own], side).contiguous(memory_format=torch.channels_last)
+        split = convolution[0](patches).permute(0, 2, 3, 1).flatten(0, 2).relu_()
+        split = _split(second, _split(first, split).relu_())
+        if output is None:
+            pixels = side * first.stride[0] * second.stride[0]
+            output = torch.empty((len(hidden), pixels, pixels), dtype=split.dtype, device=split.device)
+        _to_pixel_order(split, output[own], side, first.stride[0], second.stride[0])
+    return cast(Tensor, output)
+
+
+def _to_pixel_order(split: Tensor, output: Tensor, side: int, outer: int, inner: int) -> None:
+    """Patches of an (h, h) grid, each split into k x k and then into d x d: B h h k k d d values -> (B, h k d, h k d).
+
+    Args:
+        side: h.
+        outer, inner: k and d.
+    """
+    split = split.to(output.dtype)
+    # Pixels that stay side by side are moved as one number, where there is one so long: in a fifth of the time.
+    number = {4: torch.int32, 8: torch.int64, 16: torch.complex128}.get(inner * split.element_size())
+    if number is not None:
+        split, output = split.view(-1, inner).view(number), output.view(number)
+    # (B, h, h, k, k, d, d): rows are (h, k, d), and so are columns.
+    pixels = split.view(len(output), side, side, outer, outer, inner, -1).permute(0, 1, 3, 5, 2, 4, 6)
+    output.view(pixels.shape).copy_(pixels)
+
+
+def _grid(hidden: Tensor, side: int) -> Tensor:
+    """(B, 1 + h h, C) -> (B, C, h, h), a view."""
+    return hidden[:, 1:].unflatten(1, (side, side)).permute(0, 3, 1, 2)
+
+
+def _split(convolution: nn.ConvTranspose2d, positions: Tensor) -> Tensor:
+    """A transposed convolution whose kernel is its stride k, channels last: (N, C) -> (N k k, C')."""
+    weight = convolution.weight.permute(0, 2, 3, 1)
+    bias = cast(Tensor, convolution.bias).repeat(weight.shape[1] * weight.shape[2])
+    return torch.addmm(bias, positions, weight.flatten(1)).view(-1, weight.shape[-1])
