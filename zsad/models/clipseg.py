@@ -36,6 +36,8 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 TEXT_BATCH = 256
 DECODER_BATCH, DECODER_BATCH_ON_GPU = 64, 144
+_BATCHES_FUSED = 4
+"""So many as one for kernels that hold no hidden layer: more than fill a GPU, but fewer have to be launched."""
 _NORMALISATION = Normalisation(255, MEAN, STD)
 
 
@@ -134,9 +136,8 @@ class CLIPSegModel:
         Returns:
             (N, P, S, S) float32 on ``device``, before the sigmoid.
         """
-        tiles, prompts = len(batch), len(prompt_embeddings)
-        size = self.input_size
-        output = torch.empty((tiles * prompts, size, size), device=self.device)
+        tiles, prompts, side = len(batch), len(prompt_embeddings), self.input_size
+        output = torch.empty((tiles * prompts, side, side), device=self.device)
         if output.numel():
             pairs = torch.arange(len(output), device=self.device)
             tile, prompt = pairs // prompts, pairs % prompts
@@ -144,12 +145,13 @@ class CLIPSegModel:
                 fused = None if half_precision(output.device) is None else self._fused
                 reduced = reductions(self.module, batch.to(self.device, non_blocking=True), self._positions)
                 scale, shift = film(self.module, prompt_embeddings.to(self.device, non_blocking=True))
-                for start in range(0, len(output), self.max_decoder_batch):
-                    some = slice(start, start + self.max_decoder_batch)
+                size = self.max_decoder_batch * (1 if fused is None else _BATCHES_FUSED)
+                for start in range(0, len(output), size):
+                    some = slice(start, start + size)
                     chosen = [level[tile[some]] for level in reduced]
                     modulation = scale[prompt[some]], shift[prompt[some]]
                     decode(self.module, chosen, *modulation, output[some], fused)
-        return output.view(tiles, prompts, size, size)
+        return output.view(tiles, prompts, side, side)
 
     @cached_property
     def _positions(self) -> Tensor:
