@@ -154,6 +154,8 @@ class SAMModel:
         for batch in shared_batches([len(own) for own in pixels], size, self._prompts_at_once() or 1):
             # The images come in order, so this one is the first to need the batch.
             shared[batch[0][0]].append(batch)
+        # Some, so that few prompts are not filled up to many; each has CUDA graphs of its own.
+        shared_sizes = config.points_per_batch, size // 2, size
         embeddings: dict[int, Embedding] = {}
 
         def embedding_of(index: int) -> Embedding:
@@ -167,9 +169,9 @@ class SAMModel:
             for index in asked:
                 for batch in shared[index]:
                     own = [prompts[image][start:stop] for image, start, stop in batch]
-                    few = sum(map(len, own)) <= config.points_per_batch
+                    count = sum(map(len, own))
                     together = [embedding_of(image) for image, _, _ in batch]
-                    yield self._start(together, [own], config.points_per_batch if few else size)
+                    yield self._start(together, [own], min((one for one in shared_sizes if one >= count), default=size))
                 for batches in full[index]:
                     parts = [[prompts[index][start:stop]] for start, stop in batches]
                     yield self._start([embedding_of(index)], parts, None)
@@ -291,8 +293,8 @@ class SAMModel:
 
     @cached_property
     def _decoded(self) -> CUDAGraphs:
-        # Of full batches, and of shared ones of two sizes with 1, 2, 4 or 8 images.
-        return CUDAGraphs(partial(_decoded, self.network, self.precision, self._positions, self._no_mask), keep=9)
+        # Of full batches, and of shared ones of three sizes with 1, 2, 4 or 8 images.
+        return CUDAGraphs(partial(_decoded, self.network, self.precision, self._positions, self._no_mask), keep=13)
 
     @cached_property
     def _no_mask(self) -> Tensor:
