@@ -150,7 +150,11 @@ def load(config: ModelConfig, device: str = "cpu", precision: Precision = "fp32"
 
 def ready(module: nn.Module, device: str, precision: Precision) -> nn.Module:
     """Make a module ready for inference, in place; its text tower computes in the type of its weights: float32."""
-    return place(module, device, precision, [cast(nn.Module, module.visual)])
+    visual = cast(nn.Module, module.visual)
+    if torch.device(device).type == "cpu" and sum(isinstance(layer, nn.Conv2d) for layer in visual.modules()) > 1:
+        # A convolutional tower, which takes a fifth less time in this layout. A transformer convolves once.
+        visual.to(memory_format=torch.channels_last)
+    return place(module, device, precision, [visual])
 
 
 def build(name: str) -> nn.Module:
