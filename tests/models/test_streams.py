@@ -19,7 +19,7 @@ from zsad.models import sam
 from zsad.models.streams import TwoStreams
 
 EVERYTHING = ForegroundConfig(
-    points_per_side=5, points_per_batch=8, pred_iou_threshold=0.1, stability_threshold=0.3, box_nms_threshold=0.9
+    points_per_side=5, points_per_batch=8, pred_iou_threshold=0, stability_threshold=0, box_nms_threshold=1
 )
 
 
@@ -108,9 +108,10 @@ def test_sam_encodes_and_decodes_on_the_large_stream_and_selects_on_the_small_on
     ):  # fmt: skip
         found = list(model.annotate_all(images, EVERYTHING, points, threads=2))
     assert set(seen) == {(name, "large" if name in ("_encode", "decode") else "small") for name in names}
-    # The first image is done before the last masks are decoded.
+    # Some masks are decoded ahead, but the first image is done before the last ones are; pruned, there are too few.
     order = [name for name, _ in seen]
-    assert "decode" in order[order.index("paint") :]
+    assert order.index("select") >= 3
+    assert pruned or "decode" in order[order.index("paint") :]
     assert [len(some) for some in found] == [len(some) for some in expected]
     for mine, other in zip(chain(*found), chain(*expected), strict=True):
         assert mine.box == other.box and mine.point == other.point
