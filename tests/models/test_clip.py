@@ -201,3 +201,15 @@ def test_siglip_reads_its_own_tokenizer_files(
     assert model.context_length == 64 and tokens.shape == (1, 64) and tokens[0, :3].tolist() == [2, 3, 0]
     with pytest.raises(UsageError, match="65 tokens"):
         model.tokenize(["part " * 65])
+
+
+def test_only_convolutional_towers_compute_channels_last_on_a_cpu():
+    convolutional = clip.build("random-clip").eval()
+    pixels = torch.rand(3, 3, 160, 160, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        expected = convolutional.encode_image(pixels)
+        ready = clip.ready(convolutional, "cpu", "fp32")
+        torch.testing.assert_close(ready.encode_image(pixels), expected, atol=1e-6, rtol=1e-5)
+    assert ready.visual.layer1[0].conv2.weight.is_contiguous(memory_format=torch.channels_last)
+    transformer = clip.ready(clip.build("ViT-B-32/openai"), "cpu", "fp32")
+    assert transformer.visual.conv1.weight.is_contiguous()

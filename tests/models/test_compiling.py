@@ -34,7 +34,7 @@ def _clipseg():
 @pytest.mark.parametrize("build", [_sam, _clip, _clipseg])
 def test_a_compiled_model_says_the_same(build, monkeypatch):
     # What is compiled is what runs on a GPU.
-    monkeypatch.setattr(sam_encoder, "_in_parts", lambda device: False)
+    monkeypatch.setattr(sam_encoder, "_on_cpu", lambda device: False)
     torch.compiler.reset()
     counters.clear()
     model, ask = build()

@@ -18,8 +18,10 @@ from triton.compiler import ASTSource
 from zsad.models import clipseg_kernels, sam_decoder_kernels, sam_encoder_kernels, sam_gpu_kernels
 
 TYPES = {
-    "*bf16": "queries folded keys pixels spread first second mix projected padding row_terms column_terms seen residual patches",
-    "*fp32": "mix_bias norm1 norm1_bias norm2 norm2_bias first_bias weight bias second_bias low row_weights column_weights stability",
+    "*bf16": "queries folded keys pixels spread first second mix projected padding row_terms column_terms seen residual patches"
+    " added normalised",
+    "*fp32": "mix_bias norm1 norm1_bias norm2 norm2_bias first_bias weight bias second_bias low row_weights column_weights stability"
+    " terms x total",
     "*i64": "owner chosen boxes places",
     "*i32": "reach row_spans column_spans row_entries column_entries found counts",
     "*u8": "within painted",
@@ -36,8 +38,12 @@ for module in (sam_decoder_kernels, sam_gpu_kernels, sam_encoder_kernels, clipse
     for kernel in functions:
         if any(kernel.__name__ + "(" in other.src for other in functions if other is not kernel):
             continue  # Called by a kernel, so compiled with it.
-        for switch in (True, False) if {"FIRST", "LAST"} & set(kernel.arg_names) else (None,):
-            sizes = SIZES | {"FIRST": switch, "LAST": switch}
+        switches = {"FIRST", "LAST", "PADDED", "ADDS"} & set(kernel.arg_names)
+        for switch in (True, False) if switches else (None,):
+            sizes = SIZES | {name: switch for name in switches}
+            if "PADDED" in switches and not switch:
+                # As in the global layers.
+                sizes |= dict(WINDOW=64, BLOCK=64, SPAN=128, ROWS=1)
             types = TYPE_OF | {"output": "*fp32" if kernel.__name__ in ("_upscale", "_split") else "*bf16"}
             if kernel.__name__ == "_finish":
                 types["level"] = "*bf16"
@@ -68,6 +74,7 @@ def test_the_kernels_compile_for_a_gpu(tmp_path):
         "_cover",
         "_paint",
         "_attend",
+        "_add_and_normalise",
         "_finish",
         "_split",
     ]

@@ -567,7 +567,8 @@ def test_images_resized_ahead_are_encoded_the_same(model, photographs):
     with patch.object(sam.SAMModel, "_on_cpu", lambda _: False):
         resized = list(model._resized(images, 2))
     for image, one, prepared in zip(images, expected, resized, strict=True):
-        assert torch.equal(model._encode(image, *prepared).features, one.features)
+        assert prepared[1] == model.preprocess(image)[1]
+        assert torch.equal(model._encode(prepared[0], one.upsampling).features, one.features)
 
 
 def test_the_grid_is_encoded_in_single_precision_whatever_the_models():

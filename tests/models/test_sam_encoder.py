@@ -62,8 +62,10 @@ def test_on_a_cpu_few_logits_are_held_at_once(monkeypatch, threads):
     assert sum(held) == 3 * 4 * 25 * 25
 
 
+@pytest.mark.parametrize("on_cpu", [True, False])
 @torch.no_grad()
-def test_encoder_is_the_same_function():
+def test_encoder_is_the_same_function(monkeypatch, on_cpu):
+    monkeypatch.setattr(sam_encoder, "_on_cpu", lambda device: on_cpu)
     layer_norm = partial(torch.nn.LayerNorm, eps=1e-6)
     sizes = {"img_size": 64, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4, "out_chans": 16}
     encoder = ImageEncoderViT(**sizes, norm_layer=layer_norm, use_rel_pos=True, window_size=3, global_attn_indexes=(1,))

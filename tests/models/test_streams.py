@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import chain
 from typing import Any
 from unittest.mock import patch
@@ -15,7 +15,8 @@ import torch
 from sklearn.datasets import load_sample_images
 
 from zsad.config import ForegroundConfig, ModelConfig
-from zsad.models import sam
+from zsad.models import sam, sam_decoder
+from zsad.models.sam_candidates import Decoding
 from zsad.models.streams import TwoStreams
 
 EVERYTHING = ForegroundConfig(
@@ -28,7 +29,7 @@ class Recorded:
 
     def __init__(self) -> None:
         self.log: list[Any] = []
-        self.current = "default"
+        self.on: Any = "default"
 
     def install(self) -> Any:
         outer = self
@@ -40,16 +41,23 @@ class Recorded:
             def wait_stream(self, other: Any) -> None:
                 outer.log.append((self.name, "follows", getattr(other, "name", other)))
 
+            def wait_event(self, event: str) -> None:
+                outer.log.append((self.name, "waits", event))
+
             def record_event(self) -> str:
                 return f"event {len(outer.log)}"
 
         @contextmanager
         def on(stream: Any) -> Any:
-            before, outer.current = outer.current, stream.name
+            before, self.on = self.on, stream
             yield
-            outer.current = before
+            self.on = before
 
-        return patch.multiple(torch.cuda, Stream=Stream, stream=on, current_stream=lambda _: outer.current)
+        return patch.multiple(torch.cuda, Stream=Stream, stream=on, current_stream=lambda _: self.on)
+
+    @property
+    def current(self) -> str:
+        return getattr(self.on, "name", self.on)
 
 
 def test_large_work_follows_small_work_follows_the_current_stream():
@@ -75,16 +83,31 @@ def test_without_a_gpu_nothing_is_put_off():
         assert isinstance(other, TwoStreams) and other.large_so_far() is None
 
 
-@pytest.mark.parametrize("pruned", [False, True])
-def test_sam_encodes_and_decodes_on_the_large_stream_and_selects_on_the_small_one(pruned):
-    """As on a GPU, with batches of two, work launched ahead, and threads that resize: the same annotations."""
+def test_masks_in_the_making_are_waited_for_and_kept_by_who_reads_them():
+    recorded = Recorded()
+    low, iou = torch.zeros(3, 2, 2), torch.zeros(3)
+    with recorded.install(), patch.object(torch.Tensor, "record_stream", lambda one, _: recorded.log.append(one)):
+        streams = TwoStreams("cuda")
+        decoding = Decoding(low, iou, streams.large_so_far())
+        with streams.small():
+            assert decoding.wait() == (low, iou)
+    assert recorded.log[0] == ("small", "waits", "event 0")
+    assert [id(one) for one in recorded.log[1:]] == [id(low), id(iou)]
+
+
+@pytest.mark.parametrize(("counts", "sizes"), [(None, {32, 8}), ([7, 0, 22, 15], {32, 16}), ([3, 1, 1, 2], {8})])
+def test_sam_encodes_and_decodes_on_the_large_stream_and_selects_on_the_small_one(counts, sizes):
+    """As on a GPU, with batches of four, work launched ahead, and threads that resize: the same annotations.
+
+    Shared batches are filled up to one of three sizes.
+    """
     model = sam.load(ModelConfig(name="random-sam"), "cpu", "fp32")
     images = [photograph[top : top + 200, :300] for photograph in load_sample_images().images for top in (0, 200)]
     grid = sam.point_grid(5)
-    points = [grid[:7], grid[:0], grid[3:22], grid[:12]] if pruned else [None] * 4
+    points = [None] * 4 if counts is None else [grid[:count] for count in counts]
     expected = list(model.annotate_all(images, EVERYTHING, points))
-    assert sum(map(len, expected)) > 20
-    recorded, seen = Recorded(), []
+    assert sum(map(len, expected)) == 3 * (100 if counts is None else sum(counts))
+    recorded, seen, read, decoded = Recorded(), [], [], []
 
     def noting(name: str) -> Any:
         real = getattr(sam.SAMModel, name)
@@ -95,24 +118,40 @@ def test_sam_encodes_and_decodes_on_the_large_stream_and_selects_on_the_small_on
 
         return patch.object(sam.SAMModel, name, call)
 
-    with recorded.install(), patch.object(torch.Tensor, "record_stream", lambda *_: None):
-        # A model of its own streams, which does not know that there is no GPU behind them.
+    def decoding(*arguments: Any) -> Any:
+        decoded.append(len(arguments[5]))
+        return decode(*arguments)
+
+    decode = sam._decoded
+    with recorded.install():
+        # It does not know that there is no GPU behind them.
         model.__dict__["_streams"] = TwoStreams("cuda")
-    names = ("_encode", "decode", "select", "paint", "encode_points")
+    model.__dict__.pop("_decoded", None)
+    large, small = ("_encode", "decode"), ("select", "paint", "encode_points", "_upsampling")
     with (
         recorded.install(),
-        patch.object(torch.Tensor, "record_stream", lambda *_: None),
-        patch.object(sam.Decoding, "wait", lambda self: (self.low, self.predicted_iou)),
-        patch.multiple(sam.SAMModel, _on_cpu=lambda _: False, _batch_size=lambda _, config: 2 * config.points_per_batch),
-        noting("_encode"), noting("decode"), noting("select"), noting("paint"), noting("encode_points"),
-    ):  # fmt: skip
+        patch.object(torch.Tensor, "record_stream", lambda one, _: read.append(one.data_ptr())),
+        patch.multiple(
+            sam.SAMModel, _on_cpu=lambda _: False, _batch_size=lambda _, config: 4 * config.points_per_batch
+        ),
+        patch.multiple(sam, _decoded=decoding, prompts_at_once=lambda *_: None),
+        patch.object(sam_decoder, "prompts_at_once", lambda *_: None),
+        ExitStack() as stack,
+    ):
+        for name in (*large, *small):
+            stack.enter_context(noting(name))
         found = list(model.annotate_all(images, EVERYTHING, points, threads=2))
-    assert set(seen) == {(name, "large" if name in ("_encode", "decode") else "small") for name in names}
-    # Some masks are decoded ahead, but the first image is done before the last ones are; pruned, there are too few.
+    assert set(seen) == {(name, "large") for name in large} | {(name, "small") for name in small}
+    follows = [("small", "follows", "default"), ("large", "follows", "small")]
+    assert [what for what in recorded.log if what[1] == "follows"] == 2 * follows
+    # Features and prompts of every batch, then its masks and their IoUs.
+    assert len(read) >= 4 * len(decoded)
+    assert set(decoded) == sizes
     order = [name for name, _ in seen]
-    assert order.index("select") >= 3
-    assert pruned or "decode" in order[order.index("paint") :]
-    assert [len(some) for some in found] == [len(some) for some in expected]
+    ahead = min(3, len(decoded))
+    assert order[: order.index("select")].count("decode") == ahead
+    # The first image is done before the last masks are decoded, where there are so many.
+    assert len(decoded) <= ahead or "decode" in order[order.index("paint") :]
     for mine, other in zip(chain(*found), chain(*expected), strict=True):
         assert mine.box == other.box and mine.point == other.point
         np.testing.assert_array_equal(mine.mask, other.mask)

@@ -48,7 +48,8 @@ class CLIPSegModel:
         name: as in the configuration.
         module: the transformers model, made ready by ``ready``.
         input_size: side S of the square input and of the logits, pixels.
-        max_decoder_batch: most (tile, prompt) pairs per decoder call; bounds memory. Chosen for the device if not given.
+        max_decoder_batch: most (tile, prompt) pairs per decoder call; bounds memory. Chosen for the device if not given;
+            four times as many where kernels hold less of each.
         sha256: hash of the weights.
         device, precision: where and how it computes.
     """

@@ -1,7 +1,7 @@
 """Steps of CLIPSeg's decoder with less work, for inference: the same functions of the same parameters, to rounding.
 
-``upscale`` is for all devices, ``run_layer`` makes a difference on a CPU. In half precision on a GPU there is ``FusedDecoder``, most of it in kernels of our own
-(``clipseg_kernels``).
+``upscale`` is for all devices, ``run_layer`` makes a difference on a CPU. In half precision on a GPU there is
+``FusedDecoder``, most of it in kernels of our own (``clipseg_kernels``).
 """
 
 from __future__ import annotations

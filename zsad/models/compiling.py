@@ -19,7 +19,8 @@ def compile_networks(
     """Compile what a model spends its time in, when it is first called; parameters and names stay.
 
     IS-Net is left out, which as a CUDA graph was no slower, and so is SAM's mask decoder: its batches are composed of
-    several images' prompts, and every composition would be compiled anew.
+    several images' prompts, and every composition would be compiled anew. The layers of CLIPSeg's decoder give way to
+    kernels of our own where there are some.
 
     Args:
         backend: of ``torch.compile``: a name or a function.

@@ -144,9 +144,13 @@ class SAMModel:
         asked = [index for index, own in enumerate(pixels) if len(own)]
         resized = self._resized([images[index] for index in asked], threads)
         placed = [((images[index].shape[0], images[index].shape[1]), pixels[index]) for index in asked]
+        self._streams.follow()
         with self._streams.small():
             # Each time that the host waits for the GPU here, there is nothing else to wait for.
             prompts = dict(zip(asked, self._prompts(placed, size), strict=True))
+            plans = {
+                index: self._upsampling(native_size) for index, (native_size, _) in zip(asked, placed, strict=True)
+            }
         self._streams.follow()
 
         full = {index: self._full_batches(len(prompts[index]), size) for index in asked}
@@ -162,7 +166,7 @@ class SAMModel:
             while index not in embeddings:
                 following = asked[len(embeddings)]
                 with self._streams.large():
-                    embeddings[following] = self._encode(images[following], *next(resized))
+                    embeddings[following] = self._encode(next(resized)[0], plans[following])
             return embeddings[index]
 
         def decodings() -> Iterator[Decoding]:
@@ -235,8 +239,11 @@ class SAMModel:
         return positions
 
     def encode(self, image: NDArray[np.uint8]) -> Embedding:
-        """Resize the longer side to the input size, normalise, pad, encode: (H, W, 3) uint8 -> embedding."""
-        return self._encode(image, *self.preprocess(image))
+        """Resize the longer side to the input size, normalise, pad, encode: (H, W, 3) uint8 -> embedding.
+
+        On a GPU not while ``annotate_all`` goes on, which encodes on a stream of its own.
+        """
+        return self._encode(self.preprocess(image)[0], self._upsampling((image.shape[0], image.shape[1])))
 
     def _resized(self, images: Sequence[NDArray[np.uint8]], threads: int) -> Iterator[tuple[Tensor, tuple[int, int]]]:
         """``preprocess`` of each; other than on a CPU, which has enough to do, threads begin at once."""
@@ -247,13 +254,15 @@ class SAMModel:
         pool.shutdown(wait=False)
         return resized
 
-    def _encode(self, image: NDArray[np.uint8], pixels: Tensor, input_size: tuple[int, int]) -> Embedding:
-        """``encode`` of an image (H, W, 3), given what ``preprocess`` made of it."""
-        features = self._features(pixels.to(self.device, non_blocking=True))
+    def _encode(self, pixels: Tensor, plan: Upsampling) -> Embedding:
+        """``encode`` of what ``preprocess`` made of an image, (1, 3, S, S)."""
+        return Embedding(self._features(pixels.to(self.device, non_blocking=True)), plan)
+
+    def _upsampling(self, native_size: tuple[int, int]) -> Upsampling:
+        """From low-resolution logits to an image of this height and width."""
         height, width = self.network.prompt_encoder.mask_input_size
-        native_size = (image.shape[0], image.shape[1])
-        plan = upsampling((height, width), self.input_size, input_size, native_size, self.device)
-        return Embedding(features, plan)
+        input_size = ResizeLongestSide.get_preprocess_shape(*native_size, self.input_size)
+        return upsampling((height, width), self.input_size, input_size, native_size, self.device)
 
     def _full_batches(self, prompts: int, size: int) -> list[list[tuple[int, int]]]:
         """Start and stop of an image's full batches, those together whose masks are selected from together."""
@@ -343,7 +352,7 @@ class SAMModel:
         owner = []
         if shared_size is not None:
             if self._prompts_at_once() is None:
-                # Of few shapes, so of the same kernels, whatever is left: a mask must not depend on who shares the batch.
+                # Of few shapes, so of the same kernels: a mask must not depend on who exactly shares the batch.
                 missing = max(0, shared_size - len(sparse))
                 sparse = torch.cat([sparse, sparse[-1:].expand(missing, -1, -1)])
                 counts[-1] += missing

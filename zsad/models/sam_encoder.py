@@ -6,8 +6,8 @@ global layer at 1024 pixels. The term is a sum over the key's row and column, ``
 On a GPU it is a scalar product of what the query has to say about every row and column with the key's own row and
 column as indicators. So both are appended to the channels of query and key, and a stock kernel does the rest. On a
 CPU, where that makes up to three times the products, the kernel gets the terms of some queries at a time as a mask;
-how many depends on the threads, so the last bits may. In half precision on a GPU, a kernel of our own makes the terms as it
-goes, and windows need not be cut out; another one adds and normalises (``sam_encoder_kernels``).
+how many depends on the threads, so the last bits may. In half precision on a GPU, a kernel of our own makes the terms of its
+own queries, and windows need not be cut out; another one adds and normalises (``sam_encoder_kernels``).
 """
 
 from __future__ import annotations
@@ -154,7 +154,7 @@ class FusedPatchEmbed(PatchEmbed):
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, S, S) -> (B, H, W, C)."""
         proj = self.proj
-        if _on_cpu(x.device) or proj.kernel_size != proj.stride or any(cast(tuple[int, int], proj.padding)):
+        if _on_cpu(x.device) or proj.kernel_size != proj.stride or proj.padding != (0, 0):
             whole: Tensor = super().forward(x)
             return whole
         height, width = proj.kernel_size

@@ -196,8 +196,10 @@ def paint(
         flat = torch.cat(own)
     else:
         _check_logits(masks, plan)
-        for box in boxes:
+        for index, box in zip(chosen, boxes, strict=True):
             _check_box(box, plan)
+            if not 0 <= index < len(masks):
+                raise ValueError(f"given the index {index} of {len(masks)} masks")
         starts = [end - size for size, end in zip(sizes, ends, strict=True)]
         places = [[*box, start, index] for box, start, index in zip(boxes, starts, chosen, strict=True)]
         flat = kernels.paint(masks, torch.tensor(places, device=masks.device), ends[-1], float(threshold), plan)

@@ -156,7 +156,7 @@ def _plan(
         axes.append(_axis(taps(low, padded_size, coarse_joint, device), fine, low))
     if device.type != "cpu":
         for axis in axes:
-            # Now, on the stream that the others follow.
+            # Now, while it is known on which stream.
             axis.entries, axis.weights, axis.spans  # noqa: B018 - kept by the axis
     return Upsampling(axes[0], axes[1], low_size, native_size, coarse_joint, fine_joint)
 

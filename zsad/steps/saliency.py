@@ -43,5 +43,5 @@ class Saliency:
         found = to_host(self.model.predict(self.model.preprocess(images, self.config.runtime.threads)))
         for item, saliency in zip(items, found, strict=True):
             if item.trace is not None:
-                item.trace.saliency = saliency
+                item.trace.saliency = saliency.copy()
             item.dis_mask = binarise_saliency(saliency, item.height, item.width, self.config.foreground)
