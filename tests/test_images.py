@@ -1,13 +1,15 @@
 import io
 import struct
+import sys
 import zlib
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from zsad.errors import ImageError
-from zsad.images import _copy, decode, decode_mask, image_size, orient, orientation
+from zsad.images import _copy, _jpeg_by_torchvision, _open, decode, decode_mask, image_size, orient, orientation
 
 CAP = 1_000_000
 
@@ -202,3 +204,71 @@ def test_palette_mask_is_read_by_index_not_by_colour():
     image.putpalette([255, 255, 255, 0, 0, 0])
     image.putpixel((1, 0), 1)
     assert decode_mask(encode(image), CAP).tolist() == [[False, True]]
+
+
+def both(data):
+    """What ``decode`` says with torchvision and without: pixels, or the kind of an error."""
+
+    def outcome():
+        try:
+            return decode(data, CAP)
+        except ImageError as error:
+            return error.kind
+
+    pytest.importorskip("torchvision.io")
+    with_it = outcome()
+    with patch.dict(sys.modules):
+        del sys.modules["torchvision.io"]
+        return with_it, outcome()
+
+
+def jpegs():
+    smooth = np.add.outer(np.arange(61), np.arange(83)).astype(np.uint8)[..., None] + gradient(61, 83) // 8
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    ways = [
+        {"quality": 90},
+        {"quality": 30, "subsampling": 2},
+        {"quality": 80, "subsampling": 1, "progressive": True},
+        {"quality": 100, "subsampling": 0, "exif": exif},
+        {"quality": 75, "restart_marker_blocks": 3},
+    ]
+    for height, width in ((61, 83), (1, 1), (8, 16), (17, 3)):
+        image = Image.fromarray(smooth[:height, :width])
+        yield from (encode(image, "JPEG", **way) for way in ways)
+        yield encode(image.convert("L"), "JPEG")
+
+
+def test_torchvision_decodes_jpeg_files_as_pillow_does():
+    for data in jpegs():
+        mine, other = both(data)
+        np.testing.assert_array_equal(mine, other)
+        assert mine.flags.writeable and mine.flags.c_contiguous and mine.dtype == np.uint8
+        assert _jpeg_by_torchvision(data, _open(data, CAP)) is not None
+
+
+def test_torchvision_and_pillow_agree_on_damaged_jpeg_files():
+    rng = np.random.default_rng(0)
+    kinds = []
+    for data in jpegs():
+        for _ in range(20):
+            damaged = bytearray(data)
+            for at in rng.integers(2, len(data) - 2, 3):
+                damaged[at] = rng.integers(256)
+            mine, other = both(bytes(damaged[: rng.choice([len(data), len(data), rng.integers(len(data))])]))
+            if isinstance(other, str):
+                assert mine == other
+                kinds.append(other)
+            else:
+                np.testing.assert_array_equal(mine, other)
+    assert {"truncated", "undecodable"} <= set(kinds)
+    assert len(kinds) < 24 * 20 * 0.8
+
+
+def test_what_is_no_ordinary_jpeg_file_is_left_to_pillow():
+    image = Image.fromarray(gradient(20, 30))
+    whole = encode(image, "JPEG")
+    for data in (encode(image), encode(image.convert("CMYK"), "JPEG"), whole[:-2], whole + b"more"):
+        assert _jpeg_by_torchvision(data, _open(data, CAP)) is None
+        mine, other = both(data)
+        assert np.array_equal(mine, other)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from typing import Any, TypeVar
 
 import numpy as np
@@ -46,7 +47,9 @@ def decode(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
         MemoryError: the pixels do not fit into memory just now.
         ImportError: a package that decoding takes is missing, which says nothing about the image.
     """
-    return from_pil(_open(data, max_pixels))
+    image = _open(data, max_pixels)
+    pixels = _jpeg_by_torchvision(data, image)
+    return from_pil(image) if pixels is None else orient(pixels, _orientation(image))
 
 
 def decode_small(data: bytes, max_pixels: int, side: int) -> NDArray[np.uint8]:
@@ -180,6 +183,26 @@ def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
         return np.array(Image.alpha_composite(white, rgba).convert("RGB"))
     return _copy(image if image.mode == "RGB" else image.convert("RGB"))
+
+
+def _jpeg_by_torchvision(data: bytes, image: Image.Image) -> NDArray[np.uint8] | None:
+    """The pixels of an ordinary JPEG file as Pillow has them, in four fifths of the time; None = Pillow has to see to it.
+
+    Only where torchvision is loaded anyway, as beside the models. It does not mind a file that is cut off, so what does not
+    end as it should is left to Pillow.
+    """
+    reader: Any = sys.modules.get("torchvision.io")
+    if reader is None or image.format != "JPEG" or image.mode not in ("L", "RGB") or not data.endswith(b"\xff\xd9"):
+        return None
+    import torch
+
+    try:
+        encoded = torch.from_numpy(np.frombuffer(data, np.uint8).copy())
+        pixels: NDArray[np.uint8] = reader.decode_jpeg(encoded, reader.ImageReadMode.RGB).permute(1, 2, 0).numpy()
+    except Exception:
+        # Pillow says what is wrong.
+        return None
+    return pixels if pixels.shape == (image.height, image.width, 3) else None
 
 
 def _copy(image: Image.Image) -> NDArray[np.uint8]:

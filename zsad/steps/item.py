@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+import torchvision.io  # noqa: F401 - decodes JPEG files where it is loaded
 from numpy.typing import NDArray
 
 from zsad.config import ImagesConfig
