@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from zsad.models.kernels_on_gpu import half_precision
+from zsad.models.transposed import split, to_pixel_order
 
 _PROMPTS_ON_CPU = 16
 _TOKENS_ON_CPU = 9216
@@ -165,7 +166,9 @@ class SharedMaskDecoder(MaskDecoder):
         weights, ious = self._outputs(tokens, chosen)
         some = zip(pixels.seen().split(upscaled_at_once), weights.split(upscaled_at_once), strict=True)
         masks = torch.cat([weight @ self._upscale(of_some).transpose(1, 2) for of_some, weight in some])
-        return _in_pixel_order(masks, grid), ious
+        output = masks.new_empty((*masks.shape[:2], 4 * grid[0], 4 * grid[1]))
+        to_pixel_order(masks, output.flatten(0, 1), grid, 2, 2)
+        return output, ious
 
     def _decode_fused(
         self,
@@ -228,10 +231,10 @@ class SharedMaskDecoder(MaskDecoder):
         first, second = cast(nn.ConvTranspose2d, layers[0]), cast(nn.ConvTranspose2d, layers[3])
         norm = cast(LayerNorm2d, layers[1])
         prompts = len(pixels)
-        split = _split(first, pixels)
-        split = layers[2](F.layer_norm(split, split.shape[-1:], norm.weight, norm.bias, norm.eps))
-        split = layers[4](_split(second, split))
-        return split.view(prompts, -1, split.shape[-1])
+        values = split(first, pixels)
+        values = layers[2](F.layer_norm(values, values.shape[-1:], norm.weight, norm.bias, norm.eps))
+        values = layers[4](split(second, values))
+        return values.view(prompts, -1, values.shape[-1])
 
 
 class _SharedPixels:
@@ -353,20 +356,3 @@ def _flat(by_prompt: Tensor) -> Tensor:
 def _by_head(weight: Tensor, heads: int) -> Tensor:
     """(heads x E, C) -> (heads, E, C)."""
     return weight.unflatten(0, (heads, -1))
-
-
-def _in_pixel_order(masks: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Pixels of an (h, w) grid, each split twice into 2 x 2: (P, M, 16 N) -> (P, M, 4 h, 4 w)."""
-    height, width = grid
-    # The last two stay side by side: to move them as one number takes a tenth of the time.
-    pair = {2: torch.int32, 4: torch.int64, 8: torch.complex128}[masks.element_size()]
-    # (h, w, a, b, c, d): rows are (h, a, c), columns (w, b, d).
-    pairs = masks.view(pair).unflatten(2, (height, width, 2, 2, 2)).permute(0, 1, 2, 4, 6, 3, 5)
-    return pairs.reshape(*masks.shape[:2], 4 * height, 2 * width).view(masks.dtype)
-
-
-def _split(convolution: nn.ConvTranspose2d, pixels: Tensor) -> Tensor:
-    """A transposed convolution of kernel and stride 2, channels last: (..., C) -> (..., 2, 2, C')."""
-    weight = convolution.weight.permute(0, 2, 3, 1)
-    bias = cast(Tensor, convolution.bias).repeat(4)
-    return torch.addmm(bias, pixels.flatten(0, -2), weight.flatten(1)).view(-1, 2, 2, weight.shape[-1])
