@@ -10,7 +10,7 @@ Rows are the tokens of all pairs, of C channels; H is the width of the hidden la
 from __future__ import annotations
 
 import os
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 # Triton 3.9 warns where neither is asked for. Products and sums are fused here, as they were before.
 os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
@@ -20,17 +20,17 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from zsad.models.kernels_on_gpu import has_large_memory
+
 Tiling = tuple[int, int, int, int]
 """Rows of a program, hidden values that it holds of each at once, its warps, and how many loads it is ahead (``num_stages``)."""
 
 LARGE: Tiling = (128, 64, 8, 3)
 SMALL: Tiling = (64, 32, 4, 3)
-"""On a GPU whose multiprocessors have less than ``_LARGE_MEMORY`` bytes of shared memory."""
+"""On a GPU whose multiprocessors have little shared memory."""
 
 UPSCALE = (64, 4)
 """Rows of a program and its warps."""
-
-_LARGE_MEMORY = 160_000
 
 
 class Weights(NamedTuple):
@@ -73,7 +73,7 @@ def finish(seen: Tensor, residual: Tensor, weights: Weights, level: Tensor | Non
     """
     rows, channels = seen.shape
     output = torch.empty_like(seen)
-    block, chunk, warps, stages = _tiling(seen)
+    block, chunk, warps, stages = LARGE if has_large_memory(seen) else SMALL
     with torch.cuda.device_of(seen):
         _finish[(triton.cdiv(rows, block),)](
             seen, residual, seen if level is None else level, *weights[:10], output, rows, weights.eps1, weights.eps2,
@@ -103,13 +103,6 @@ def upscale(
             patches, first, first_bias, second, second_bias, output, batch * side * side, side,
             C=channels, INNER=inner, K=split, BLOCK=block, num_warps=warps, num_stages=1,
         )  # fmt: skip
-
-
-def _tiling(rows: Tensor) -> Tiling:
-    if not rows.is_cuda:
-        return SMALL
-    properties: Any = torch.cuda.get_device_properties(rows.device)
-    return LARGE if properties.shared_memory_per_block_optin >= _LARGE_MEMORY else SMALL
 
 
 @triton.jit

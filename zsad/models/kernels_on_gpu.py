@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import warnings
 from functools import cache
+from typing import Any
 
 import torch
+from torch import Tensor
+
+_LARGE_MEMORY = 160_000
+"""Bytes that the largest tilings take of a multiprocessor's shared memory, and some more."""
 
 
 def half_precision(device: torch.device) -> torch.dtype | None:
@@ -38,3 +43,11 @@ def has_kernels(device: torch.device) -> bool:
         warnings.warn(f"SAM and CLIPSeg take longer, since Triton does not work here: {error}", stacklevel=2)
         return False
     return True
+
+
+def has_large_memory(tensor: Tensor) -> bool:
+    """Whether the multiprocessors of the tensor's GPU have shared memory for the largest tilings: Hopper's and A100's."""
+    if not tensor.is_cuda:
+        return False
+    properties: Any = torch.cuda.get_device_properties(tensor.device)
+    return bool(properties.shared_memory_per_block_optin >= _LARGE_MEMORY)

@@ -11,7 +11,6 @@ An image has N pixels of C channels, D is the inner width of an attention.
 from __future__ import annotations
 
 import os
-from typing import Any
 
 # Triton 3.9 warns where neither is asked for. Products and sums are fused here, as they were before.
 os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
@@ -20,6 +19,8 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from zsad.models.kernels_on_gpu import has_large_memory
 
 LENGTH = 8
 """Tokens of a prompt at most: four masks, their quality, and the point with its padding are seven."""
@@ -31,9 +32,7 @@ READ: Tiling = (64, 4, 3)
 WRITE: Tiling = (64, 4, 1)
 UPSCALE: Tiling = (128, 8, 2)
 SMALL: Tiling = (32, 4, 1)
-"""Of every step on a GPU whose multiprocessors have less than ``_LARGE_MEMORY`` bytes of shared memory."""
-
-_LARGE_MEMORY = 160_000
+"""Of every step on a GPU whose multiprocessors have little shared memory."""
 
 
 def read(queries: Tensor, folded: Tensor | None, keys: Tensor, pixels: Tensor, owner: Tensor) -> Tensor:
@@ -52,7 +51,7 @@ def read(queries: Tensor, folded: Tensor | None, keys: Tensor, pixels: Tensor, o
     prompts, rows, inner = queries.shape
     _, size, channels = pixels.shape
     output = torch.empty((prompts, rows, channels), dtype=pixels.dtype, device=pixels.device)
-    block, warps, stages = _tiling(READ, pixels)
+    block, warps, stages = READ if has_large_memory(pixels) else SMALL
     with torch.cuda.device_of(pixels):
         _read[(prompts,)](
             queries, pixels if folded is None else folded, keys, pixels, owner, output, size,
@@ -81,7 +80,7 @@ def write(
     """
     prompts, rows, inner = keys.shape
     _, size, channels = pixels.shape
-    block, warps, stages = _tiling(WRITE, pixels)
+    block, warps, stages = WRITE if has_large_memory(pixels) else SMALL
     output = torch.empty((prompts, size, channels), dtype=pixels.dtype, device=pixels.device)
     with torch.cuda.device_of(pixels):
         _write[(triton.cdiv(size, block), prompts)](
@@ -113,7 +112,7 @@ def upscale(
     """
     prompts, size, channels = pixels.shape
     height, width = grid
-    block, warps, stages = _tiling(UPSCALE, pixels)
+    block, warps, stages = UPSCALE if has_large_memory(pixels) else SMALL
     output = torch.empty((prompts, masks, 4 * height, 4 * width), dtype=torch.float32, device=pixels.device)
     with torch.cuda.device_of(pixels):
         _upscale[(triton.cdiv(size, block), prompts)](
@@ -121,13 +120,6 @@ def upscale(
             C=channels, C1=len(first_bias), C2=len(second_bias), BLOCK=block, num_warps=warps, num_stages=stages,
         )  # fmt: skip
     return output
-
-
-def _tiling(large: Tiling, pixels: Tensor) -> Tiling:
-    if not pixels.is_cuda:
-        return SMALL
-    properties: Any = torch.cuda.get_device_properties(pixels.device)
-    return large if properties.shared_memory_per_block_optin >= _LARGE_MEMORY else SMALL
 
 
 @triton.jit
