@@ -21,7 +21,7 @@ from zsad.projection import PROJECTION
 
 METHOD_VERSION = 1
 """Raised whenever a change of code changes scores by more than float32's rounding: old and new rows are never mixed."""
-HALF_PRECISION = 5
+HALF_PRECISION = 6
 """The same for what only half precision changes. 2: SAM's grid of positions is encoded in float32. 3: on a CPU its
 encoder rounds the position terms as a mask. 4: IS-Net's batch norms are folded into its convolutions, and all of it
 computes in half precision; SAM's decoder holds its weights so, and on a GPU its encoder and decoder have their own kernels. 5: so has CLIPSeg's decoder, SAM's attention adds position

@@ -135,9 +135,11 @@ def test_published_forms_load(mini: clip.CLIPModel, tmp_path: Path, form: str) -
     model = clip.load(ModelConfig(name="random-clip", weights=str(path)))
     assert model.sha256 == weights.sha256_of(path) != mini.sha256
     tolerance = 1e-3 if form == "half" else 0.0
+    expected = clip.ready(module, "cpu", "fp32").state_dict()
+    assert model.module.state_dict().keys() == expected.keys()
     for key, value in model.module.state_dict().items():
-        assert value.dtype == state[key].dtype
-        torch.testing.assert_close(value, state[key], atol=tolerance, rtol=tolerance)
+        assert value.dtype == expected[key].dtype
+        torch.testing.assert_close(value, expected[key], atol=tolerance, rtol=tolerance)
 
 
 def test_old_layout_loads_into_a_model_with_its_own_text_tower() -> None:

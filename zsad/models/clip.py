@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from open_clip.convert import convert_state_dict
 from open_clip.model import CLIP, CustomTextCLIP, convert_to_custom_text_state_dict
+from open_clip.modified_resnet import ModifiedResNet
 from open_clip.tokenizer import HFTokenizer, SimpleTokenizer
 from open_clip.transform import PreprocessCfg, image_transform_v2, merge_preprocess_dict
 from PIL import Image
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from torchvision.transforms import Compose
 
 from zsad.errors import UsageError
-from zsad.models import weights
+from zsad.models import clip_resnet, weights
 from zsad.models.device import autocast, host_tensor, place
 from zsad.resize import Filter, Normalisation, resize_into
 
@@ -151,6 +152,8 @@ def load(config: ModelConfig, device: str = "cpu", precision: Precision = "fp32"
 def ready(module: nn.Module, device: str, precision: Precision) -> nn.Module:
     """Make a module ready for inference, in place; its text tower computes in the type of its weights: float32."""
     visual = cast(nn.Module, module.visual)
+    if isinstance(visual, ModifiedResNet):
+        clip_resnet.lighten(visual)
     if torch.device(device).type == "cpu" and sum(isinstance(layer, nn.Conv2d) for layer in visual.modules()) > 1:
         # A convolutional tower, which takes a fifth less time in this layout. A transformer convolves once.
         visual.to(memory_format=torch.channels_last)
