@@ -142,10 +142,11 @@ def run_layer(layer: Any, hidden: Tensor) -> Tensor:
     if hidden.device.type != "cpu":
         return cast(Tensor, layer(hidden, None))
     seen, _ = layer.self_attn(hidden, None)
-    tokens = layer.layer_norm1(hidden + seen).flatten(0, 1)
+    hidden = layer.layer_norm1(hidden + seen)
     some = max(1, _VALUES_ON_CPU * torch.get_num_threads() // layer.mlp.fc1.out_features)
-    parts = [own + layer.mlp.fc2(layer.mlp.fc1(own).relu_()) for own in tokens.split(some)]
-    return cast(Tensor, layer.layer_norm2(torch.cat(parts).view(hidden.shape)))
+    for tokens in hidden.flatten(0, 1).split(some):
+        tokens += layer.mlp.fc2(layer.mlp.fc1(tokens).relu_())
+    return cast(Tensor, layer.layer_norm2(hidden))
 
 
 def upscale(convolution: nn.Module, hidden: Tensor, output: Tensor | None = None) -> Tensor:
