@@ -145,7 +145,7 @@ def run_layer(layer: Any, hidden: Tensor) -> Tensor:
     hidden = layer.layer_norm1(hidden + seen)
     some = max(1, _VALUES_ON_CPU * torch.get_num_threads() // layer.mlp.fc1.out_features)
     for tokens in hidden.flatten(0, 1).split(some):
-        tokens += layer.mlp.fc2(layer.mlp.fc1(tokens).relu_())
+        tokens.add_(layer.mlp.fc2(layer.mlp.fc1(tokens).relu_()))
     return cast(Tensor, layer.layer_norm2(hidden))
 
 
