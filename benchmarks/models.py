@@ -21,8 +21,6 @@ from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 
 from zsad.config import ModelConfig, Precision
 from zsad.models import clip, clipseg, isnet, sam
-from zsad.models.sam_decoder import SharedMaskDecoder
-from zsad.models.sam_encoder import fuse_attention
 from zsad.models.state_dicts import seeded
 
 CLIP_NAME, CLIPSEG_NAME = "ViT-B-16-plus-240/laion400m_e31", "clipseg-rd64-refined"
@@ -71,13 +69,8 @@ def isnet_model(size: str, device: str = "cpu", precision: Precision = "fp32") -
 
 def sam_network(size: str) -> Sam:
     """The published SAM of size ``huge`` (ViT-H), ``real`` (ViT-B), ``half`` or ``small``, seeded."""
-    builders = {
-        "huge": sam.build_sam_vit_h,
-        "real": sam.build_sam_vit_b,
-        "half": _half_sam,
-        "small": sam.build_mini_sam,
-    }
-    network: Sam = seeded(builders[size])
+    names = {"huge": "sam-vit-h", "real": "sam-vit-b", "small": "mini-sam"}
+    network: Sam = seeded(_half_sam if size == "half" else lambda: sam.build(names[size]))
     return network.eval().requires_grad_(False)
 
 
@@ -154,12 +147,10 @@ class DrawnEmbedding(nn.Module):
 
 def sam_model(network: Sam, wrapped: bool = True, device: str = "cpu", precision: Precision = "fp32") -> sam.SAMModel:
     """Ours around a copy of a published network; ``wrapped`` puts ``LocalMasks`` around its decoder."""
-    network = copy.deepcopy(network)
-    network.mask_decoder = SharedMaskDecoder.of(network.mask_decoder)
-    fuse_attention(network.image_encoder)
+    network = sam.ready(copy.deepcopy(network), device, precision)
     if wrapped:
         network.mask_decoder = LocalMasks(network.mask_decoder)  # type: ignore[assignment]
-    return sam.SAMModel(sam.ready(network, device, precision), device, precision, "")
+    return sam.SAMModel(network, device, precision, "")
 
 
 class _Brightness(nn.Module):

@@ -590,7 +590,7 @@ def test_random_is_a_small_sam_seeded_and_silent():
 
 
 def test_weights_load_strictly(tmp_path, model):
-    state = sam.build_mini_sam().state_dict()
+    state = sam.build("mini-sam").state_dict()
     torch.save(state, tmp_path / "sam.pth")
     loaded = sam.load(ModelConfig(name="random-sam", weights=str(tmp_path / "sam.pth")), "cpu", "fp32")
     assert all(torch.equal(value, state[key]) for key, value in loaded.network.state_dict().items())

@@ -133,7 +133,7 @@ class SmoothMasks(nn.Module):
 
 
 def test_annotations_equal_those_of_the_published_generator_and_decoder():
-    networks: list[Sam] = [seeded(sam.build_mini_sam) for _ in range(2)]
+    networks: list[Sam] = [seeded(lambda: sam.build("mini-sam")) for _ in range(2)]
     networks[0].mask_decoder = SharedMaskDecoder.of(networks[0].mask_decoder)
     for network in networks:
         network.eval().requires_grad_(False)
@@ -152,7 +152,7 @@ def test_annotations_equal_those_of_the_published_generator_and_decoder():
 
 
 def test_batches_of_a_gpu_have_one_shape_and_give_the_same_annotations(monkeypatch):
-    network: Sam = seeded(sam.build_mini_sam)
+    network: Sam = seeded(lambda: sam.build("mini-sam"))
     network.mask_decoder = SharedMaskDecoder.of(network.mask_decoder)
     network.eval().requires_grad_(False)
     network.mask_decoder = SmoothMasks(network.mask_decoder)  # type: ignore[assignment]

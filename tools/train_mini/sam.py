@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from tools.train_mini.data import Scenes, recolour, whitening
 from tools.train_mini.loop import Plan, train
-from zsad.models.sam import build_mini_sam
+from zsad.models.sam_network import build
 from zsad.models.weights import seeded
 
 BATCH = 8
@@ -30,7 +30,7 @@ class Student(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.sam = build_mini_sam()
+        self.sam = build("mini-sam")
         channels = self.sam.image_encoder.neck[-1].weight.numel()
         self.layout = nn.Conv2d(channels, 3, 1)
 

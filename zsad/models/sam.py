@@ -8,38 +8,34 @@ upsampled only where they live, and nothing is run-length encoded. Prompts of se
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
-from types import MappingProxyType
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from segment_anything.build_sam import build_sam_vit_b, build_sam_vit_h, build_sam_vit_l
-from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+from segment_anything.modeling import Sam
 from segment_anything.utils.amg import build_point_grid
 from segment_anything.utils.transforms import ResizeLongestSide
 from torch import Tensor
 
 from zsad.config import ForegroundConfig, ModelConfig, Precision
 from zsad.coverage import covered_annotations, is_covered
-from zsad.errors import UsageError
-from zsad.models.device import autocast, host_tensor, place, to_host
+from zsad.models.device import autocast, host_tensor, to_host
 from zsad.models.graphs import CUDAGraphs
 from zsad.models.kernels_on_gpu import has_kernels
 from zsad.models.sam_candidates import Candidates, Decoding, Run, ahead, concatenate, joined, shared_batches, suppress
-from zsad.models.sam_decoder import SharedMaskDecoder, prompts_at_once
-from zsad.models.sam_encoder import fuse_attention
+from zsad.models.sam_decoder import prompts_at_once
 from zsad.models.sam_masks import Box, coverage, low_masks, measure, paint
+from zsad.models.sam_network import MASKS_PER_POINT, build, ready
 from zsad.models.sam_upsampling import Upsampling, upsampling
 from zsad.models.state_dicts import seeded
 from zsad.models.streams import TwoStreams
 from zsad.models.weights import restore
 from zsad.resize import Normalisation, resize_into
 
-MASKS_PER_POINT = 3
 Placed = tuple[tuple[int, int], NDArray[np.float64]]
 """Height and width of an image, and points in it: (P, 2) x and y in pixels."""
 _BATCHES_ON_GPU = 8
@@ -445,23 +441,9 @@ def load(config: ModelConfig, device: str = "cpu", precision: Precision = "fp32"
     Raises:
         UsageError: another name, weights missing, or weights of another shape.
     """
-    if config.name not in _BUILDERS:
-        raise UsageError(f"models.sam.name: given {config.name!r}; expected one of: {', '.join(_BUILDERS)}.")
-    network = seeded(_BUILDERS[config.name])
+    network = seeded(lambda: build(config.name))
     sha256 = restore(network, config)
-    network.mask_decoder = SharedMaskDecoder.of(network.mask_decoder)
-    fuse_attention(network.image_encoder)
-    ready(network, device, precision)
-    return SAMModel(network, device, precision, sha256)
-
-
-def ready(network: Sam, device: str, precision: Precision) -> Sam:
-    """Make a published network ready for inference, in place."""
-    network.requires_grad_(False)
-    if torch.device(device).type == "cuda" and precision != "fp32":
-        # Tokens come with their channels together, and tensor cores want them so.
-        network.image_encoder.neck.to(memory_format=torch.channels_last)
-    return place(network, device, precision, [network.image_encoder, network.mask_decoder])
+    return SAMModel(ready(network, device, precision), device, precision, sha256)
 
 
 def _features(network: Sam, precision: Precision, pixels: Tensor) -> Tensor:
@@ -501,51 +483,3 @@ def point_grid(points_per_side: int) -> NDArray[np.float64]:
 
 def _split(points: NDArray[np.float64], size: int) -> list[NDArray[np.float64]]:
     return [points[start : start + size] for start in range(0, len(points), size)]
-
-
-def build_mini_sam() -> Sam:
-    """SAM of the published classes at small size: input 288, ViT of width 96 and depth 4, decoder width 64.
-
-    Patches of 12 pixels, so that the masks (96 x 96) still follow objects of a few pixels' width.
-    """
-    image_size, patch_size, width = 288, 12, 64
-    grid = image_size // patch_size
-    return Sam(
-        image_encoder=ImageEncoderViT(
-            img_size=image_size,
-            patch_size=patch_size,
-            embed_dim=96,
-            depth=4,
-            num_heads=4,
-            norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
-            out_chans=width,
-            use_rel_pos=True,
-            window_size=8,
-            global_attn_indexes=(1, 3),
-        ),
-        prompt_encoder=PromptEncoder(
-            embed_dim=width,
-            image_embedding_size=(grid, grid),
-            input_image_size=(image_size, image_size),
-            mask_in_chans=16,
-        ),
-        mask_decoder=MaskDecoder(
-            num_multimask_outputs=MASKS_PER_POINT,
-            transformer=TwoWayTransformer(depth=2, embedding_dim=width, mlp_dim=4 * width, num_heads=4),
-            transformer_dim=width,
-            iou_head_hidden_dim=width,
-        ),
-        pixel_mean=[123.675, 116.28, 103.53],
-        pixel_std=[58.395, 57.12, 57.375],
-    )
-
-
-_BUILDERS: Mapping[str, Callable[[], Sam]] = MappingProxyType(
-    {
-        "sam-vit-h": build_sam_vit_h,
-        "sam-vit-l": build_sam_vit_l,
-        "sam-vit-b": build_sam_vit_b,
-        "mini-sam": build_mini_sam,
-        "random-sam": build_mini_sam,
-    }
-)
