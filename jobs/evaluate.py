@@ -2,7 +2,7 @@
 
 import sys
 
-from zsad.cli import main
+from zsad.cli import command
 
 if __name__ == "__main__":
-    main(["evaluate", *sys.argv[1:]])
+    command(["evaluate", *sys.argv[1:]])

@@ -2,7 +2,7 @@
 
 import sys
 
-from zsad.cli import main
+from zsad.cli import command
 
 if __name__ == "__main__":
-    main(["report", *sys.argv[1:]])
+    command(["report", *sys.argv[1:]])

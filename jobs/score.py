@@ -2,7 +2,7 @@
 
 import sys
 
-from zsad.cli import main
+from zsad.cli import command
 
 if __name__ == "__main__":
-    main(["score", *sys.argv[1:]])
+    command(["score", *sys.argv[1:]])

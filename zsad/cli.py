@@ -7,9 +7,10 @@ import signal
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, TextIO, cast
+from typing import Annotated, Any, NoReturn, TextIO, cast
 
 import typer
 
@@ -393,6 +394,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stderr = stderr
 
 
+def command(arguments: Sequence[str] | None = None) -> NoReturn:
+    """``main`` as a program, which ends at once.
+
+    Python would first take a million objects of torch and transformers apart: two seconds in which nothing happens.
+    """
+    try:
+        main(arguments)
+        code = 0
+    except SystemExit as end:
+        code = int(end.code or 0)
+    # Everything else is closed by now, by whoever opened it.
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(BrokenPipeError):
+            stream.flush()
+    os._exit(code)
+
+
 class _Stderr:
     """The error stream, whose reader may leave (``zsad score ... 2>&1 | head``) without ending the run."""
 
@@ -429,4 +447,4 @@ def _show_warning(message: Warning | str, category: type[Warning], filename: str
 
 
 if __name__ == "__main__":
-    main()
+    command()
