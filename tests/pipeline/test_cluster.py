@@ -109,6 +109,24 @@ def test_a_ray_of_its_own_starts_with_settings_that_the_caller_keeps_nothing_of(
     assert dict(os.environ) == before
 
 
+def test_of_what_rays_core_writes_only_its_remark_on_our_own_setting_is_left_out(capfd):
+    with pytest.raises(ZsadError), cluster._without_remark():
+        os.write(
+            2, b"first\n[x] logging.cc:1: Set ray log level from environment variable RAY_BACKEND_LOG_LEVEL to 3\n"
+        )
+        os.write(2, b"second\n")
+        assert capfd.readouterr().err == ""
+        raise ZsadError("no")
+    os.write(2, b"third\n")
+    assert capfd.readouterr().err == "first\nsecond\nthird\n"
+
+
+def test_ray_starts_without_a_word():
+    code = "from zsad.pipeline.cluster import connected\nwith connected('local'): print('connected')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("connected\n", "")
+
+
 @pytest.mark.parametrize("enabled", [True, False])
 def test_garbage_is_collected_as_before_when_the_models_are_refused(tmp_path, monkeypatch, enabled):
     (tmp_path / "in").mkdir()

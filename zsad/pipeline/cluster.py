@@ -7,10 +7,11 @@ import os
 import platform
 import secrets
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from typing import Any, TextIO
 
 import ray
@@ -57,10 +58,11 @@ def connected(address: str | None) -> Iterator[None]:
         return
     address = address or ("auto" if os.environ.get("RAY_ADDRESS") else "local")
     # The workers' own output stays in Ray's log files; what concerns an image is in its row.
-    own: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False} if address == "local" else {}
+    starts = address == "local"
+    own: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False} if starts else {}
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        with _environment(_OWN_RAY if address == "local" else {}):
+        with _environment(_OWN_RAY if starts else {}), _without_remark() if starts else nullcontext():
             ray.init(address=address, logging_level=logging.ERROR, **own)
     except SystemExit:
         # Ray's own answer to SIGTERM, in place while it starts.
@@ -88,6 +90,24 @@ def _environment(settings: Mapping[str, str]) -> Iterator[None]:
     finally:
         for name in missing:
             os.environ.pop(name, None)
+
+
+@contextmanager
+def _without_remark() -> Iterator[None]:
+    """Hold back what Ray's core writes to the terminal meanwhile, and write it at the end but for a remark on the above."""
+    with tempfile.TemporaryFile() as held:
+        terminal = os.dup(2)
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+            held.seek(0)
+            with suppress(OSError):
+                for line in held:
+                    if b"RAY_BACKEND_LOG_LEVEL" not in line:
+                        os.write(2, line)
 
 
 def wait_for_gpus(root: str, output: str, config: Config, stream: TextIO) -> None:
