@@ -21,6 +21,9 @@ from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 
 from zsad.config import ModelConfig, Precision
 from zsad.models import clip, clipseg, isnet, sam
+from zsad.models.sam_network import MASKS_PER_POINT
+from zsad.models.sam_network import build as build_sam
+from zsad.models.sam_network import ready as ready_sam
 from zsad.models.state_dicts import seeded
 
 CLIP_NAME, CLIPSEG_NAME = "ViT-B-16-plus-240/laion400m_e31", "clipseg-rd64-refined"
@@ -70,7 +73,7 @@ def isnet_model(size: str, device: str = "cpu", precision: Precision = "fp32") -
 def sam_network(size: str) -> Sam:
     """The published SAM of size ``huge`` (ViT-H), ``real`` (ViT-B), ``half`` or ``small``, seeded."""
     names = {"huge": "sam-vit-h", "real": "sam-vit-b", "small": "mini-sam"}
-    network: Sam = seeded(_half_sam if size == "half" else lambda: sam.build(names[size]))
+    network: Sam = seeded(_half_sam if size == "half" else lambda: build_sam(names[size]))
     return network.eval().requires_grad_(False)
 
 
@@ -147,7 +150,7 @@ class DrawnEmbedding(nn.Module):
 
 def sam_model(network: Sam, wrapped: bool = True, device: str = "cpu", precision: Precision = "fp32") -> sam.SAMModel:
     """Ours around a copy of a published network; ``wrapped`` puts ``LocalMasks`` around its decoder."""
-    network = sam.ready(copy.deepcopy(network), device, precision)
+    network = ready_sam(copy.deepcopy(network), device, precision)
     if wrapped:
         network.mask_decoder = LocalMasks(network.mask_decoder)  # type: ignore[assignment]
     return sam.SAMModel(network, device, precision, "")
@@ -213,7 +216,7 @@ def _half_sam() -> Sam:
             embed_dim=width, image_embedding_size=(64, 64), input_image_size=(1024, 1024), mask_in_chans=16
         ),
         mask_decoder=MaskDecoder(
-            num_multimask_outputs=sam.MASKS_PER_POINT,
+            num_multimask_outputs=MASKS_PER_POINT,
             transformer=TwoWayTransformer(depth=2, embedding_dim=width, mlp_dim=1024, num_heads=4),
             transformer_dim=width,
             iou_head_hidden_dim=width,

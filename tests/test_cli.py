@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -256,3 +257,27 @@ def test_help_shows_an_example(command):
 def test_demo_refuses_a_folder_of_someone_else(folder):
     done = zsad("demo", "--output", folder)
     assert done.returncode == 2 and "not an earlier demo" in done.stderr
+
+
+@pytest.mark.parametrize("closed", ["", ">&-", "2>&-", ">&- 2>&-"])
+def test_the_command_ends_at_once_with_all_it_has_said(closed):
+    code = """
+import atexit, sys
+from zsad import cli
+main = cli.main
+def and_more(arguments):
+    try:
+        main(arguments)
+    finally:
+        print("said last")
+cli.main = and_more
+atexit.register(print, "taken apart", file=sys.__stderr__)
+cli.command(sys.argv[1:])
+"""
+    line = shlex.join([sys.executable, "-c", code, "models", "list"])
+    buffered = os.environ | {"PYTHONUNBUFFERED": ""}
+    done = subprocess.run(f"{line} {closed}", shell=True, capture_output=True, text=True, env=buffered)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("said last\n") == ("mini-clipseg" in done.stdout) == (closed[:1] != ">")
+    failed = subprocess.run(f"{line} nosuch", shell=True, capture_output=True, text=True)
+    assert failed.returncode == 2 and "taken apart" not in failed.stderr

@@ -399,13 +399,13 @@ def command(arguments: Sequence[str] | None = None) -> NoReturn:
 
     Python would first take a million objects of torch and transformers apart: two seconds in which nothing happens.
     """
+    code = 0
     try:
         main(arguments)
-        code = 0
     except SystemExit as end:
         code = int(end.code or 0)
-    # Everything else is closed by now, by whoever opened it.
-    for stream in (sys.stdout, sys.stderr):
+    # Everything else is closed by now by whoever opened it, Ray too. A stream that was closed from the start is None.
+    for stream in filter(None, (sys.stdout, sys.stderr)):
         with suppress(BrokenPipeError):
             stream.flush()
     os._exit(code)

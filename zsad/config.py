@@ -26,7 +26,8 @@ HALF_PRECISION = 6
 encoder rounds the position terms as a mask. 4: IS-Net's batch norms are folded into its convolutions, and all of it
 computes in half precision; SAM's decoder holds its weights so, and on a GPU its encoder and decoder have their own
 kernels. 5: so has CLIPSeg's decoder, SAM's attention adds position terms to logits instead of keys, and IS-Net takes four
-images at once. 6: the batch norms of CLIP's convolutional towers are folded into their convolutions."""
+images at once. 6: in CLIP's convolutional towers the batch norms are folded into the convolutions, and pooling computes
+one token only."""
 
 Precision = Literal["fp32", "bf16", "fp16"]
 

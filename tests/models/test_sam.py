@@ -26,7 +26,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from zsad.config import ForegroundConfig, ModelConfig
 from zsad.errors import UsageError
-from zsad.models import sam
+from zsad.models import sam, sam_network
 from zsad.models.device import autocast
 from zsad.models.sam_candidates import ahead, shared_batches
 from zsad.models.sam_masks import LowMask, low_masks, measure, paint, window_logits, windows
@@ -590,7 +590,7 @@ def test_random_is_a_small_sam_seeded_and_silent():
 
 
 def test_weights_load_strictly(tmp_path, model):
-    state = sam.build("mini-sam").state_dict()
+    state = sam_network.build("mini-sam").state_dict()
     torch.save(state, tmp_path / "sam.pth")
     loaded = sam.load(ModelConfig(name="random-sam", weights=str(tmp_path / "sam.pth")), "cpu", "fp32")
     assert all(torch.equal(value, state[key]) for key, value in loaded.network.state_dict().items())

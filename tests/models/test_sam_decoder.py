@@ -11,7 +11,7 @@ from segment_anything.modeling import MaskDecoder, Sam, TwoWayTransformer
 from torch import Tensor, nn
 
 from zsad.config import ForegroundConfig
-from zsad.models import sam, sam_decoder
+from zsad.models import sam, sam_decoder, sam_network
 from zsad.models.sam_decoder import SharedMaskDecoder
 from zsad.models.state_dicts import seeded
 from zsad.models.transposed import to_pixel_order
@@ -133,7 +133,7 @@ class SmoothMasks(nn.Module):
 
 
 def test_annotations_equal_those_of_the_published_generator_and_decoder():
-    networks: list[Sam] = [seeded(lambda: sam.build("mini-sam")) for _ in range(2)]
+    networks: list[Sam] = [seeded(lambda: sam_network.build("mini-sam")) for _ in range(2)]
     networks[0].mask_decoder = SharedMaskDecoder.of(networks[0].mask_decoder)
     for network in networks:
         network.eval().requires_grad_(False)
@@ -152,7 +152,7 @@ def test_annotations_equal_those_of_the_published_generator_and_decoder():
 
 
 def test_batches_of_a_gpu_have_one_shape_and_give_the_same_annotations(monkeypatch):
-    network: Sam = seeded(lambda: sam.build("mini-sam"))
+    network: Sam = seeded(lambda: sam_network.build("mini-sam"))
     network.mask_decoder = SharedMaskDecoder.of(network.mask_decoder)
     network.eval().requires_grad_(False)
     network.mask_decoder = SmoothMasks(network.mask_decoder)  # type: ignore[assignment]

@@ -9,7 +9,7 @@ import torch
 from segment_anything.modeling import ImageEncoderViT
 from segment_anything.modeling.image_encoder import Attention, Block
 
-from zsad.models import sam, sam_encoder
+from zsad.models import sam, sam_encoder, sam_network
 from zsad.models.sam_encoder import FusedAttention, FusedBlock, fuse_attention
 from zsad.models.state_dicts import seeded
 
@@ -80,7 +80,7 @@ def test_encoder_is_the_same_function(monkeypatch, on_cpu):
 def test_load_gives_the_fused_attention():
     network = sam.load(sam.ModelConfig(name="random-sam")).network
     assert all(isinstance(block.attn, FusedAttention) for block in network.image_encoder.blocks)
-    published = seeded(lambda: sam.build("mini-sam"))
+    published = seeded(lambda: sam_network.build("mini-sam"))
     assert list(published.state_dict()) == list(network.state_dict())
 
 

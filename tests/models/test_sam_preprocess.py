@@ -5,7 +5,8 @@ import pytest
 import torch
 from segment_anything.utils.transforms import ResizeLongestSide
 
-from zsad.models.sam import SAMModel, build
+from zsad.models.sam import SAMModel
+from zsad.models.sam_network import build
 
 
 @pytest.mark.parametrize(("height", "width"), [(1000, 1500), (1500, 1000), (288, 288), (97, 61), (40, 1200), (900, 31)])

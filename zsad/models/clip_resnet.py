@@ -33,11 +33,12 @@ class AttentionPool(AttentionPool2d):
         tokens = x.flatten(2).transpose(1, 2)
         tokens = torch.cat([tokens.mean(1, keepdim=True), tokens], 1) + self.positional_embedding.to(x.dtype)
         key, value = self._by_head(self.k_proj), self._by_head(self.v_proj)
-        query = self.q_proj(tokens[:, 0]).unflatten(1, (self.num_heads, 1, -1)) / key.shape[1] ** 0.5
+        # (heads, N, C / heads): with the heads first, no weight is copied for every image.
+        query = self.q_proj(tokens[:, 0]).unflatten(1, (self.num_heads, -1)).transpose(0, 1) / key.shape[1] ** 0.5
         # The keys' bias adds the same to every token, which the softmax does not see.
-        weights = ((query @ key).squeeze(2) @ tokens.transpose(1, 2)).softmax(-1)
-        seen = (weights.to(tokens.dtype) @ tokens).unsqueeze(2) @ value.transpose(1, 2)
-        return cast(Tensor, self.c_proj(seen.flatten(1) + self.v_proj.bias))
+        weights = ((query @ key).transpose(0, 1) @ tokens.transpose(1, 2)).softmax(-1)
+        seen = (weights.to(tokens.dtype) @ tokens).transpose(0, 1) @ value.transpose(1, 2)
+        return cast(Tensor, self.c_proj(seen.transpose(0, 1).flatten(1) + self.v_proj.bias))
 
     def _by_head(self, projection: nn.Linear) -> Tensor:
         """(C, C) -> (heads, C / heads, C)."""

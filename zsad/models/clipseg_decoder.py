@@ -144,7 +144,7 @@ def run_layer(layer: Any, hidden: Tensor) -> Tensor:
     seen, _ = layer.self_attn(hidden, None)
     hidden = layer.layer_norm1(hidden + seen)
     some = max(1, _VALUES_ON_CPU * torch.get_num_threads() // layer.mlp.fc1.out_features)
-    for tokens in hidden.flatten(0, 1).split(some):
+    for tokens in hidden.view(-1, hidden.shape[-1]).split(some):
         tokens.add_(layer.mlp.fc2(layer.mlp.fc1(tokens).relu_()))
     return cast(Tensor, layer.layer_norm2(hidden))
 

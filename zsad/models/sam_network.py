@@ -31,7 +31,8 @@ def build(name: str) -> Sam:
 
 
 def ready(network: Sam, device: str, precision: Precision) -> Sam:
-    """Make a published network, with its weights loaded, ready for inference, in place: its work shared and fused."""
+    """Make a published network, with its weights loaded, ready for inference, in place: its attention fused, and what
+    prompts have in common decoded once."""
     network.mask_decoder = SharedMaskDecoder.of(network.mask_decoder)
     fuse_attention(network.image_encoder)
     network.requires_grad_(False)
@@ -41,7 +42,7 @@ def ready(network: Sam, device: str, precision: Precision) -> Sam:
     return place(network, device, precision, [network.image_encoder, network.mask_decoder])
 
 
-def build_mini_sam() -> Sam:
+def _mini_sam() -> Sam:
     """SAM of the published classes at small size: input 288, ViT of width 96 and depth 4, decoder width 64.
 
     Patches of 12 pixels, so that the masks (96 x 96) still follow objects of a few pixels' width.
@@ -83,7 +84,7 @@ _BUILDERS: Mapping[str, Callable[[], Sam]] = MappingProxyType(
         "sam-vit-h": build_sam_vit_h,
         "sam-vit-l": build_sam_vit_l,
         "sam-vit-b": build_sam_vit_b,
-        "mini-sam": build_mini_sam,
-        "random-sam": build_mini_sam,
+        "mini-sam": _mini_sam,
+        "random-sam": _mini_sam,
     }
 )
