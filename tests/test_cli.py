@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import cv2
@@ -166,7 +167,7 @@ def finished_run(folder, output, errors, object_name="nut", trained=True):
         tables.append(scored_table([item], manifest.slice(index, 1), mark, False))
     write_part(str(output), part_name("r", 0), pa.concat_tables(tables))
     fields = scored_fields(config, weights, object_name)
-    write_run(str(output), RunInfo(mark, config.model_dump(mode="json"), fields, dataset={"trained": trained}))
+    write_run(str(output), RunInfo(mark, config.model_dump(mode="json"), fields, weights, dataset={"trained": trained}))
     write_success(str(output), {"images": len(items)}, manifest_hash(manifest))
 
 
@@ -198,6 +199,13 @@ def test_another_configuration_into_the_same_output(folder, tmp_path):
     assert done.returncode == 2
     assert "foreground.min_coverage: 0.8 -> 0.5" in done.stderr
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_another_configuration_is_refused_before_weights_are_looked_for(folder, tmp_path):
+    finished_run(folder, tmp_path / "out", 0)
+    done = score(folder, tmp_path, "--object", "nut", "--set", "models.sam.name=sam-vit-b")
+    assert done.returncode == 2
+    assert "models.sam.name: 'mini-sam' -> 'sam-vit-b'" in done.stderr and "not found" not in done.stderr
 
 
 @pytest.mark.parametrize("trained", [True, False])
@@ -236,11 +244,18 @@ def test_models_list_names_licence_size_and_hash():
 
 
 def test_models_verify_and_download_offline(tmp_path):
-    done = zsad("models", "verify", "sam-vit-h", ZSAD_CACHE=str(tmp_path))
-    assert done.returncode == 2 and "not found" in done.stderr
+    done = zsad("models", "verify", "sam-vit-h", "mini-sam", "isnet-general-use", ZSAD_CACHE=str(tmp_path))
+    assert done.returncode == 2 and "2 of 3 models are not as expected: sam-vit-h, isnet-general-use" in done.stderr
+    first, second = done.stdout.index("sam-vit-h: Weights sam-vit-h"), done.stdout.index("mini-sam: sha256")
+    assert first < second < done.stdout.index("isnet-general-use: Weights")
     done = zsad("models", "download", "--preset", "vand2023", ZSAD_CACHE=str(tmp_path))
     assert done.returncode == 2 and "offline" in done.stderr
     assert zsad("models", "verify").returncode == 2
+
+
+def test_version_and_short_help():
+    assert zsad("--version").stdout == f"zsad {version('zsad')}\n"
+    assert zsad("plan", "-h").stdout == zsad("plan", "--help").stdout != ""
 
 
 @pytest.mark.parametrize(

@@ -18,10 +18,10 @@ from zsad.errors import UsageError, ZsadError
 
 app = typer.Typer(
     name="zsad",
-    help="Zero-shot anomaly detection at dataset scale (Baugh et al., VAND 2023).",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
 models_app = typer.Typer(help="The models and their weights: list, download, verify.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
@@ -43,6 +43,23 @@ class ExportFormat(str, Enum):
     masks = "masks"
     coco = "coco"
     csv = "csv"
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from zsad import __version__
+
+        typer.echo(f"zsad {__version__}")
+        raise typer.Exit()
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Zero-shot anomaly detection at dataset scale (Baugh et al., VAND 2023)."""
 
 
 Output = Annotated[str, typer.Argument(metavar="OUT", help="Output folder or URI of a run.", show_default=False)]

@@ -116,6 +116,17 @@ def test_an_earlier_run_of_other_images_lends_its_times(collection, tmp_path):
     assert found.seconds == pytest.approx(7 * 0.1 / 2)
 
 
+def test_what_scoring_refuses_is_refused(collection, tmp_path):
+    with pytest.raises(UsageError, match=r"no scored image at '.*nowhere'"):
+        plan(options(collection), measured_in=str(tmp_path / "nowhere"))
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "letter.txt").write_text("dear")
+    with pytest.raises(UsageError, match=r"not empty and holds no run.json"):
+        plan(options(collection, tmp_path / "full"))
+    with pytest.raises(UsageError, match=r"is a file. Expected a folder"):
+        plan(options(collection, tmp_path / "full" / "letter.txt"))
+
+
 def test_times_of_a_gpu_are_not_those_of_a_cpu(collection, tmp_path):
     commit(tmp_path / "gpu", collection, ["bad.jpg", "0.png"], gpus=1.0)
     assert measured_costs(str(tmp_path / "gpu")).device == "cuda"

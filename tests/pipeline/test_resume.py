@@ -12,8 +12,8 @@ import pytest
 import zsad
 from tests.pipeline.conftest import draw
 from zsad import UsageError, read_predictions
-from zsad.pipeline.score import ScoreOptions, score
-from zsad.storage import read_run, read_success
+from zsad.pipeline.score import ScoreOptions, _warn_of_another_root, score
+from zsad.storage import RunInfo, read_run, read_success
 
 
 @pytest.fixture
@@ -74,6 +74,18 @@ def test_changed_noun_and_late_file_are_scored_again(ray_local, collection, tmp_
     second = run(manifest, output, dataset="manifest", object_name=None)
     assert (second.scored_now, second.errors) == (2, 0)
     assert rows(output)["class_name"].to_dict() == {"0.png": "disc", "1.png": "coin", "late.png": "disc"}
+
+
+def test_another_root_is_said():
+    earlier = RunInfo("f", {}, {}, dataset={"root": "/photos"})
+    for before, root, words in (
+        (earlier, "/photos", ""),
+        (None, "/photos", ""),
+        (earlier, "/other", "--root '/photos'"),
+    ):
+        stream = io.StringIO()
+        _warn_of_another_root(before, root, stream)
+        assert words in stream.getvalue() and bool(words) == bool(stream.getvalue())
 
 
 def test_another_configuration_is_refused_and_nothing_changes(ray_local, collection, tmp_path):

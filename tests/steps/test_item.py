@@ -7,7 +7,7 @@ from PIL import Image
 
 from zsad.config import ImagesConfig
 from zsad.errors import ImageError, UsageError
-from zsad.steps.item import ImageItem, attempt, condemns_process, in_device_batches, isolate, load
+from zsad.steps.item import ImageItem, attempt, condemns_process, in_device_batches, isolate, load, timed
 
 
 def item(name="x"):
@@ -100,6 +100,14 @@ def test_load_checks_aspect_and_times_the_stage():
     assert wide.failure.kind == "extreme_aspect" and "20.1" in wide.failure.message
     assert square.failure is None and (square.height, square.width) == (10, 200)
     assert square.stage_ms["load"] > 0
+
+
+def test_what_failed_before_a_stage_takes_no_time_of_it():
+    failed, sound, fails_now = item(), item(), item()
+    failed.fail("load", ValueError("no"))
+    with timed("saliency", [failed, sound, fails_now]):
+        fails_now.fail("saliency", ValueError("no"))
+    assert failed.stage_ms == {} and sound.stage_ms == fails_now.stage_ms != {}
 
 
 TRANSIENT = {

@@ -43,20 +43,31 @@ def verify(names: Sequence[str]) -> Iterator[str]:
     """Hash the files that are here, anew and in full; changes nothing; yields a line per model.
 
     Raises:
-        UsageError: a file is missing or has a wrong sha256.
+        UsageError: at the end, when a file was missing or had a wrong sha256.
     """
+    wrong = []
     for name in names:
-        item = entry(name)
-        if item.source == "random":
-            yield f"{name}: random weights, nothing to verify"
-            continue
-        path = find(name) or locate(name, download=False)
-        known, found = trusted_sha256(item), hash_file(path)
-        if known is not None and known != found:
-            raise UsageError(
-                f"{path} has sha256 {found}, expected {known} for {name}. Remove it and run: zsad models download {name}"
-            )
-        yield f"{name}: sha256 {found} {'ok' if known else 'found, but none is known to compare with'} ({path})"
+        try:
+            yield _verified(name)
+        except UsageError as error:
+            wrong.append(name)
+            yield f"{name}: {error}"
+    if wrong:
+        raise UsageError(f"{len(wrong)} of {len(names)} models are not as expected: {', '.join(wrong)}.")
+
+
+def _verified(name: str) -> str:
+    """A line on the file of a model. Raises UsageError as ``verify``."""
+    item = entry(name)
+    if item.source == "random":
+        return f"{name}: random weights, nothing to verify"
+    path = find(name) or locate(name, download=False)
+    known, found = trusted_sha256(item), hash_file(path)
+    if known is not None and known != found:
+        raise UsageError(
+            f"{path} has sha256 {found}, expected {known} for {name}. Remove it and run: zsad models download {name}"
+        )
+    return f"{name}: sha256 {found} {'ok' if known else 'found, but none is known to compare with'} ({path})"
 
 
 def download_progress(name: str, stream: TextIO) -> Callable[[int, int | None], None]:

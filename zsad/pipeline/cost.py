@@ -145,10 +145,10 @@ def table_costs(config: Config, device: str) -> StageCosts | None:
         return None
     if device == "cuda":
         speed = _GPU_TFLOP_PER_SECOND[config.models.precision] * 1000.0
-        source = f"computed, for a GPU that sustains {speed / 1000:g} TFLOP/s; --calibrate measures"
+        source = f"computed, for a GPU that sustains {speed / 1000:g} TFLOP/s; 'zsad plan --calibrate' measures"
     else:
         speed = _cpu_gflop_per_second()
-        source = f"computed, from {speed:.0f} GFLOP/s of a matrix product on this CPU; --calibrate measures"
+        source = f"computed, from {speed:.0f} GFLOP/s of a matrix product on this CPU; 'zsad plan --calibrate' measures"
     ms = {stage: 1000 * value / speed for stage, value in gflop.items() if value is not None}
     return StageCosts({"load": _LOAD_MS, **ms}, source, device)
 
@@ -160,7 +160,7 @@ def slow_warning(config: Config, device: str) -> str | None:
         return None
     return (
         f"Preset {config.preset} on this CPU: roughly {costs.total_ms / 60_000:.1f} minutes per image "
-        f"({costs.source}). Use a GPU, or try a few images first with --limit 3."
+        f"({costs.source}). Expected a GPU."
     )
 
 

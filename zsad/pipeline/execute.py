@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import asdict
 from typing import Any, TextIO
@@ -59,6 +60,8 @@ def execute(
         ZsadError: the run failed; what is committed stays.
     """
     probe(output)
+    joins = (address or os.environ.get("RAY_ADDRESS", "local")) != "local"
+    print("Connecting to Ray." if joins else "Starting Ray.", file=stream, flush=True)
     with connected(address):
         wait_for_gpus(root, output, config, stream)
         check_nodes(root, output, config)
@@ -68,7 +71,7 @@ def execute(
         pools = plan_pools(config, resources, 1 + 1.5 * weights_gib(config), costs)
         warning = slow_warning(config, device)
         if warning:
-            print(f"Warning: {warning}", file=stream)
+            print(f"Warning: {warning} To try a few images first, say --limit 3.", file=stream)
         print(f"Actor pools: {describe(pools)}", file=stream, flush=True)
         # From here on the output is written to; waiting for GPUs may have taken long.
         lock.check()

@@ -14,13 +14,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from zsad.config import Config, differences, load_config, scored_fields
-from zsad.errors import ImageError
+from zsad.errors import ImageError, UsageError
 from zsad.filesystem import absolute, read_bytes, redact, resolve
 from zsad.images import image_size
 from zsad.pipeline.cost import USUAL_TILES, StageCosts, measured_costs, stage_costs
 from zsad.pipeline.score import ScoreOptions, manifest_of
 from zsad.pipeline.text import count, duration, size, stage_times
-from zsad.storage import RunInfo, committed_rows, count_rows, read_run, work_left
+from zsad.storage import RunInfo, check_output, committed_rows, count_rows, read_run, work_left
 from zsad.storage.compact import stored
 
 _SAMPLE = 200
@@ -113,6 +113,9 @@ def plan(options: ScoreOptions, gpus: int | None = None, measured_in: str | None
     manifest = manifest_of(options, config)
     output = absolute(options.output) if options.output else None
     info = read_run(output) if output is not None else None
+    if output is not None:
+        # That it can be one; what differs from the run there is part of the plan.
+        check_output(output, info.fingerprint if info else "", {})
     differs = _differs(config, options, info)
     work, errors = manifest, 0
     if output is not None and info is not None and not differs:
@@ -123,6 +126,10 @@ def plan(options: ScoreOptions, gpus: int | None = None, measured_in: str | None
     device = "cuda" if gpus else "cpu"
     source = absolute(measured_in) if measured_in is not None else (None if differs else output)
     measured = measured_costs(source) if source is not None else None
+    if measured_in is not None and measured is None:
+        raise UsageError(
+            f"--measured-in: no scored image at {redact(absolute(measured_in))!r}. Expected the output of an earlier run."
+        )
     costs = stage_costs(config, device, source)
     sizes = sample_sizes(work if work.num_rows else manifest, config)
     tiles, tiles_source = _tiles(config, costs if costs and costs.tiles else measured)

@@ -122,11 +122,9 @@ def score(options: ScoreOptions, stream: TextIO | None = None) -> ScoreSummary:
     for noun in pc.unique(manifest["class_name"]).to_pylist()[:1]:
         # States without a place for the noun are refused before anything is downloaded.
         sample_prompts(noun, config.prompts)
-    present = read_run(output)
-    # As is a folder that is no run; whether it is a run of this configuration shows further down.
-    check_output(output, present.fingerprint if present else "", {})
-    weights = weights_hashes(config)
     foreground = _foreground_hash(manifest)
+    _check_but_for_weights(output, config, options.object_name, foreground)
+    weights = weights_hashes(config)
     mark = fingerprint(config, weights, options.object_name, foreground)
     fields = scored_fields(config, weights, options.object_name, foreground)
     earlier = check_output(output, mark, fields)
@@ -151,6 +149,8 @@ def score(options: ScoreOptions, stream: TextIO | None = None) -> ScoreSummary:
         if earlier is not None:
             info = replace(info, timings=earlier.timings)
         if work.num_rows:
+            _warn_of_another_root(earlier, root, stream)
+            print("Checking that weights and prompts fit.", file=stream, flush=True)
             with _without_collecting():
                 validate_models(config, pc.unique(work["class_name"]).to_pylist())
                 # Ray and torch take seconds to import; a finished run and a wrong option need neither.
@@ -212,6 +212,31 @@ def _without_collecting() -> Iterator[None]:
             gc.enable()
 
 
+def _check_but_for_weights(output: str, config: Config, object_name: str | None, foreground: str | None) -> None:
+    """That the output is a folder to write to, and no run of a configuration that differs whatever the weights hold.
+
+    Raises:
+        UsageError: as ``check_output``, before any weights are fetched.
+    """
+    present = read_run(output)
+    if present is not None and set(present.weights) >= set(config.models.by_family()):
+        same = (config, present.weights, object_name, foreground)
+        check_output(output, fingerprint(*same), scored_fields(*same))
+    else:
+        check_output(output, present.fingerprint if present else "", {})
+
+
+def _warn_of_another_root(earlier: RunInfo | None, root: str, stream: TextIO) -> None:
+    now = redact(root)
+    before = earlier.dataset.get("root", now) if earlier is not None else now
+    if before != now:
+        print(
+            f"Warning: this run began with --root {before!r}. Its rows stay, and what lies under the root given "
+            "now has rows of its own.",
+            file=stream,
+        )
+
+
 def _is_finished(output: str, hashed: str) -> bool:
     """Whether ``_SUCCESS`` speaks for this manifest and every part is still whole."""
     success = read_success(output)
@@ -257,7 +282,11 @@ def _finish(
     found = f"{count(images, 'row')}, {rows.ok} ok, {count(errors, 'error')}"
     print(found + (f": {reasons}" if reasons else ""), file=stream)
     if rows.others:
-        print(f"The table holds {count(rows.others, 'more row')}, of images that are not in this input.", file=stream)
+        print(
+            f"The table holds {count(rows.others, 'more row')}, of images that are not in this input; they are ranked, "
+            "evaluated and exported as well.",
+            file=stream,
+        )
     if errors and scored_now:
         print("--retry-errors does the failed ones again; a changed file is done again by itself.", file=stream)
     if code:

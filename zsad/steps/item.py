@@ -305,9 +305,10 @@ def lost_device(error: Exception) -> bool:
 
 @contextmanager
 def timed(stage: str, items: Sequence[ImageItem]) -> Any:
-    """Add the wall time of the block, divided by the number of items, to their ``stage_ms``."""
+    """Add the wall time of the block to ``stage_ms`` of the items without a failure at its beginning, in equal shares."""
+    begun = alive(items)
     start = time.perf_counter()
     yield
-    each = (time.perf_counter() - start) * 1000 / max(len(items), 1)
-    for item in items:
+    each = (time.perf_counter() - start) * 1000 / max(len(begun), 1)
+    for item in begun:
         item.stage_ms[stage] = item.stage_ms.get(stage, 0.0) + each
