@@ -303,7 +303,7 @@ def explain(
     from zsad.pipeline.cost import slow_warning
     from zsad.report.explain import explain as run
     from zsad.report.explain_figure import write_figure
-    from zsad.report.explain_text import format_explanation
+    from zsad.report.explain_text import format_explanation, printable
 
     slow = slow_warning(settings, device_of(settings))
     if slow:
@@ -311,7 +311,7 @@ def explain(
     explanation = run(Detector.from_config(settings), item)
     write_figure(explanation, path)
     typer.echo(format_explanation(explanation))
-    typer.echo(f"\nPicture      {path}")
+    typer.echo(f"\nPicture      {printable(str(path))}")
 
 
 @app.command(epilog="Example: zsad report out/")

@@ -150,3 +150,5 @@ def test_size(number, text):
 
 def test_stage_times():
     assert stage_times({"load": 12.25, "saliency": 400.0}) == "412.2 ms (load 12.2, saliency 400)"
+    assert stage_times({"load": 0.8424, "instances": 65_800.4}) == "65,801 ms (load 0.842, instances 65,800)"
+    assert stage_times({"load": 7.26, "tile_maps": 999.6}) == "1,007 ms (load 7.26, tile_maps 1,000)"

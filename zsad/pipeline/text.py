@@ -48,8 +48,8 @@ def size(number: float) -> str:
 
 def stage_times(ms: Mapping[str, float]) -> str:
     """Milliseconds per image: ``412 ms (load 12, saliency 400)``."""
-    parts = ", ".join(f"{stage} {value:.3g}" for stage, value in ms.items())
-    return f"{sum(ms.values()):.4g} ms ({parts})"
+    parts = ", ".join(f"{stage} {_digits(value, 3)}" for stage, value in ms.items())
+    return f"{_digits(sum(ms.values()), 4)} ms ({parts})"
 
 
 def failure_line(image_id: str, stage: str, kind: str, message: str) -> str:
@@ -72,6 +72,11 @@ def format_compaction(done: Compaction) -> str:
         shown = [f"{count(files, 'file')}, {size(number)}" for files, number in (before, after)]
         lines.append(f"{name:<12}  {shown[0]} -> {shown[1]}")
     return "\n".join(lines)
+
+
+def _digits(value: float, number: int) -> str:
+    """So many significant ones, and all of those before the point: ``0.842``, ``74,250``."""
+    return f"{value:.{number}g}" if value < 10 ** (number - 1) else f"{value:,.0f}"
 
 
 def _quoted(value: str) -> str:

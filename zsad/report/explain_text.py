@@ -23,7 +23,7 @@ def format_explanation(explanation: Explanation, prompts: int = 5) -> str:
     best, tile = explanation.best, item.tiles[explanation.best]
     lines = [
         f"Score        {explanation.score:.6f}  (0 to 1, higher = more anomalous)",
-        f'Image        {_printable(redact(item.path))}, {item.width} x {item.height} pixels, "{item.class_name}"',
+        f'Image        {printable(redact(item.path))}, {item.width} x {item.height} pixels, "{item.class_name}"',
         f"Weights      {weights}; preset {explanation.config.preset}",
         f"Foreground   {item.foreground_source}: {fraction:.1%} of the image; SAM annotations {annotations}, "
         f"kept {len(explanation.kept)}",
@@ -46,7 +46,7 @@ def format_explanation(explanation: Explanation, prompts: int = 5) -> str:
     return "\n".join(lines)
 
 
-def _printable(name: str) -> str:
+def printable(name: str) -> str:
     """``name`` without control characters, which could move the terminal's cursor."""
     return "".join(character if character.isprintable() else "?" for character in name)
 
