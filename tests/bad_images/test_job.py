@@ -31,7 +31,7 @@ def job(ray_local, corpus, tmp_path_factory):
         object_name="disc",
         overrides=(*SETTINGS, "runtime.topology=fused"),
     )
-    with pytest.warns(UserWarning, match="1 repeated rows"):
+    with pytest.warns(UserWarning, match="1 repeated row "):
         summary = score(options, io.StringIO())
     return output, summary
 

@@ -18,6 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import fs
 
+from zsad.datasets.text import count
 from zsad.errors import UsageError
 from zsad.filesystem import absolute, is_local, redact, resolve
 from zsad.images import EXTENSIONS
@@ -108,9 +109,9 @@ def stat(paths: Sequence[str], *, root: str, allow_outside: bool) -> tuple[pa.Ar
     _stat_remote(paths, np.flatnonzero(remote), sizes, times)
     if escaping:
         raise UsageError(
-            f"{len(escaping):,} paths are links that leave the root {absolute(root)!r}. Expected files "
-            "below it; copy them there, or allow this with allow_outside_root. First five:\n"
-            + "\n".join(f"  {path!r}" for path in sorted(escaping)[:5])
+            f"{count(len(escaping), 'path is a link that leaves', 'paths are links that leave')} the root "
+            f"{absolute(root)!r}. Expected files below it; copy them there, or allow this with --allow-outside-root. "
+            "First five:\n" + "\n".join(f"  {path!r}" for path in sorted(escaping)[:5])
         )
     return pa.array(sizes, mask=sizes < 0), pa.array(times, mask=times < 0)
 
@@ -225,7 +226,8 @@ def _walk(root: str, follow_outside: bool) -> list[File]:
                 files.append(_file(entry, path))
     if skipped:
         warnings.warn(
-            f"{len(skipped):,} links that leave {root} were left out, e.g. {sorted(skipped)[0]!r}.",
+            f"Left out {count(len(skipped), 'link that leaves', 'links that leave')} {root}, e.g. "
+            f"{sorted(skipped)[0]!r}. They are followed with --allow-outside-root.",
             stacklevel=4,
         )
     return files

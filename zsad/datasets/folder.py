@@ -7,6 +7,7 @@ import pyarrow as pa
 from zsad.datasets.files import is_image, list_files
 from zsad.datasets.manifest import build
 from zsad.datasets.paths import uris
+from zsad.datasets.text import count
 from zsad.errors import UsageError
 from zsad.filesystem import redact
 from zsad.images import EXTENSIONS
@@ -27,7 +28,7 @@ def read_folder(root: str, *, object_name: str | None, allow_outside_root: bool 
     images = [file for file in files if is_image(file.path)]
     if not images:
         raise UsageError(
-            f"No image in {redact(root)!r} ({len(files):,} other files). "
+            f"No image in {redact(root)!r} ({count(len(files), 'other file', 'other files')}). "
             f"Expected files that end in {', '.join(sorted(EXTENSIONS))}; check --root."
         )
     paths = pa.array([file.path for file in images], pa.string())

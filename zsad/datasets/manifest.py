@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from zsad.datasets.text import count
 from zsad.errors import UsageError
 
 MANIFEST_SCHEMA = pa.schema(
@@ -88,7 +89,7 @@ def select(table: pa.Table, split: str | None, categories: Sequence[str], where:
         )
     if table["split"].null_count:
         warnings.warn(
-            f"{table['split'].null_count:,} rows of {where} have no split and are left out "
+            f"Left out {count(table['split'].null_count, 'row', 'rows')} of {where} without a split "
             f"(split {split!r} was asked for; --split all takes every row).",
             stacklevel=2,
         )
@@ -129,14 +130,15 @@ def collapse_duplicates(table: pa.Table) -> pa.Table:
             paths = pc.unique(numbered.filter(pc.equal(numbered["image_id"], image_id))["image_path"]).to_pylist()
             shown.append(f"  {image_id!r}: {', '.join(repr(path) for path in paths[:3])}")
         raise UsageError(
-            f"{len(clashing):,} image_id values stand for several paths; an image_id must name one image. "
-            "Make them unique, or leave the image_id column out to use the paths. First five:\n" + "\n".join(shown)
+            f"{count(len(clashing), 'image_id value stands', 'image_id values stand')} for several paths; "
+            "an image_id must name one image. Make them unique, or leave the image_id column out to use the paths. First five:\n"
+            + "\n".join(shown)
         )
     dropped = np.setdiff1d(candidates, groups["row_min"].to_numpy())
     if not len(dropped):
         return table
     warnings.warn(
-        f"{len(dropped):,} repeated rows (same image_id and image_path) were collapsed.",
+        f"Collapsed {count(len(dropped), 'repeated row', 'repeated rows')} (same image_id and image_path).",
         stacklevel=2,
     )
     keep = np.ones(len(table), np.bool_)

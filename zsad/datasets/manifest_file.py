@@ -13,6 +13,7 @@ from zsad.datasets.manifest import build
 from zsad.datasets.nouns import noun_for
 from zsad.datasets.paths import confine
 from zsad.datasets.tables import read_labels, read_table
+from zsad.datasets.text import count
 from zsad.errors import UsageError
 from zsad.filesystem import absolute, is_local, join, redact, resolve
 
@@ -92,7 +93,8 @@ def _numbers(texts: pa.ChunkedArray, uri: str, column: str) -> pa.ChunkedArray:
     if len(strange):
         given = ", ".join(repr(value) for value in strange.slice(0, 5).to_pylist())
         raise UsageError(
-            f"{len(strange):,} values in column {column!r} of {redact(uri)!r} are not {_NUMBERS[column]}: {given}"
+            f"{count(len(strange), 'value', 'values')} in column {column!r} of {redact(uri)!r} "
+            f"{'is' if len(strange) == 1 else 'are'} not {_NUMBERS[column]}: {given}"
             f"{', ...' if len(strange) > 5 else ''}. Expected whole numbers from 0, or nothing where it is not known; "
             "correct them, or leave the column out to have the files looked up."
         )
@@ -101,10 +103,10 @@ def _numbers(texts: pa.ChunkedArray, uri: str, column: str) -> pa.ChunkedArray:
 
 def _require(values: pa.ChunkedArray, uri: str, column: str, fix: str) -> None:
     if values.null_count:
-        rows = pc.indices_nonzero(pc.is_null(values)).slice(0, 5).to_pylist()
+        rows = ", ".join(str(row + 1) for row in pc.indices_nonzero(pc.is_null(values)).slice(0, 5).to_pylist())
+        shown = f"first are rows {rows}" if values.null_count > 5 else f"row{'s' * (values.null_count > 1)} {rows}"
         raise UsageError(
-            f"{values.null_count:,} rows of {redact(uri)!r} have no {column} "
-            f"({'first are ' if values.null_count > 5 else ''}rows {', '.join(str(row + 1) for row in rows)}). {fix}"
+            f"{count(values.null_count, 'row', 'rows')} of {redact(uri)!r} without {column} ({shown}). {fix}"
         )
 
 

@@ -10,6 +10,7 @@ from urllib.parse import quote, unquote
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from zsad.datasets.text import count
 from zsad.errors import UsageError
 from zsad.filesystem import absolute, is_local, join, redact
 
@@ -59,9 +60,9 @@ def confine(
             located.append(_locate(cleaned, root))
     if leaving and not allow_outside:
         raise UsageError(
-            f"{leaving:,} paths in column {column!r} leave the root {redact(base)!r}. Expected paths "
-            "below it; move the files, or allow this with allow_outside_root. First five:\n"
-            + "\n".join(f"  {redact(path)!r}" for path in examples[:5])
+            f"{count(leaving, f'path in column {column!r} leaves', f'paths in column {column!r} leave')} the root "
+            f"{redact(base)!r}. Expected paths below it; move the files, or allow this with --allow-outside-root. "
+            "First five:\n" + "\n".join(f"  {redact(path)!r}" for path in examples[:5])
         )
     return pa.chunked_array(relative, paths.type), pa.chunked_array(located, paths.type)
 
