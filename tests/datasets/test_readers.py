@@ -128,6 +128,15 @@ def test_folder_is_natural_recursive_and_unlabelled(tmp_path):
     assert all(Path(path).is_file() for path in table["image_path"].to_pylist())
 
 
+def test_what_a_run_wrote_is_no_input(tmp_path):
+    run = ("run.json", "predictions/part-0.parquet", "report/images/a.png", "exports/masks/b/a.png")
+    touch(tmp_path, "a.png", "out2/a.png", *(f"{out}/{name}" for out in ("out", "day 1/out") for name in run))
+    touch(tmp_path, "camera/run.json", "camera/b.png", "predictions/c.png")
+    table = load_manifest("folder", str(tmp_path), object_name="x")
+    assert table["image_id"].to_pylist() == ["a.png", "camera/b.png", "out2/a.png", "predictions/c.png"]
+    assert len(load_manifest("folder", str(tmp_path / "out" / "report"), object_name="x")) == 1
+
+
 def test_relative_root_gives_absolute_paths(tmp_path, monkeypatch):
     touch(tmp_path, "set/a.png")
     monkeypatch.chdir(tmp_path)

@@ -38,7 +38,8 @@ def put(filesystem: fs.FileSystem, key: str, data: bytes = b"1234567") -> None:
 
 def test_folder(bucket):
     names = ["10.png", "2.png", "sub/a b.png", "sub/100%?#+ü.png"]
-    for name in [*names, "notes.txt", ".hidden/x.png"]:
+    run = ["out/run.json", "out/predictions/part-0.parquet", "out/report/a.png"]
+    for name in [*names, *run, "notes.txt", ".hidden/x.png"]:
         put(bucket, f"folder/{name}")
     table = load_manifest("folder", f"s3://parts/folder{QUERY}", object_name="washer")
     assert table["image_id"].to_pylist() == ["2.png", "10.png", "sub/100%?#+ü.png", "sub/a b.png"]

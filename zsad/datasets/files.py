@@ -54,7 +54,8 @@ def is_image(path: str) -> bool:
 def list_files(root: str, *, follow_outside: bool = False) -> list[File]:
     """All visible files below ``root``, naturally sorted.
 
-    Names that start with ``.`` are hidden. Locally, links are followed only where they stay inside the
+    Names that start with ``.`` are hidden, and folders below the root that hold a run of ours are left out whole, so that
+    its pictures are not taken for input. Locally, links are followed only where they stay inside the
     root (or with ``follow_outside``); the others are left out with a warning.
 
     Raises:
@@ -75,7 +76,7 @@ def list_files(root: str, *, follow_outside: bool = False) -> list[File]:
             for info in found
             if info.type == fs.FileType.File and not any(part.startswith(".") for part in info.path[start:].split("/"))
         ]
-    return sorted(files, key=lambda file: natural_key(file.path))
+    return sorted(_without_runs(files), key=lambda file: natural_key(file.path))
 
 
 def check_folder(root: str) -> None:
@@ -196,6 +197,16 @@ def _in_threads(look: Callable[[_Rows], _T], rows: _Rows, chunk: int = _CHUNK) -
         return [look(rows)] if chunks else []
     with ThreadPoolExecutor(_THREADS) as pool:
         return list(pool.map(look, chunks))
+
+
+def _without_runs(files: list[File]) -> list[File]:
+    """The files that lie in no folder with ``run.json`` and a file in ``predictions``; the root itself is not asked."""
+    candidates = [file.path.removesuffix("run.json") for file in files if file.path.endswith("/run.json")]
+    if not candidates:
+        return files
+    folders = {posixpath.dirname(file.path) for file in files}
+    runs = tuple(folder for folder in candidates if f"{folder}predictions" in folders)
+    return [file for file in files if not file.path.startswith(runs)]
 
 
 def _walk(root: str, follow_outside: bool) -> list[File]:
