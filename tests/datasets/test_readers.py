@@ -2,15 +2,19 @@
 
 import json
 import os
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from PIL import Image
 from pyarrow import csv, parquet
 
 from zsad.datasets import MANIFEST_SCHEMA, load_manifest
+from zsad.datasets.files import ENDINGS
 from zsad.errors import UsageError
+from zsad.images import FORMATS
 
 
 def touch(root: Path, *names: str) -> None:
@@ -126,6 +130,27 @@ def test_folder_is_natural_recursive_and_unlabelled(tmp_path):
     assert set(table["class_name"].to_pylist()) == {"metal washer"}
     assert table["file_size"].to_pylist() == [7] * 5
     assert all(Path(path).is_file() for path in table["image_path"].to_pylist())
+
+
+def test_files_left_out_by_their_ending_are_named(tmp_path):
+    touch(tmp_path, "a.JFIF", "b.jpe", "c.png", *(f"{index}.HEIC" for index in range(3)), "x.txt", "d/x.txt", ".y.raw")
+    with pytest.warns(UserWarning) as caught:
+        table = load_manifest("folder", str(tmp_path), object_name="x")
+    assert table["image_id"].to_pylist() == ["a.JFIF", "b.jpe", "c.png"]
+    (said,) = (str(warning.message) for warning in caught)
+    assert said.startswith(f"Left out 5 files of '{tmp_path}' by ending: '.heic' (3), '.txt' (2). These are read: ")
+    assert "\n" not in said and ".jfif, .jpe, .jpeg, .jpg" in said
+    touch(tmp_path, "README", "e.a\nb", "e.c", "e.d", "e.e")
+    with pytest.warns(UserWarning, match=r"'.heic' \(3\), '.txt' \(2\), .*no ending \(1\).* and 2 more\. These"):
+        load_manifest("folder", str(tmp_path), object_name="x")
+    touch(tmp_path, "only/a.png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_manifest("folder", str(tmp_path / "only"), object_name="x")
+
+
+def test_every_ending_is_that_of_a_format_we_decode():
+    assert {Image.registered_extensions()[ending] for ending in ENDINGS} == set(FORMATS)
 
 
 def test_what_a_run_wrote_is_no_input(tmp_path):

@@ -30,6 +30,8 @@ _THREADS = 16
 _CHUNK = 4096
 _LIST_FROM = 100
 _DIGITS = re.compile(r"[0-9]+")
+ENDINGS = EXTENSIONS | {".jfif", ".jpe"}
+"""How the names of images end: as ``zsad.images`` says, and the rarer endings of JPEG."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,12 @@ def natural_key(path: str) -> tuple[str, str]:
 
 def is_image(path: str) -> bool:
     """Whether the name ends like an image that ``zsad.images`` decodes."""
-    return posixpath.splitext(path)[1].lower() in EXTENSIONS
+    return ending(path) in ENDINGS
+
+
+def ending(path: str) -> str:
+    """The end of a file's name from the last dot, in lower case: ``.jpg``; empty where there is none."""
+    return posixpath.splitext(path)[1].lower()
 
 
 def list_files(root: str, *, follow_outside: bool = False) -> list[File]:
