@@ -246,6 +246,41 @@ def test_equal_rows_collapse_with_a_warning(tmp_path):
     assert table["image_id"].to_pylist() == ["b.png", "a.png", "c.png"]
 
 
+@pytest.mark.parametrize(
+    ("column", "one", "other", "said"),
+    [
+        ("gt_label", "0", "1", "gt_label 0 and 1"),
+        ("gt_label", "", "1", "gt_label none and 1"),
+        ("mask_path", "m.png", "", "mask_path '{root}/m.png' and none"),
+        ("foreground_path", "f.png", "g.png", "foreground_path '{root}/f.png' and '{root}/g.png'"),
+        ("class_name", "bolt", "nut", "class_name 'bolt' and 'nut'"),
+        ("category", "pcb1", "pcb2", "category 'pcb1' and 'pcb2'"),
+        ("split", "train", "test", "split 'train' and 'test'"),
+    ],
+)
+def test_rows_of_one_image_that_differ_are_refused(tmp_path, column, one, other, said):
+    rows = ("a.png,", f"b.png,{one}", "c.png,", f"b.png,{one}", f"b.png,{other}", f"b.png,{other}", "c.png,")
+    root = write_manifest(tmp_path / "m.csv", "\n".join([f"image_path,{column}", *rows]))
+    with pytest.raises(UsageError, match="^1 image is listed by several rows that differ") as caught:
+        load_manifest("manifest", root, object_name="x", split="all")
+    assert str(caught.value).endswith("First five:\n  'b.png': " + said.format(root=tmp_path))
+
+
+def test_rows_that_differ_list_the_first_five_and_all_that_differs(tmp_path):
+    rows = [f"{index % 7}.png,{index // 7},class {index // 7}" for index in range(14)]
+    root = write_manifest(tmp_path / "m.csv", "\n".join(["image_path,gt_label,class_name", *rows]))
+    with pytest.raises(UsageError, match="^7 images are listed") as caught:
+        load_manifest("manifest", root)
+    lines = str(caught.value).splitlines()[1:]
+    assert lines == [f"  '{index}.png': class_name 'class 0' and 'class 1', gt_label 0 and 1" for index in range(5)]
+
+
+def test_rows_that_differ_in_size_collapse(tmp_path):
+    root = write_manifest(tmp_path / "m.csv", "image_path,file_size,gt_label\na.png,1,\na.png,2,\n")
+    with pytest.warns(UserWarning, match="1 repeated row "):
+        assert load_manifest("manifest", root, object_name="x")["file_size"].to_pylist() == [1]
+
+
 def test_one_id_for_two_paths_lists_the_first_five(tmp_path):
     rows = "".join(f"{index}.png,id{index % 7}\n" for index in range(14))
     root = write_manifest(tmp_path / "m.csv", "image_path,image_id\n" + rows)

@@ -66,7 +66,7 @@ def test_visa_csv(bucket):
 
 def test_manifest(bucket):
     put(bucket, "m/i/a b.png")
-    text = "image_path,mask_path\ni/a b.png,\ns3://parts/m/i/a%20b.png,s3://parts/m/i/m.png\n"
+    text = "image_path,mask_path\ni/a b.png,i/m.png\ns3://parts/m/i/a%20b.png,s3://parts/m/i/m.png\n"
     put(bucket, "m/list.csv", text.encode())
     with pytest.warns(UserWarning, match="1 repeated row "):
         table = load_manifest("manifest", f"s3://parts/m/list.csv{QUERY}", object_name="bolt")

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from zsad.datasets.text import count
 from zsad.errors import UsageError
+from zsad.filesystem import redact
 
 MANIFEST_SCHEMA = pa.schema(
     [
@@ -35,6 +36,10 @@ MANIFEST_SCHEMA = pa.schema(
 the noun put into the prompts; ``gt_label`` is 0 normal, 1 anomalous, null unknown; ``file_size`` is in
 bytes and ``file_mtime`` in nanoseconds since the epoch, both null when the file was not found.
 """
+_Rows = NDArray[np.int64]
+
+_SAID = ("category", "class_name", "split", "gt_label", "mask_path", "foreground_path")
+"""What several rows of one image must agree on, beside its path."""
 _HASH_SLICE = 1 << 18
 _NULLS = 1 << 16
 """Rows that share the memory of their nulls, where a whole column has no value."""
@@ -106,10 +111,11 @@ def select(table: pa.Table, split: str | None, categories: Sequence[str], where:
 
 
 def collapse_duplicates(table: pa.Table) -> pa.Table:
-    """One row per ``image_id``: the first, with a warning, where id and path are both equal.
+    """One row per ``image_id``: the first, with a warning, where nothing but size and time differs.
 
     Raises:
-        UsageError: one id stands for several paths; the message lists the first five.
+        UsageError: one id stands for several paths, or for rows that say different things of one image; the message
+            lists the first five.
     """
     # A table of all texts would take as much memory as the manifest itself; of their hashes, 8 bytes a row.
     hashes = _hashes(table["image_id"])
@@ -137,13 +143,52 @@ def collapse_duplicates(table: pa.Table) -> pa.Table:
     dropped = np.setdiff1d(candidates, groups["row_min"].to_numpy())
     if not len(dropped):
         return table
+    group = pc.index_in(table["image_id"].take(pa.array(dropped)), value_set=groups["image_id"].combine_chunks())
+    _require_same(table, dropped, groups["row_min"].take(group).to_numpy())
     warnings.warn(
-        f"Collapsed {count(len(dropped), 'repeated row', 'repeated rows')} (same image_id and image_path).",
+        f"Collapsed {count(len(dropped), 'repeated row', 'repeated rows')} (each says the same as an earlier one).",
         stacklevel=2,
     )
     keep = np.ones(len(table), np.bool_)
     keep[dropped] = False
     return table.filter(pa.array(keep))
+
+
+def _require_same(table: pa.Table, rows: _Rows, firsts: _Rows) -> None:
+    """Raise UsageError where a row does not say the same of its image as the row of ``firsts`` beside it."""
+    differing = {name: _differing(table[name], rows, firsts) for name in _SAID}
+    somewhere = np.flatnonzero(np.logical_or.reduce(list(differing.values())))
+    if not len(somewhere):
+        return
+    # One line per image, of its first row that differs.
+    _, unique = np.unique(firsts[somewhere], return_index=True)
+    shown = []
+    for at in somewhere[unique[:5]]:
+        what = [
+            f"{name} {_shown(table[name][int(firsts[at])])} and {_shown(table[name][int(rows[at])])}"
+            for name, differs in differing.items()
+            if differs[at]
+        ]
+        shown.append(f"  {table['image_id'][int(rows[at])].as_py()!r}: {', '.join(what)}")
+    raise UsageError(
+        f"{count(len(unique), 'image is', 'images are')} listed by several rows that differ. Expected one row per image, "
+        "or equal ones; correct them, or take the wrong ones out. First five:\n" + "\n".join(shown)
+    )
+
+
+def _differing(values: pa.ChunkedArray, rows: _Rows, others: _Rows) -> NDArray[np.bool_]:
+    """Whether the value at each of ``rows`` is another than that beside it at ``others``; null equals null."""
+    if values.null_count == len(values):
+        return np.zeros(len(rows), np.bool_)
+    here, there = values.take(pa.array(rows)), values.take(pa.array(others))
+    one_null = pc.not_equal(pc.is_null(here), pc.is_null(there))
+    return pc.or_(one_null, pc.fill_null(pc.not_equal(here, there), False)).to_numpy()
+
+
+def _shown(value: pa.Scalar) -> str:
+    if not value.is_valid:
+        return "none"
+    return repr(redact(value.as_py())) if isinstance(value.as_py(), str) else str(value.as_py())
 
 
 def _nulls(length: int, kind: pa.DataType) -> pa.ChunkedArray:
