@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pytest
 from PIL import Image
@@ -15,6 +16,7 @@ from zsad.datasets import MANIFEST_SCHEMA, load_manifest
 from zsad.datasets.files import ENDINGS
 from zsad.errors import UsageError
 from zsad.images import FORMATS
+from zsad.storage import PREDICTIONS_SCHEMA
 
 
 def touch(root: Path, *names: str) -> None:
@@ -219,6 +221,34 @@ def test_manifest_csv_with_everything(tmp_path):
     assert table["foreground_path"].to_pylist() == [f"{tmp_path}/f/a.png", None, None, None]
     assert table["file_size"].to_pylist() == [7, 7, 7, None]
     assert table["file_mtime"].null_count == 1
+
+
+def test_columns_that_are_not_read_are_named_once(tmp_path):
+    columns = ["image_path", "operator", "GT-label", "mask_paht", "image_id", *(f"x{index}" for index in range(9))]
+    root = write_manifest(tmp_path / "m.csv", f"{','.join(columns)}\na.png{',' * (len(columns) - 1)}\n")
+    with pytest.warns(UserWarning) as caught:
+        load_manifest("manifest", root, object_name="x")
+    (said,) = (str(warning.message) for warning in caught)
+    assert said.startswith(
+        f"12 columns of '{root}' not read: 'GT-label' (did you mean 'gt_label'?), "
+        "'mask_paht' (did you mean 'mask_path'?), 'operator', 'x0', "
+    )
+    assert said.endswith("'x6' and 2 more.")
+
+
+def test_columns_of_pandas_and_of_our_predictions_are_not_named(tmp_path):
+    frame = pd.DataFrame({"image_path": ["a.png", "b.png"]}, index=[3, 5])
+    frame.to_csv(tmp_path / "index.csv")
+    pd.read_csv(tmp_path / "index.csv").to_csv(tmp_path / "twice.csv", index=False)
+    frame.reset_index().to_csv(tmp_path / "reset.csv", index=False)
+    frame.to_parquet(tmp_path / "index.parquet")
+    assert parquet.read_schema(tmp_path / "index.parquet").names == ["image_path", "__index_level_0__"]
+    scored = pa.table({name: ["a.png"] if name.startswith("image_") else [None] for name in PREDICTIONS_SCHEMA.names})
+    parquet.write_table(scored, tmp_path / "predictions.parquet")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name in ("index.csv", "twice.csv", "reset.csv", "index.parquet", "predictions.parquet"):
+            load_manifest("manifest", str(tmp_path / name), object_name="x")
 
 
 @pytest.mark.parametrize("labels", [pa.array([0, 1, None], pa.int64()), pa.array([False, True, None])])

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import difflib
+import re
+import warnings
 from collections.abc import Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv, parquet
 
+from zsad.datasets.text import count
 from zsad.errors import UsageError
 from zsad.filesystem import redact, resolve
 
+_OURS = "pred_score"
+"""A column that tells a table of predictions, whose other columns are not read either."""
+_INDEX = re.compile(r"|index|level_[0-9]+|Unnamed: [0-9]+.*|__index_level_[0-9]+__")
+"""What pandas calls the number of a row."""
 _NORMAL = ("0", "0.0", "normal", "good", "false")
 _ANOMALOUS = ("1", "1.0", "anomaly", "anomalous", "bad", "true")
 
@@ -18,7 +26,8 @@ _ANOMALOUS = ("1", "1.0", "anomaly", "anomalous", "bad", "true")
 def read_table(uri: str, required: Sequence[str], optional: Sequence[str]) -> pa.Table:
     """The named columns of a CSV or Parquet file (told by ``.parquet`` or ``.pq``) as nullable strings.
 
-    Columns that are absent are left out; empty texts are null; other columns are not read.
+    Columns that are absent are left out; empty texts are null; other columns are not read, with a warning unless they are
+    those of our predictions or an index of pandas.
 
     Raises:
         UsageError: the file is missing or unreadable, has no row, or lacks a required column.
@@ -37,6 +46,7 @@ def read_table(uri: str, required: Sequence[str], optional: Sequence[str]) -> pa
                     "The first line of a CSV names the columns, separated by commas."
                 )
             columns = [name for name in (*required, *optional) if name in names]
+            _name_unread(names, columns, [name for name in optional if name not in names], uri)
             if is_parquet:
                 table = parquet.read_table(file, columns=columns)
             else:
@@ -81,6 +91,21 @@ def read_labels(values: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
             "Expected 0, normal or good; 1, anomaly, anomalous or bad; or nothing when unknown."
         )
     return pc.if_else(known, pc.cast(anomalous, pa.int8()), None).cast(pa.int8())
+
+
+def _name_unread(names: Sequence[str], read: Sequence[str], absent: Sequence[str], uri: str) -> None:
+    """Warn of columns that are not read; those that look like a mistyped name of an absent one come first."""
+    unread = [name for name in names if name not in read and not _INDEX.fullmatch(name)]
+    if not unread or _OURS in names:
+        return
+    close = {name: difflib.get_close_matches(name.lower(), absent, 1) for name in unread}
+    unread.sort(key=lambda name: not close[name])
+    shown = [f"{name!r} (did you mean {close[name][0]!r}?)" if close[name] else repr(name) for name in unread[:10]]
+    warnings.warn(
+        f"{count(len(unread), 'column', 'columns')} of {redact(uri)!r} not read: {', '.join(shown)}"
+        f"{f' and {len(unread) - 10} more' if len(unread) > 10 else ''}.",
+        stacklevel=3,
+    )
 
 
 def _csv_header(filesystem: pa.fs.FileSystem, path: str) -> list[str]:
