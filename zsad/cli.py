@@ -106,7 +106,7 @@ def score(
         float, typer.Option(min=0, max=1, help="Exit with 3 when a larger share of the images failed.")
     ] = 0.01,
     allow_outside_root: Annotated[
-        bool, typer.Option("--allow-outside-root", help="Allow manifest paths that leave the root.")
+        bool, typer.Option("--allow-outside-root", help="Allow manifest paths and links that leave the root.")
     ] = False,
 ) -> None:
     """Score images: writes OUT/predictions and OUT/anomaly_maps. Run again to resume."""
@@ -150,7 +150,7 @@ def plan(
     set_: Settings = None,
     retry_errors: Annotated[bool, typer.Option("--retry-errors", help="Count images that failed as work.")] = False,
     allow_outside_root: Annotated[
-        bool, typer.Option("--allow-outside-root", help="Allow manifest paths that leave the root.")
+        bool, typer.Option("--allow-outside-root", help="Allow manifest paths and links that leave the root.")
     ] = False,
     gpus: Annotated[
         int | None, typer.Option(min=0, help="GPUs to plan for; those of this machine when left out.")

@@ -13,9 +13,8 @@ from PIL import Image
 from pyarrow import csv, parquet
 
 from zsad.datasets import MANIFEST_SCHEMA, load_manifest
-from zsad.datasets.files import ENDINGS
 from zsad.errors import UsageError
-from zsad.images import FORMATS
+from zsad.images import EXTENSIONS, FORMATS
 from zsad.storage import PREDICTIONS_SCHEMA
 
 
@@ -152,7 +151,7 @@ def test_files_left_out_by_their_ending_are_named(tmp_path):
 
 
 def test_every_ending_is_that_of_a_format_we_decode():
-    assert {Image.registered_extensions()[ending] for ending in ENDINGS} == set(FORMATS)
+    assert {Image.registered_extensions()[ending] for ending in EXTENSIONS} == set(FORMATS)
 
 
 def test_what_a_run_wrote_is_no_input(tmp_path):

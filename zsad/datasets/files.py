@@ -30,8 +30,6 @@ _THREADS = 16
 _CHUNK = 4096
 _LIST_FROM = 100
 _DIGITS = re.compile(r"[0-9]+")
-ENDINGS = EXTENSIONS | {".jfif", ".jpe"}
-"""How the names of images end: as ``zsad.images`` says, and the rarer endings of JPEG."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +48,7 @@ def natural_key(path: str) -> tuple[str, str]:
 
 def is_image(path: str) -> bool:
     """Whether the name ends like an image that ``zsad.images`` decodes."""
-    return ending(path) in ENDINGS
+    return ending(path) in EXTENSIONS
 
 
 def ending(path: str) -> str:

@@ -7,14 +7,15 @@ from collections import Counter
 
 import pyarrow as pa
 
-from zsad.datasets.files import ENDINGS, ending, is_image, list_files
+from zsad.datasets.files import ending, is_image, list_files
 from zsad.datasets.manifest import build
 from zsad.datasets.paths import uris
 from zsad.datasets.text import count
 from zsad.errors import UsageError
 from zsad.filesystem import redact
+from zsad.images import EXTENSIONS
 
-_READ = ", ".join(sorted(ENDINGS))
+_READ = ", ".join(sorted(EXTENSIONS))
 
 
 def read_folder(root: str, *, object_name: str | None, allow_outside_root: bool = False) -> pa.Table:
