@@ -46,6 +46,14 @@ def test_one_row_per_image_in_the_order_of_parts(run):
     assert frame["tiles"].iloc[0][0]["x1"] == 40
 
 
+def test_a_missing_file_leaves_the_times_of_the_others_whole(rows, out):
+    write_part(out, part_name("r", 0), rows.table(rows.row("a", 1), rows.row("b", error=True, size=None, mtime=None)))
+    frame = read_predictions(out, ["file_size", "file_mtime"])
+    assert list(frame.dtypes) == ["Int64", "Int64"]
+    assert frame["file_mtime"].iloc[0] == 1_700_000_000_123_456_789
+    assert frame["file_mtime"].isna().tolist() == frame["file_size"].isna().tolist() == [False, True]
+
+
 def test_columns_are_those_asked_for(run):
     assert list(read_predictions(run, ["pred_score", "image_id"]).columns) == ["pred_score", "image_id"]
     assert len(read_predictions(run, ["pred_score"])) == 4

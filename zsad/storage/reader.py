@@ -44,7 +44,8 @@ def read_predictions(output: str, columns: Sequence[str] | None = None) -> pd.Da
         columns: some of the columns, in this order; all by default. Few columns read much faster.
 
     Returns:
-        A DataFrame; empty when nothing is committed yet.
+        A DataFrame; empty when nothing is committed yet. ``file_size`` and ``file_mtime`` are pandas' nullable
+        ``Int64``: a missing file would make floats of them, which are too short for nanoseconds.
 
     Raises:
         UsageError: no run at ``output``, or an unknown column.
@@ -54,7 +55,9 @@ def read_predictions(output: str, columns: Sequence[str] | None = None) -> pd.Da
     unknown = [name for name in wanted if name not in PREDICTIONS_SCHEMA.names]
     if unknown:
         raise UsageError(f"Unknown columns {unknown}. Expected some of: {', '.join(PREDICTIONS_SCHEMA.names)}.")
-    return while_unchanged(output, lambda: _valid_rows(output, wanted)).select(wanted).to_pandas()
+    return while_unchanged(output, lambda: _valid_rows(output, wanted)).select(wanted).to_pandas(
+        types_mapper={pa.int64(): pd.Int64Dtype()}.get
+    )
 
 
 def read_anomaly_map(output: str, image_id: str) -> NDArray[np.float16]:
