@@ -78,6 +78,8 @@ CASES = {
     "an output that cannot be written": (["--object", "x", "--output", "/proc/zsad"], r"Cannot write to the output"),
     "a secret with a slash": (["--object", "x", "--root", "s3://AKIA:ab/hunter2@b/o"], r"environment"),
     "unknown model": (["--object", "x", "--set", "models.sam.name=nosuch"], r"nosuch.*sam-vit-h"),
+    "an empty root": (["--object", "x", "--root", ""], r"empty path"),
+    "an empty output": (["--object", "x", "--output", ""], r"empty path"),
     "credentials in the output": (["--object", "x", "--output", "s3://k:hunter2@b/o"], r"environment"),
 }
 

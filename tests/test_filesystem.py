@@ -1,5 +1,6 @@
 import os
 import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -31,6 +32,23 @@ def test_local_paths(tmp_path, monkeypatch):
 )
 def test_join(uri, parts, expected):
     assert join(uri, *parts) == expected
+
+
+def test_a_pathlib_path_is_as_good_as_its_text(tmp_path):
+    assert absolute(tmp_path / "x") == absolute(str(tmp_path / "x"))
+    assert resolve(tmp_path)[1] == absolute(Path(tmp_path))
+
+
+@pytest.mark.parametrize("uri", ["", "file://"])
+@pytest.mark.parametrize("look_up", [absolute, resolve])
+def test_an_empty_path_is_not_the_current_folder(uri, look_up):
+    with pytest.raises(UsageError, match="empty path.*unset"):
+        look_up(uri)
+
+
+def test_an_empty_path_of_an_image_stops_no_other():
+    with pytest.raises(ImageError, match="empty path"):
+        read_bytes("")
 
 
 def test_unknown_scheme_is_refused():

@@ -18,6 +18,7 @@ from PIL import Image
 
 from zsad.config import Config, load_config
 from zsad.errors import ImageError, UsageError
+from zsad.filesystem import redact
 from zsad.images import from_pil
 from zsad.method.tiling import Tile
 from zsad.models.compiling import compile_networks
@@ -105,11 +106,13 @@ class Detector:
             object: noun for what the image shows, e.g. ``"printed circuit board"``.
 
         Raises:
-            ImageError: the image cannot be scored.
+            ImageError: the image cannot be scored; names the path where one was given.
+            UsageError: an empty noun, or no image that can be scored: see ``as_item``.
         """
         detection = self.score_batch([image], object)[0]
         if detection.failure is not None:
-            raise ImageError(detection.failure.kind, detection.failure.message)
+            path = f"{redact(os.fspath(image))!r}: " if isinstance(image, str | os.PathLike) else ""
+            raise ImageError(detection.failure.kind, path + detection.failure.message)
         return detection
 
     def score_batch(self, images: Sequence[ImageLike], object: str | Sequence[str]) -> list[Detection]:
@@ -118,10 +121,15 @@ class Detector:
         Args:
             images: as in ``score``.
             object: one noun for all, or one per image.
+
+        Raises:
+            UsageError: an empty noun, not as many nouns as images, or an image that ``as_item`` refuses.
         """
         nouns = [object] * len(images) if isinstance(object, str) else list(object)
         if len(nouns) != len(images):
             raise UsageError(f"Given {len(images)} images and {len(nouns)} objects; expected one object per image.")
+        if any(not noun.strip() for noun in nouns):
+            raise UsageError('The object is empty. Expected a noun for what the image shows, e.g. "metal washer".')
         trained = all_trained(self.config.models)
         detections = []
         size = self.config.runtime.batch_size
@@ -185,14 +193,17 @@ def as_item(image: ImageLike, noun: str) -> ImageItem:
     """An ``ImageItem`` of any image that ``Detector.score`` accepts.
 
     Raises:
-        UsageError: another type, or an array that is not (H, W, 3) uint8.
+        UsageError: another type, an array that is not (H, W, 3) uint8, or no pixels.
     """
     if isinstance(image, bytes):
         return ImageItem(path="", class_name=noun, data=image)
     if isinstance(image, str | os.PathLike):
         return ImageItem(path=os.fspath(image), class_name=noun)
     if isinstance(image, Image.Image):
-        image = from_pil(image)
+        # Pillow cannot convert one without pixels.
+        image = from_pil(image) if 0 not in image.size else np.zeros((image.height, image.width, 3), np.uint8)
+    if isinstance(image, np.ndarray) and image.size == 0:
+        raise UsageError(f"Cannot score an image without pixels: its shape is {image.shape}. Is it an empty crop?")
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
         # torch warns about arrays that it could write to but must not.
         return ImageItem(path="", class_name=noun, image=np.require(image, requirements=["C", "W"]))

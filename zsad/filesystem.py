@@ -19,6 +19,9 @@ from zsad.errors import ImageError, UsageError
 
 T = TypeVar("T")
 
+Uri = str | os.PathLike[str]
+"""A path or URI as callers of the Python functions may give it."""
+
 BACK_OFF = (0.5, 2.0, 8.0, 30.0)
 """Seconds before the second and each later try of what a store refused for the moment; each up to half more or less."""
 _SCHEME = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]+)://")
@@ -36,22 +39,37 @@ _SECRET_PARAMETER = re.compile(
 )
 
 
+def as_uri(uri: Uri) -> str:
+    """``uri`` as the string that everything else here works with.
+
+    Raises:
+        UsageError: it is empty. Python would take that for the current folder; it is mostly an unset variable of a shell.
+    """
+    text = os.fspath(uri)
+    if text in ("", "file://"):
+        raise UsageError(
+            "Given an empty path. Expected a path or URI, or . for the current folder; is a variable of the shell unset?"
+        )
+    return text
+
+
 def is_local(uri: str) -> bool:
     """Whether ``uri`` is a path of this machine (no scheme, or ``file://``)."""
     match = _SCHEME.match(uri)
     return match is None or match.group(1) == "file"
 
 
-def resolve(uri: str) -> tuple[fs.FileSystem, str]:
+def resolve(uri: Uri) -> tuple[fs.FileSystem, str]:
     """The file system of ``uri`` and the path inside it.
 
     Credentials come from the environment as usual for the provider (``AWS_ACCESS_KEY_ID``,
     ``AWS_ENDPOINT_URL``, ``GOOGLE_APPLICATION_CREDENTIALS``, ...).
 
     Raises:
-        UsageError: the scheme is unknown, the URI is malformed, or it holds credentials, which would end
-            up in every row.
+        UsageError: the path is empty, the scheme is unknown, the URI is malformed, or it holds credentials,
+            which would end up in every row.
     """
+    uri = as_uri(uri)
     try:
         return _resolve(uri)
     except (ValueError, OSError) as error:
@@ -117,8 +135,9 @@ def join(uri: str, *parts: str) -> str:
     return "/".join([base.rstrip("/"), *(part.strip("/") for part in parts)]) + mark + query
 
 
-def absolute(uri: str) -> str:
-    """``uri`` itself, or the absolute path when it is local (what is stored in a manifest)."""
+def absolute(uri: Uri) -> str:
+    """``uri`` itself, or the absolute path when it is local (what is stored in a manifest). Raises as ``resolve``."""
+    uri = as_uri(uri)
     return resolve(uri)[1] if is_local(uri) else uri
 
 
@@ -135,7 +154,7 @@ def read_bytes(uri: str, max_bytes: int | None = None) -> bytes:
         ImageError: kind ``missing``, ``not_a_file``, ``unreadable`` or ``file_too_large`` (over ``max_bytes``).
     """
     try:
-        filesystem, path = _resolve(uri)
+        filesystem, path = _resolve(as_uri(uri))
         if isinstance(filesystem, fs.LocalFileSystem):
             # Opening a named pipe would wait for a writer for ever.
             if os.path.exists(path) and not os.path.isfile(path):

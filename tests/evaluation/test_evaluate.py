@@ -7,6 +7,7 @@ import pickle
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -81,7 +82,9 @@ def test_equal_to_scikit_learn_on_the_stored_values(run) -> None:
 def test_squares_resize_map_and_binary_mask(run, resolution: str) -> None:
     side = int(resolution)
     maps, masks = fill(run, ["candle"], images=2)["candle"]
-    metrics = evaluate(run.write(), resolution)
+    output = run.write()
+    metrics = evaluate(output, resolution)
+    pd.testing.assert_frame_equal(evaluate(Path(output), side), metrics)
     squares = [resize(scores, side, side).astype(np.float16) for scores in maps]
     index = np.ix_(*(((2 * np.arange(side) + 1) * size) // (2 * side) for size in SIZE))
     expected = roc_auc_score(np.stack([mask[index] for mask in masks]).ravel(), np.stack(squares).ravel())

@@ -264,7 +264,7 @@ def test_only_an_export_of_the_same_run_and_format_is_replaced(output: str, tmp_
     with pytest.raises(UsageError, match="is a file"):
         export_run(output, "csv", str(target / "thesis.txt"))
 
-    export_run(output, "csv")
+    export_run(Path(output), "csv")
     assert json.loads(Path(output, "exports", "csv", "export.json").read_text())["complete"] is True
     export_run(output, "csv")
     with pytest.raises(UsageError, match="a csv export of another run or format"):

@@ -178,6 +178,8 @@ def test_wrong_usage(make_run, tmp_path, capsys):
         build_report(str(tmp_path / "none"))
     with pytest.raises(UsageError, match="--details -1"):
         build_report(str(tmp_path), details=-1)
+    with pytest.raises(UsageError, match="empty path"):
+        build_report(make_run(), "")
     main_exit(["report", str(tmp_path / "none")], 2)
     assert "No results" in capsys.readouterr().err
 

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from pathlib import Path
 
 import duckdb
 import numpy as np
@@ -11,12 +12,15 @@ import pytest
 
 from zsad.errors import UsageError, ZsadError
 from zsad.storage import (
+    DECISIONS_SCHEMA,
     PREDICTIONS_SCHEMA,
     iter_maps,
     part_name,
     read_anomaly_map,
+    read_decisions,
     read_foreground,
     read_predictions,
+    write_decisions,
     write_part,
     write_run,
 )
@@ -59,6 +63,24 @@ def test_columns_are_those_asked_for(run):
     assert len(read_predictions(run, ["pred_score"])) == 4
     with pytest.raises(UsageError, match=r"Unknown columns \['score'\].*pred_score"):
         read_predictions(run, ["score"])
+
+
+def test_the_name_of_one_column_is_one_column(run):
+    assert list(read_predictions(run, "image_id").columns) == ["image_id"]
+    with pytest.raises(UsageError, match=r"Unknown columns \['score'\]"):
+        read_predictions(run, "score")
+
+
+@pytest.mark.parametrize("read", [read_predictions, lambda run: read_foreground(run, "a/1.png"), read_decisions])
+def test_a_run_may_be_given_as_a_path_and_not_as_nothing(run, read):
+    write_decisions(run, pd.DataFrame(columns=DECISIONS_SCHEMA.names))
+    assert len(read(Path(run))) == len(read(run))
+    with pytest.raises(UsageError, match="empty path"):
+        read("")
+
+
+def test_a_map_is_read_from_a_path(run):
+    np.testing.assert_array_equal(read_anomaly_map(Path(run), "a/1.png"), read_anomaly_map(run, "a/1.png"))
 
 
 def test_maps_decode_to_the_scored_bits(rows, run):

@@ -24,7 +24,7 @@ from zsad.evaluation.parts import (
 )
 from zsad.evaluation.summary import METRICS_SCHEMA, check_bootstrap, select_split, summarise
 from zsad.evaluation.table import PUBLISHED, format_table
-from zsad.filesystem import redact
+from zsad.filesystem import Uri, as_uri, redact
 from zsad.storage import read_predictions, read_run
 
 __all__ = [
@@ -62,8 +62,8 @@ def load_predictions(output: str, split: str | None = None) -> pd.DataFrame:
 
 
 def evaluate(
-    output: str,
-    resolution: str = "native",
+    output: Uri,
+    resolution: str | int = "native",
     split: str | None = None,
     bootstrap: int = 0,
 ) -> pd.DataFrame:
@@ -75,7 +75,7 @@ def evaluate(
 
     Args:
         output: folder or URI of the run.
-        resolution: "native", "518", "400" or "240".
+        resolution: "native", or squares of 518, 400 or 240 pixels.
         split: only images of this split; None for all.
         bootstrap: resamples for 95 % intervals of the sample-level figures of each class, in the columns
             ``low`` and ``high``; 0 for none. The same number gives the same intervals.
@@ -87,7 +87,7 @@ def evaluate(
         UsageError: unknown resolution or split, negative ``bootstrap``, or no predictions.
         ZsadError: a map is missing or holds NaN.
     """
-    check_resolution(resolution)
+    output, resolution = as_uri(output), check_resolution(str(resolution))
     check_bootstrap(bootstrap)
     predictions = load_predictions(output, split)
     info = read_run(output)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from zsad.errors import UsageError
+from zsad.filesystem import Uri
 from zsad.storage import read_predictions
 
 _COLUMNS = ["image_id", "category", "gt_label", "status", "pred_score", "anomaly_map_max"]
 
 
-def format_top(output: str, number: int, weights: str | None = None) -> str:
+def format_top(output: Uri, number: int, weights: str | None = None) -> str:
     """The ``number`` images of highest score, one a line, equal scores in order of id.
 
     Args:
@@ -22,7 +23,7 @@ def format_top(output: str, number: int, weights: str | None = None) -> str:
     predictions = read_predictions(output, _COLUMNS)
     scored = predictions[predictions["status"] == "ok"]
     if scored.empty:
-        raise UsageError(f"No image with a score in {output!r} ({len(predictions)} rows). Run 'zsad score' first.")
+        raise UsageError(f"No image with a score in {str(output)!r} ({len(predictions)} rows). Run 'zsad score' first.")
     ranked = scored.sort_values(["pred_score", "image_id"], ascending=[False, True]).head(number)
     note = f", weights: {weights}" if weights else ""
     lines = [

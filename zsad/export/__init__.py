@@ -13,7 +13,7 @@ from zsad.export.maps import write_masks, write_tiff
 from zsad.export.stream import decided_rows, scored_rows
 from zsad.export.table import decisions_if_any, write_csv
 from zsad.export.target import claim, complete
-from zsad.filesystem import absolute, join
+from zsad.filesystem import Uri, absolute, join
 from zsad.storage import read_run, while_unchanged
 
 __all__ = ["FORMATS", "Exported", "export_run"]
@@ -54,7 +54,7 @@ class Exported:
     summary: str
 
 
-def export_run(output: str, format_name: str, target: str | None = None) -> Exported:
+def export_run(output: Uri, format_name: str, target: Uri | None = None) -> Exported:
     """Export a run. Every file is written whole or not at all; the same again replaces the export.
 
     Args:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from zsad.errors import UsageError
 from zsad.export.stream import each_map
-from zsad.filesystem import exists, is_local, redact
+from zsad.filesystem import Uri, as_uri, exists, is_local, redact
 from zsad.storage import decisions_uri, read_decisions, read_predictions
 
 _LABELS = {0: "normal", 1: "anomalous"}
@@ -22,7 +22,7 @@ _COLUMNS = ("image_id", "image_path", "category", "split", "gt_label", "status",
 _MAP_COLUMNS = ("anomaly_map_max", "map_part", "map_row_group")
 
 
-def to_fiftyone(output: str, name: str | None = None, maps: bool = True) -> Any:
+def to_fiftyone(output: Uri, name: str | None = None, maps: bool = True) -> Any:
     """A new FiftyOne dataset with one sample per scored image.
 
     Fields: ``image_id``, ``category``, ``pred_score``; ``ground_truth`` and ``prediction``
@@ -42,6 +42,7 @@ def to_fiftyone(output: str, name: str | None = None, maps: bool = True) -> Any:
         UsageError: FiftyOne is not installed, no run there, a photograph is not on this machine, or the name
             is taken.
     """
+    output = as_uri(output)
     fiftyone = _import()
     predictions = read_predictions(output, [*_COLUMNS, *_MAP_COLUMNS])
     rows = predictions[predictions["status"] == "ok"].sort_values(["map_part", "map_row_group"])

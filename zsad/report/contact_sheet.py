@@ -14,7 +14,7 @@ from PIL import Image
 from zsad.config import ImagesConfig
 from zsad.errors import ImageError, UsageError
 from zsad.evaluation.masks import read_mask
-from zsad.filesystem import join, read_bytes
+from zsad.filesystem import Uri, as_uri, join, read_bytes
 from zsad.images import decode
 from zsad.report.drawing import Scale
 from zsad.report.overlay import Colour, Mask, Picture, blend, draw_outline, grey, heat, resize_mask, resize_values
@@ -71,7 +71,7 @@ class Found:
     truth: Mask | None
 
 
-def write_pictures(output: str) -> str:
+def write_pictures(output: Uri) -> str:
     """Write ``OUT/pictures/KIND.jpg`` and ``OUT/pictures/overview.png``; all heatmaps have one scale.
 
     Args:
@@ -84,6 +84,7 @@ def write_pictures(output: str) -> str:
         UsageError: no run there, or no image with a score.
         ZsadError: a part is damaged, or the pictures cannot be written.
     """
+    output = as_uri(output)
     predictions = read_predictions(output, _COLUMNS)
     scored = predictions[predictions["status"] == "ok"]
     if scored.empty:

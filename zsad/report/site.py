@@ -17,7 +17,7 @@ import pandas as pd
 from zsad.errors import UsageError
 from zsad.evaluation import mask_limits
 from zsad.evaluation.table import COLUMNS
-from zsad.filesystem import absolute, join, redact
+from zsad.filesystem import Uri, absolute, join, redact
 from zsad.report.drawing import Scale
 from zsad.report.figures import draw_curves, f1_thresholds, overall_threshold, read_metrics
 from zsad.report.folder import ReportFolder
@@ -68,8 +68,8 @@ class Report:
 
 
 def build_report(
-    output: str,
-    destination: str | None = None,
+    output: Uri,
+    destination: Uri | None = None,
     details: int = DETAILS,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Report:
@@ -94,7 +94,7 @@ def build_report(
     if predictions.empty:
         raise UsageError(f"No predictions in {redact(output)!r}. Nothing has been scored there yet.")
     info, dataset = read_run(output), describe_run(output)[0]
-    folder = ReportFolder(absolute(destination) if destination else join(output, "report"))
+    folder = ReportFolder(join(output, "report") if destination is None else absolute(destination))
     _claim(output, folder)
     ranked = rank(predictions)
     thresholds, scale = f1_thresholds(ranked), colour_scale(ranked)

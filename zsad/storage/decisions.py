@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from zsad.errors import UsageError, ZsadError
-from zsad.filesystem import exists, join, redact
+from zsad.filesystem import Uri, as_uri, exists, join, redact
 from zsad.storage.files import DamagedPart, read_part, write_atomically
 from zsad.storage.schemas import conform
 
@@ -53,13 +53,14 @@ def write_decisions(output: str, decisions: pd.DataFrame) -> None:
     write_atomically(decisions_uri(output), lambda sink: pq.write_table(table, sink, compression="zstd"))
 
 
-def read_decisions(output: str) -> pd.DataFrame:
+def read_decisions(output: Uri) -> pd.DataFrame:
     """The decisions of a run, one row per image, with the columns of ``DECISIONS_SCHEMA``.
 
     Raises:
         UsageError: there are none yet; says which command makes them.
         ZsadError: the file is damaged.
     """
+    output = as_uri(output)
     if not exists(decisions_uri(output)):
         raise UsageError(
             f"No decisions in {redact(output)!r} yet. Choose a threshold first, e.g. "

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from zsad.errors import UsageError, ZsadError
-from zsad.filesystem import exists, join, redact
+from zsad.filesystem import Uri, as_uri, exists, join, redact
 from zsad.storage.codec import MAP, decode_map
 from zsad.storage.committed import committed_rows, superseded
 from zsad.storage.files import DamagedPart, list_parts, open_part
@@ -36,12 +36,12 @@ _MAX_COMPARED = 20_000
 _TRIES = 10
 
 
-def read_predictions(output: str, columns: Sequence[str] | None = None) -> pd.DataFrame:
+def read_predictions(output: Uri, columns: str | Sequence[str] | None = None) -> pd.DataFrame:
     """The predictions of a run, finished or not: one row per image and fingerprint.
 
     Args:
         output: folder or URI given to ``zsad score --output``.
-        columns: some of the columns, in this order; all by default. Few columns read much faster.
+        columns: some of the columns, in this order, or the name of one; all by default. Few columns read much faster.
 
     Returns:
         A DataFrame; empty when nothing is committed yet. ``file_size`` and ``file_mtime`` are pandas' nullable
@@ -51,16 +51,17 @@ def read_predictions(output: str, columns: Sequence[str] | None = None) -> pd.Da
         UsageError: no run at ``output``, or an unknown column.
         ZsadError: a part is damaged or out of reach.
     """
+    output = as_uri(output)
+    columns = [columns] if isinstance(columns, str) else columns
     wanted = PREDICTIONS_SCHEMA.names if columns is None else list(columns)
     unknown = [name for name in wanted if name not in PREDICTIONS_SCHEMA.names]
     if unknown:
         raise UsageError(f"Unknown columns {unknown}. Expected some of: {', '.join(PREDICTIONS_SCHEMA.names)}.")
-    return while_unchanged(output, lambda: _valid_rows(output, wanted)).select(wanted).to_pandas(
-        types_mapper={pa.int64(): pd.Int64Dtype()}.get
-    )
+    rows = while_unchanged(output, lambda: _valid_rows(output, wanted)).select(wanted)
+    return rows.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
 
 
-def read_anomaly_map(output: str, image_id: str) -> NDArray[np.float16]:
+def read_anomaly_map(output: Uri, image_id: str) -> NDArray[np.float16]:
     """The anomaly map of one image; of the maps only this one is read.
 
     Returns:
@@ -70,12 +71,14 @@ def read_anomaly_map(output: str, image_id: str) -> NDArray[np.float16]:
         UsageError: no run at ``output``, no such image, or an image that could not be scored.
         ZsadError: a part is missing or damaged.
     """
+    output = as_uri(output)
     row = while_unchanged(output, lambda: _map_row(output, image_id, ANOMALY_MAPS_SCHEMA.names))
     return _decode(row)
 
 
-def read_foreground(output: str, image_id: str) -> NDArray[np.bool_]:
+def read_foreground(output: Uri, image_id: str) -> NDArray[np.bool_]:
     """The foreground of one image: (H, W) bool. Raises as ``read_anomaly_map``."""
+    output = as_uri(output)
     columns = ["image_id", "height", "width", "foreground_rle"]
     row = while_unchanged(output, lambda: _map_row(output, image_id, columns))
     return decode_rle(row["foreground_rle"], row["height"], row["width"])

@@ -1,0 +1,39 @@
+"""What the detector says about wrong input; its figures are compared in tests/pipeline/test_same_as_detector.py."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from zsad import Detector, ImageError, UsageError, load_config
+from zsad.steps.item import load
+
+
+@pytest.fixture
+def detector():
+    """Loads the images and goes no further."""
+    config = load_config("mini")
+    return Detector([lambda items: load(items, config.images)], config)
+
+
+@pytest.mark.parametrize(
+    "image", [np.empty((0, 0, 3), np.uint8), np.empty((4, 0, 3), np.uint8), Image.new("L", (0, 4))]
+)
+def test_an_image_without_pixels_is_refused(detector, image):
+    with pytest.raises(UsageError, match=r"without pixels: its shape is \(\d, 0, 3\)"):
+        detector.score(image, "bolt")
+
+
+@pytest.mark.parametrize("nouns", ["", "  ", ["bolt", ""]])
+def test_an_empty_noun_is_refused(detector, nouns):
+    with pytest.raises(UsageError, match="The object is empty.*metal washer"):
+        detector.score_batch([np.zeros((4, 4, 3), np.uint8)] * 2, nouns)
+
+
+def test_the_error_names_the_path_and_the_failure_of_a_batch_stays_short(detector, tmp_path):
+    path = tmp_path / "nowhere.png"
+    with pytest.raises(ImageError, match=r"nowhere\.png': no file at this path") as caught:
+        detector.score(path, "bolt")
+    assert caught.value.kind == "missing"
+    assert detector.score_batch([path], "bolt")[0].failure.message == "no file at this path"
+    with pytest.raises(ImageError, match="^the file has zero bytes$"):
+        detector.score(b"", "bolt")
