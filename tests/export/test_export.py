@@ -297,6 +297,16 @@ def test_decisions_of_older_scores_are_refused(output: str) -> None:
     add_part(output, 3, IDS[:1], pred_score=0.9)
     with pytest.raises(UsageError, match=r"1 images were scored again.*--threshold quantile:0.8' again"):
         export_run(output, "masks")
+    with pytest.warns(UserWarning, match=r"^1 images were scored again after .*--threshold quantile:0.8' again"):
+        export_run(output, "csv")
+
+
+def test_a_csv_of_decisions_that_fit_warns_of_nothing(output: str, recwarn: pytest.WarningsRecorder) -> None:
+    export_run(output, "csv")
+    add_decisions(output)
+    add_part(output, 3, ["late"])
+    export_run(output, "csv")
+    assert not [each for each in recwarn if each.category is UserWarning]
 
 
 def test_images_without_a_decision_are_left_out_and_counted(output: str) -> None:

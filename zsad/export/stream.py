@@ -21,6 +21,8 @@ from zsad.storage import iter_maps, read_decisions, read_predictions
 _MAPS_PER_TASK = 8
 _MAX_THREADS = 8
 
+SCORED_AGAIN = "images were scored again after the decisions were made"
+
 COLUMNS = ("image_id", "category", "image_height", "image_width", "status", "pred_score", "map_part", "map_row_group")
 
 Row = Any
@@ -54,14 +56,14 @@ def decided_rows(output: str) -> pd.DataFrame:
     """
     rows = scored_rows(output)
     decisions = read_decisions(output)
-    again = f"Run 'zsad evaluate {redact(output)} --threshold {decisions['rule'].iloc[0]}' again."
+    again = decide_again(output, decisions)
     decided = decisions.loc[
         decisions["status"] == "ok", ["image_id", "pred_score", "pred_label", "pixel_threshold", "rule"]
     ]
     merged = rows.merge(decided, on="image_id", suffixes=("", "_decided"), validate="one_to_one")
     stale = (merged["pred_score"] != merged["pred_score_decided"]).sum() + len(decided) - len(merged)
     if stale:
-        raise UsageError(f"{stale} images were scored again after the decisions were made. {again}")
+        raise UsageError(f"{stale} {SCORED_AGAIN}. {again}")
     if merged.empty:
         raise UsageError(f"No scored image has a decision. {again}")
     undefined = sorted(map(str, merged.loc[merged["pixel_threshold"].isna(), "category"].unique()))
@@ -77,6 +79,11 @@ def decided_rows(output: str) -> pd.DataFrame:
             stacklevel=2,
         )
     return merged
+
+
+def decide_again(output: str, decisions: pd.DataFrame) -> str:
+    """How decisions that no longer fit the predictions are made anew, by the same rule."""
+    return f"Run 'zsad evaluate {redact(output)} --threshold {decisions['rule'].iloc[0]}' again."
 
 
 def each_map(output: str, rows: pd.DataFrame, work: Callable[[Row, NDArray[np.float16]], Result]) -> Iterator[Result]:

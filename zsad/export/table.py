@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,7 @@ import pandas as pd
 import pyarrow as pa
 
 from zsad.errors import UsageError
+from zsad.export.stream import SCORED_AGAIN, decide_again
 from zsad.filesystem import exists, join, redact
 from zsad.storage import (
     DECISIONS_SCHEMA,
@@ -48,12 +50,17 @@ def decisions_if_any(output: str) -> pd.DataFrame | None:
 def write_csv(output: str, decisions: pd.DataFrame | None, target: str) -> str:
     """``predictions.csv``: UTF-8, one line per image, all columns of the predictions, then those of the decisions.
 
-    The latter are empty where no decision was made on this score. Lists and structs are JSON, nulls are empty, float32 values
+    The latter are empty where no decision was made on this score; warns where one was made on an older score. Lists and structs are JSON, nulls are empty, float32 values
     are as short as their precision allows. A text that a spreadsheet would take for a formula gets a ``'``
     before it; columns of numbers hold numbers only.
     """
     counts: dict[str, int] = {}
     write_atomically(join(target, PREDICTIONS_CSV), lambda sink: _write(output, decisions, sink, counts))
+    if decisions is not None and counts["stale"]:
+        warnings.warn(
+            f"{counts['stale']} {SCORED_AGAIN}; their decisions are left out. {decide_again(output, decisions)}",
+            stacklevel=2,
+        )
     return f"{counts['rows']} rows"
 
 
@@ -68,11 +75,12 @@ def defused(text: str) -> str:
 
 
 def _write(output: str, decisions: pd.DataFrame | None, sink: Sink, counts: dict[str, int]) -> None:
-    counts["rows"] = 0
+    counts |= {"rows": 0, "stale": 0}
     _write_lines(sink, [[*PREDICTIONS_SCHEMA.names, *DECISION_COLUMNS]])
     for rows in _valid_rows(output):
         for batch in rows.to_batches(_BATCH):
-            table = _with_decisions(pa.Table.from_batches([batch]), decisions)
+            table, stale = _with_decisions(pa.Table.from_batches([batch]), decisions)
+            counts["stale"] += stale
             columns = [[_cell(value, field.type) for value in table[field.name].to_pylist()] for field in table.schema]
             _write_lines(sink, zip(*columns, strict=True))
             counts["rows"] += table.num_rows
@@ -85,17 +93,19 @@ def _write_lines(sink: Sink, lines: Any) -> None:
     sink.write(text.getvalue().encode())
 
 
-def _with_decisions(rows: pa.Table, decisions: pd.DataFrame | None) -> pa.Table:
+def _with_decisions(rows: pa.Table, decisions: pd.DataFrame | None) -> tuple[pa.Table, int]:
+    """The rows with the columns of their decisions, and how many were decided on with another score."""
     if decisions is None:
-        return rows.from_arrays(
+        table = rows.from_arrays(
             [*rows.columns, *(pa.nulls(rows.num_rows, kind) for kind in _DECISION_TYPES)],
             names=[*rows.column_names, *DECISION_COLUMNS],
         )
+        return table, 0
     chosen = decisions.reindex(rows["image_id"].to_pylist())
     current = chosen["pred_score"].to_numpy() == rows["pred_score"].to_numpy()
     for name, kind in zip(DECISION_COLUMNS, _DECISION_TYPES, strict=True):
         rows = rows.append_column(name, pa.Array.from_pandas(chosen[name].where(current), type=kind))
-    return rows
+    return rows, int((chosen["pred_score"].notna().to_numpy() & ~current).sum())
 
 
 def _cell(value: Any, kind: pa.DataType) -> str:
