@@ -6,15 +6,17 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 from PIL import Image
 
-from tests.report.conftest import HEIGHT, HOSTILE, WIDTH
+from tests.report.conftest import HEIGHT, HOSTILE, WIDTH, scored_row
 from zsad import read_predictions
 from zsad.cli import main
 from zsad.errors import UsageError
 from zsad.report.records import choose_large, colour_scale, rank
 from zsad.report.site import build_report
+from zsad.storage import SCORED_SCHEMA, write_part
 
 
 def content(script):
@@ -166,6 +168,16 @@ def test_report_elsewhere_and_a_run_without_labels(make_run, tmp_path, capsys):
     assert str(tmp_path / "site" / "index.html") in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("label", [None, 0])
+def test_without_labels_of_both_kinds_nothing_is_said_of_f1(tmp_path, label):
+    output = str(tmp_path / "out")
+    rows = [scored_row(tmp_path, number, 0.1 * number, label, "candle") for number in range(1, 4)]
+    write_part(output, "part-test-000000.parquet", pa.Table.from_pylist(rows, SCORED_SCHEMA))
+    page = Path(build_report(output).page).read_text()
+    assert "Histograms share one score axis" in page and "Large for the 20 highest scores of each class;" in page
+    assert "dashed line" not in page and "F1-max threshold" not in page
+
+
 def main_exit(arguments, code):
     try:
         main(arguments)
@@ -215,6 +227,10 @@ def test_one_scale_for_all_maps():
     assert nothing.low < nothing.high
 
 
+def test_the_page_says_what_the_dot_is(built):
+    assert "The dot and the dashed line are at F1-max" in (built[1] / "index.html").read_text()
+
+
 def test_a_folder_with_other_things_is_refused_and_kept(built, tmp_path):
     output, _ = copy_of(built, tmp_path)
     foreign = tmp_path / "project" / "data" / "mine.csv"
@@ -224,6 +240,8 @@ def test_a_folder_with_other_things_is_refused_and_kept(built, tmp_path):
         build_report(output, str(tmp_path / "project"))
     with pytest.raises(UsageError, match="among the results"):
         build_report(output, f"{output}/predictions")
+    with pytest.raises(UsageError, match=r"mine.csv' is a file. Expected a folder; give another --to"):
+        build_report(output, foreign)
     assert foreign.read_text() == "1"
     assert (
         build_report(output, str(tmp_path / "new")).images == build_report(output, str(tmp_path / "new")).images == 14

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pyarrow import fs
 
-from zsad.errors import ZsadError
+from zsad.errors import UsageError, ZsadError
 from zsad.filesystem import join, redact, resolve
 
 
@@ -17,11 +17,20 @@ class ReportFolder:
 
     Unlike results, what a report holds can be made again, so a file is replaced whole but not synced to
     the disk one by one: thousands of small pictures would wait for it.
+
+    Raises:
+        UsageError: there is a file in its place, or it cannot be reached.
     """
 
     def __init__(self, uri: str) -> None:
         self.uri = uri
         self.filesystem, self.path = resolve(uri)
+        try:
+            kind = self.filesystem.get_file_info(self.path).type
+        except OSError as error:
+            raise UsageError(f"Cannot reach the report {redact(uri)!r}: {redact(str(error))}") from None
+        if kind == fs.FileType.File:
+            raise UsageError(f"The report {redact(uri)!r} is a file. Expected a folder; give another --to.")
 
     def put(self, name: str, data: bytes) -> None:
         """Create or replace one file. Raises ZsadError when it cannot be written."""

@@ -135,6 +135,7 @@ def build_report(
             more_classes=more_classes,
             scale=scale,
             stops=_stops(scale),
+            thresholds=thresholds,
             labelled=bool(ranked["gt_label"].notna().any()),
             details=details,
         )
