@@ -159,6 +159,16 @@ def test_failed_images_get_no_label(run) -> None:
     assert max(map(len, text.splitlines())) <= 80
 
 
+def test_a_threshold_beyond_all_scores_is_shown_as_such(run) -> None:
+    fill(run, [0.25] * 5)
+    fill(run, [0.25, 0.5], "pcb1")
+    text = format_decisions(decided(run.write(), "quantile:0.9"))
+    assert "candle       5       0        0   > 0.2500" in text and "pcb1         2       0        1     0.5000" in text
+    assert '">": nothing is flagged' in text
+    assert max(map(len, text.splitlines())) <= 80
+    assert ">" not in format_decisions(decided(run.write(), "budget:7")).replace(">=", "")
+
+
 def test_nothing_scored_and_nan(run) -> None:
     run.add_failed("broken")
     with pytest.raises(UsageError, match="None of the 1 images has a score"):

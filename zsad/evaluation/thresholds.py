@@ -9,7 +9,8 @@ at or above the threshold is flagged, so equal scores are always decided equally
 - ``f1``: where F1 on the labelled images of the class is highest.
 
 ``quantile`` and ``budget`` are upper limits: where equal scores stand on both sides of the limit, all of
-them stay unflagged. If that leaves nothing, the threshold is the next number above the highest score.
+them stay unflagged. If that leaves nothing, the threshold is the next number above the highest score, printed
+with a ``>`` before it.
 
 The threshold of pixels follows the same rule over all values of the class's anomaly maps: the Q-quantile;
 the share of the pixels that the budget is of the images; the highest F1 against the masks.
@@ -188,7 +189,9 @@ def _shares(budget: int | None, sizes: Mapping[str, int]) -> dict[str, int]:
 def format_decisions(decisions: pd.DataFrame, weights: str | None = None, finished: bool = True) -> str:
     """The decisions as text: per class and in all, how many images are flagged and at which threshold.
 
-    Where labels are known, precision and recall of the decisions follow.
+    A threshold that no score of its class reaches is the next number above the highest one, which looks the same with
+    four digits, so that one is shown with a ">" before it. Where labels are known, precision and recall of the
+    decisions follow.
 
     Args:
         decisions: from ``decide``.
@@ -197,6 +200,8 @@ def format_decisions(decisions: pd.DataFrame, weights: str | None = None, finish
     """
     heading = f"Decisions by {decisions['rule'].iloc[0]}, a threshold per class; flagged: score >= threshold."
     notes = [f"Weights: {weights}."] if weights else []
+    if any(_beyond(group) for _, group in decisions.groupby(category_of(decisions))):
+        notes.append('">": nothing is flagged, since the images of the highest score are more than the limit allows.')
     notes += [] if finished else ["The run is unfinished (no _SUCCESS), so images may be missing."]
     has_labels = bool(decisions["gt_label"].notna().any())
     names = category_of(decisions).astype(str)
@@ -214,6 +219,7 @@ def _row(rows: pd.DataFrame, has_labels: bool) -> str:
     flagged = rows["pred_label"] == 1
     thresholds = [rows[name].dropna().unique() for name in ("threshold", "pixel_threshold")]
     sample, pixel = (f"{values[0]:.4f}" if len(values) == 1 else "-" for values in thresholds)
+    sample = f"> {sample}" if _beyond(rows) else sample
     text = f"{len(rows):>8}{(rows['status'] != 'ok').sum():>8}{flagged.sum():>9}{sample:>11}{pixel:>12}"
     if not has_labels:
         return text
@@ -221,6 +227,11 @@ def _row(rows: pd.DataFrame, has_labels: bool) -> str:
     hits = (flagged & (rows["gt_label"] == 1)).sum()
     share = [_percent(hits, (flagged & known).sum()), _percent(hits, (known & (rows["gt_label"] == 1)).sum())]
     return f"{text}{share[0]:>11}{share[1]:>8}"
+
+
+def _beyond(rows: pd.DataFrame) -> bool:
+    """Whether the rows have one threshold and no score reaches it."""
+    return rows["threshold"].nunique() == 1 and not (rows["pred_label"] == 1).any()
 
 
 def _percent(part: int, whole: int) -> str:
