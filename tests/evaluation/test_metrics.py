@@ -124,6 +124,13 @@ def test_aupro_interpolates_at_the_limit(overlap: list[float], expected: float) 
     assert aupro(curve, np.array(overlap)).value == pytest.approx(expected, abs=1e-15)
 
 
+@pytest.mark.parametrize("labels", [[0, 1, 1, 1], [1, 0, 0, 0]])
+def test_one_image_of_a_kind_gives_no_interval(labels: list[int]) -> None:
+    scores = np.array(labels, np.float32)
+    assert bootstrap_interval(scores, labels, "auroc", resamples=5) is None
+    assert bootstrap_interval([*scores, *scores], [*labels, *labels], "auroc", resamples=5) == (1.0, 1.0)
+
+
 def test_bootstrap_is_seeded_and_surrounds_the_figure() -> None:
     generator = np.random.default_rng(0)
     labels = np.repeat([0, 1], 40)

@@ -45,15 +45,18 @@ def test_one_row_per_class_with_the_protocol_above(run) -> None:
 
 
 def test_intervals_follow_in_a_block_of_their_own(run) -> None:
-    fill(run, ["part_b", "a" * 60])
+    fill(run, ["part_b", "a" * 60, "single"])
+    for name in ("part_b", "a" * 60):
+        run.add(f"{name}-also-bad", 1, 0.2, category=name)
     run.add("only", 0, category="fryum")
     output = run.write()
     assert "bootstrap" not in format_table(evaluate(output), "folder")
-    text = format_table(evaluate(output, bootstrap=100), "folder")
-    # One anomalous image between two normal ones: drawn with replacement, AUROC is 0, 0.5 or 1.
+    with pytest.warns(UserWarning, match="^No interval for 'single': it takes two normal and two anomalous images"):
+        text = format_table(evaluate(output, bootstrap=100), "folder")
+    # Two anomalous images of one score between two normal ones: drawn with replacement, AUROC is 0, 0.5 or 1.
     assert cells(text, "95 % bootstrap", "part_b")[3:6] == ["0.0", "to", "100.0"]
     assert cells(text, "95 % bootstrap", "a" * 12 + "..")[3:6] == ["0.0", "to", "100.0"]
-    assert cells(text, "95 % bootstrap", "fryum") == ["-", "-", "-"]
+    assert cells(text, "95 % bootstrap", "fryum") == cells(text, "95 % bootstrap", "single") == ["-", "-", "-"]
     assert max(len(line) for line in text.splitlines()) <= 80
 
 

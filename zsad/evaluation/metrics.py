@@ -192,11 +192,12 @@ def bootstrap_interval(
         seed: the same seed gives the same interval.
 
     Returns:
-        (low, high), or None where the metric is undefined.
+        (low, high), or None where the metric is undefined, or where one image stands for all normal or all anomalous
+        ones: drawn again and again, it says nothing of how others would vary.
     """
     values, groups, is_positive = _group(scores, labels)
     positives, negatives = groups[is_positive], groups[~is_positive]
-    if not positives.size or not negatives.size:
+    if min(positives.size, negatives.size) < 2:
         return None
     generator = np.random.default_rng(seed)
     figures = np.empty(resamples)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -48,8 +49,8 @@ unweighted mean over the classes where the metric is defined; their ``reason`` n
 and their counts are sums. ``num_images`` and ``num_anomalous`` count what the figure is over; the
 ``excluded_`` columns count what was left out of it and why (those about masks are 0 at sample level).
 ``split`` joins the evaluated splits by "+". ``low`` and ``high`` bound the 95 % bootstrap interval of a
-class's sample-level figure where it was asked for, else they are null. ``fingerprint`` is that of
-``run.json``, null without one.
+class's sample-level figure where it was asked for and the class has two normal and two anomalous images
+at least, else they are null. ``fingerprint`` is that of ``run.json``, null without one.
 """
 
 
@@ -91,6 +92,8 @@ def summarise(
         fingerprint: of the run, recorded with every figure.
         bootstrap: resamples for ``low`` and ``high``, see ``zsad.evaluation.bootstrap_interval``; 0 for none.
 
+    Warns where a class has too few images for an interval, and of masks that could not be used.
+
     Raises:
         UsageError: unknown resolution, or negative ``bootstrap``.
         ZsadError: the states do not cover the predictions, or a score is NaN.
@@ -106,6 +109,8 @@ def summarise(
     rows: list[dict[str, Any]] = []
     for category, group in predictions.groupby(category_of(predictions), sort=True):
         rows += _class_rows(str(category), group, merged.classes.get(str(category), ClassState()), bootstrap)
+    if bootstrap:
+        _warn_of_missing_intervals(rows)
     rows += _mean_rows(rows)
     return pa.Table.from_pylist([row | protocol for row in rows], schema=METRICS_SCHEMA).to_pandas()
 
@@ -150,6 +155,14 @@ def _class_rows(category: str, group: pd.DataFrame, state: ClassState, bootstrap
         ),
         *(_row(category, "pixel", name, metric, pixel_counts) for name, metric in state.histogram.compute().items()),
     ]
+
+
+def _warn_of_missing_intervals(rows: list[dict[str, Any]]) -> None:
+    defined = [row for row in rows if row["level"] == "sample" and row["value"] is not None]
+    names = list(dict.fromkeys(row["category"] for row in defined if row["low"] is None))
+    if names:
+        shown = ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")
+        warnings.warn(f"No interval for {shown}: it takes two normal and two anomalous images at least.", stacklevel=3)
 
 
 def _mean_rows(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
