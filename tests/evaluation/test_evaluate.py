@@ -126,7 +126,11 @@ def test_every_exclusion_is_counted(run, tmp_path: Path, caplog: pytest.LogCaptu
     run.add("mask-is-text", 1, 0.7, mask=tmp_path / "text.png")
     run.add("unlabelled", None, 0.95, hot)
     run.add_failed("broken")
-    with caplog.at_level(logging.WARNING):
+    named = (
+        r"^3 masks cannot be used, .*: 'other-size' \(the mask has 6 x 5 pixels, the image 6 x 4\), "
+        r"'mask-gone' \(no file at this path\), 'mask-is-text' \(.*\)\. Correct"
+    )
+    with caplog.at_level(logging.WARNING), pytest.warns(UserWarning, match=named):
         metrics = evaluate(run.write())
     pixel = value(metrics, "candle", "pixel", "f1_max")
     assert (pixel.num_images, pixel.num_anomalous) == (2, 1)
@@ -143,6 +147,15 @@ def test_every_exclusion_is_counted(run, tmp_path: Path, caplog: pytest.LogCaptu
     assert {"image_id=other-size", "image_id=mask-gone", "image_id=mask-is-text"} == {
         record.getMessage().split()[0] for record in caplog.records
     }
+
+
+def test_of_many_bad_masks_the_first_are_named(run) -> None:
+    for index in range(5):
+        run.add(f"bad-{index}", 1, 0.7, mask=np.ones((5, 6), np.uint8), part=index, category=f"kind-{index // 3}")
+    with pytest.warns(UserWarning, match=r"5 masks .*: 'bad-0' .* 'bad-1' .* 'bad-2' \(.*\) and others\.") as caught:
+        evaluate(run.write())
+    (message,) = (str(each.message) for each in caught)
+    assert "'bad-3'" not in message
 
 
 def test_exif_rotated_image_with_an_unrotated_mask(run, tmp_path: Path) -> None:

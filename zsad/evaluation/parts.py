@@ -26,6 +26,9 @@ DEFAULT_LIMITS = ImagesConfig()
 """For runs that do not say."""
 NO_CATEGORY = "(none)"
 
+MAX_NAMED = 3
+"""Images that are named where masks could not be used."""
+
 _PART_COLUMNS = ["image_id", "image_path", "category", "gt_label", "mask_path", "map_row_group"]
 COLUMNS = [*_PART_COLUMNS, "split", "status", "pred_score", "map_part"]
 """The columns of the predictions that an evaluation reads."""
@@ -43,6 +46,7 @@ class ClassState:
         excluded_no_mask: anomalous images without a mask.
         excluded_mask_size: masks of neither the oriented nor the stored image size.
         excluded_mask_unreadable: masks that are missing or cannot be decoded.
+        bad_masks: the first images of these two kinds, each with what is wrong.
     """
 
     histogram: PixelHistogram = field(default_factory=PixelHistogram)
@@ -51,6 +55,7 @@ class ClassState:
     excluded_no_mask: int = 0
     excluded_mask_size: int = 0
     excluded_mask_unreadable: int = 0
+    bad_masks: list[str] = field(default_factory=list)
 
     @property
     def num_seen(self) -> int:
@@ -65,6 +70,7 @@ class ClassState:
         self.excluded_no_mask += other.excluded_no_mask
         self.excluded_mask_size += other.excluded_mask_size
         self.excluded_mask_unreadable += other.excluded_mask_unreadable
+        self.bad_masks = [*self.bad_masks, *other.bad_masks][:MAX_NAMED]
 
 
 @dataclass
@@ -186,6 +192,7 @@ def _count_image(
             mask = read_mask(row["mask_path"], row["image_path"], height, width, *caps)
         except ImageError as error:
             _LOGGER.warning("image_id=%s stage=evaluate type=%s %s", row["image_id"], error.kind, error)
+            counts.bad_masks = [*counts.bad_masks, f"{row['image_id']!r} ({error})"][:MAX_NAMED]
             if error.kind == "mask_size":
                 counts.excluded_mask_size += 1
             else:

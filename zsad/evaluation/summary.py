@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from zsad.errors import UsageError, ZsadError
 from zsad.evaluation.metrics import Metric, bootstrap_interval, sample_metrics
-from zsad.evaluation.parts import ClassState, PartState, category_of, check_resolution, merge_states, scored
+from zsad.evaluation.parts import MAX_NAMED, ClassState, PartState, category_of, check_resolution, merge_states, scored
 
 MEAN = "mean"
 
@@ -109,6 +109,7 @@ def summarise(
     rows: list[dict[str, Any]] = []
     for category, group in predictions.groupby(category_of(predictions), sort=True):
         rows += _class_rows(str(category), group, merged.classes.get(str(category), ClassState()), bootstrap)
+    _warn_of_bad_masks(merged)
     if bootstrap:
         _warn_of_missing_intervals(rows)
     rows += _mean_rows(rows)
@@ -155,6 +156,18 @@ def _class_rows(category: str, group: pd.DataFrame, state: ClassState, bootstrap
         ),
         *(_row(category, "pixel", name, metric, pixel_counts) for name, metric in state.histogram.compute().items()),
     ]
+
+
+def _warn_of_bad_masks(state: PartState) -> None:
+    classes = [state.classes[name] for name in sorted(state.classes)]
+    count = sum(each.excluded_mask_size + each.excluded_mask_unreadable for each in classes)
+    if count:
+        named = [text for each in classes for text in each.bad_masks][:MAX_NAMED]
+        warnings.warn(
+            f"{count} masks cannot be used, so their images are left out at pixel level: "
+            f"{', '.join(named)}{' and others' if count > len(named) else ''}. Correct them and evaluate again.",
+            stacklevel=3,
+        )
 
 
 def _warn_of_missing_intervals(rows: list[dict[str, Any]]) -> None:
