@@ -163,9 +163,10 @@ def _warn_of_bad_masks(state: PartState) -> None:
     count = sum(each.excluded_mask_size + each.excluded_mask_unreadable for each in classes)
     if count:
         named = [text for each in classes for text in each.bad_masks][:MAX_NAMED]
+        masks, images = ("mask", "its image") if count == 1 else ("masks", "their images")
         warnings.warn(
-            f"{count} masks cannot be used, so their images are left out at pixel level: "
-            f"{', '.join(named)}{' and others' if count > len(named) else ''}. Correct them and evaluate again.",
+            f"{count} {masks} cannot be used, which leaves {images} out at pixel level: "
+            f"{', '.join(named)}{' and others' if count > len(named) else ''}. Correct and evaluate again.",
             stacklevel=3,
         )
 
