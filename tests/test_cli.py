@@ -218,6 +218,16 @@ def test_top_ranks_and_says_untrained_when_it_is(folder, tmp_path, trained):
     assert done.returncode == 0
     assert "b.png" in done.stdout and "a.png" not in done.stdout
     assert ("untrained" in done.stdout) != trained
+    assert "could not be scored" not in done.stdout
+
+
+def test_top_says_how_many_could_not_be_scored(folder, tmp_path):
+    cv2.imwrite(str(folder / "b.png"), np.zeros((20, 20, 3), np.uint8))
+    finished_run(folder, tmp_path / "out", 1)
+    assert (
+        "1 of 1 scored images, highest score first; 1 more could not be scored\n"
+        in zsad("top", tmp_path / "out").stdout
+    )
 
 
 def test_evaluate_without_labels(folder, tmp_path):

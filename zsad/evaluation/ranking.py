@@ -26,8 +26,10 @@ def format_top(output: Uri, number: int, weights: str | None = None) -> str:
         raise UsageError(f"No image with a score in {str(output)!r} ({len(predictions)} rows). Run 'zsad score' first.")
     ranked = scored.sort_values(["pred_score", "image_id"], ascending=[False, True]).head(number)
     note = f", weights: {weights}" if weights else ""
+    failed = len(predictions) - len(scored)
     lines = [
-        f"{len(ranked)} of {len(scored)} scored images, highest score first{note}",
+        f"{len(ranked)} of {len(scored)} scored images, highest score first{note}"
+        + (f"; {failed} more could not be scored" if failed else ""),
         f"{'rank':>4}  {'score':>7}  {'map max':>7}  {'label':<9}  image",
     ]
     labels = ranked["gt_label"].map({0: "normal", 1: "anomalous"}).fillna("-")

@@ -15,7 +15,7 @@ def format_catalogue() -> str:
     """One paragraph per model: name, family, size, licence, sha256, where it lies."""
     lines = []
     for item in REGISTRY.values():
-        place = "random, no file" if item.source == "random" else str(find(item.name) or "not here")
+        place = "random, no file" if item.source == "random" else str(find(item.name) or "no")
         sha256 = trusted_sha256(item)
         lines += [
             f"{item.name}  ({item.family}, {size_text(item.size_bytes) if item.source != 'random' else 'untrained'})",
