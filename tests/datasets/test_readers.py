@@ -262,6 +262,14 @@ def test_manifest_parquet_in_a_folder(tmp_path, labels):
     assert table["file_size"].to_pylist() == [7, None, None]
 
 
+def test_a_split_of_images_without_splits_is_refused(tmp_path):
+    touch(tmp_path, "a.png")
+    for split in ("test", "all", None):
+        assert len(load_manifest("folder", str(tmp_path), object_name="x", split=split)) == 1
+    with pytest.raises(UsageError, match=r"No image of split 'train' in .*no splits; leave --split out"):
+        load_manifest("folder", str(tmp_path), object_name="x", split="train")
+
+
 def test_manifest_row_without_split_is_left_out_aloud(tmp_path):
     root = write_manifest(tmp_path / "m.csv", "image_path,split\na.png,test\nb.png,\n")
     with pytest.warns(UserWarning, match="1 row of .* without a split"):

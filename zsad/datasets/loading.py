@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 
 from zsad.datasets.files import stat
 from zsad.datasets.folder import read_folder
-from zsad.datasets.manifest import build, collapse_duplicates, select
+from zsad.datasets.manifest import DEFAULT_SPLIT, build, collapse_duplicates, select
 from zsad.datasets.manifest_file import find_manifest_file, read_manifest_file
 from zsad.datasets.mvtec import read_mvtec
 from zsad.datasets.visa import read_visa
@@ -24,7 +24,7 @@ def load_manifest(
     dataset: str,
     root: str,
     *,
-    split: str | None = "test",
+    split: str | None = DEFAULT_SPLIT,
     categories: Sequence[str] = (),
     limit: int | None = None,
     object_name: str | None = None,
@@ -40,7 +40,7 @@ def load_manifest(
     Args:
         dataset: ``visa``, ``mvtec``, ``folder`` or ``manifest``.
         root: local path or ``s3://``, ``gs://`` URI of the dataset's folder, or of the manifest file.
-        split: rows of this split, where the dataset has splits; ``None`` or ``"all"`` = every row.
+        split: rows of this split; ``None`` or ``"all"`` = every row, and so is the default where there are no splits.
         categories: these categories only; empty = all.
         limit: at most so many rows, from the start.
         object_name: the noun of a folder, or of manifest rows without class name and category.

@@ -40,6 +40,7 @@ _Rows = NDArray[np.int64]
 
 _SAID = ("category", "class_name", "split", "gt_label", "mask_path", "foreground_path")
 """What several rows of one image must agree on, beside its path."""
+DEFAULT_SPLIT = "test"
 _HASH_SLICE = 1 << 18
 _NULLS = 1 << 16
 """Rows that share the memory of their nulls, where a whole column has no value."""
@@ -68,7 +69,7 @@ def select(table: pa.Table, split: str | None, categories: Sequence[str], where:
 
     Args:
         table: a manifest.
-        split: ``None`` or ``"all"`` keeps every row; it also has no effect where no row has a split.
+        split: ``None`` or ``"all"`` keeps every row, and so does ``DEFAULT_SPLIT`` where no row has a split.
         categories: empty keeps all of them.
         where: the dataset's root, for messages.
 
@@ -85,6 +86,8 @@ def select(table: pa.Table, split: str | None, categories: Sequence[str], where:
     if categories:
         table = table.filter(pc.is_in(table["category"], pa.array(categories, pa.string())))
     splits = pc.unique(table["split"].drop_null()).to_pylist()
+    if not splits and split not in (None, "all", DEFAULT_SPLIT):
+        raise UsageError(f"No image of split {split!r} in {where}. It has no splits; leave --split out.")
     if split in (None, "all") or not splits:
         return table
     if split not in splits:
