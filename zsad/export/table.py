@@ -50,9 +50,9 @@ def decisions_if_any(output: str) -> pd.DataFrame | None:
 def write_csv(output: str, decisions: pd.DataFrame | None, target: str) -> str:
     """``predictions.csv``: UTF-8, one line per image, all columns of the predictions, then those of the decisions.
 
-    The latter are empty where no decision was made on this score; warns where one was made on an older score. Lists and structs are JSON, nulls are empty, float32 values
-    are as short as their precision allows. A text that a spreadsheet would take for a formula gets a ``'``
-    before it; columns of numbers hold numbers only.
+    The latter are empty where no decision was made on this score; warns where one was made on an older score. Lists and
+    structs are JSON, nulls are empty, float32 values are as short as their precision allows. A text that a spreadsheet
+    would take for a formula gets a ``'`` before it; columns of numbers hold numbers only.
     """
     counts: dict[str, int] = {}
     write_atomically(join(target, PREDICTIONS_CSV), lambda sink: _write(output, decisions, sink, counts))
