@@ -4,13 +4,14 @@ import os
 import re
 import signal
 import subprocess
+import time
 
 import pandas as pd
 import pytest
 
 from tests.faults.conftest import ZSAD, arguments
 from tests.faults.faulty import Faults
-from tools.processes import alive, descendants, map_workers, wait_gone
+from tools.processes import alive, command, descendants, map_workers, wait_gone
 from tools.same_run import differences
 from zsad.storage import read_success
 
@@ -64,6 +65,26 @@ def test_interrupted_driver_says_how_to_go_on(start, output, tmp_path, number, c
     assert before < committed(output)
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "sigterm"])
+def test_interrupted_while_ray_starts_it_leaves_nothing_behind(start, tmp_path, number, code):
+    driver = start(tmp_path / "out")
+    driver.wait_until(lambda: any("raylet/raylet" in command(pid) for pid in descendants(driver.pid)))
+    # Long enough for the raylet to have begun its agents, and well before they are ready.
+    family, end = set(), time.monotonic() + 0.3
+    while time.monotonic() < end:
+        family |= descendants(driver.pid)
+    os.kill(driver.pid, number)
+    while driver.process.poll() is None:
+        family |= descendants(driver.pid)
+        time.sleep(0.02)
+    assert driver.wait() == code
+    assert driver.text().endswith("Interrupted. What is committed stays; run the same command again to go on.\n")
+    assert "Traceback" not in driver.text()
+    assert len(family) > 3
+    assert not wait_gone(family, 20)
+    assert not list((tmp_path / "out").glob("predictions/*"))
+
+
 def test_killed_actors_cost_nothing_and_the_table_is_that_of_an_uninterrupted_run(start, output, reference):
     driver = start(output, Faults(sleep=0.3))
     driver.wait_for_more_parts(1)
@@ -88,8 +109,8 @@ def test_a_finished_run_has_the_exit_code_of_its_table(images, reference):
     """No Ray, no lock: 0 and 3 by the share of errors, again and again."""
     before = sorted((path, path.stat().st_mtime_ns) for path in reference.rglob("*"))
     for fraction, code in (("0.5", 0), ("0.01", 3)):
-        command = [ZSAD, *arguments(images, reference, "--max-error-fraction", fraction)]
-        done = subprocess.run(command, capture_output=True, text=True)
+        words = [ZSAD, *arguments(images, reference, "--max-error-fraction", fraction)]
+        done = subprocess.run(words, capture_output=True, text=True)
         assert done.returncode == code, done.stderr
         assert "24 already done, 0 to do" in done.stderr
     assert sorted((path, path.stat().st_mtime_ns) for path in reference.rglob("*")) == before

@@ -4,6 +4,7 @@ import gc
 import io
 import os
 import platform
+import signal
 import subprocess
 import sys
 
@@ -107,6 +108,46 @@ def test_a_ray_of_its_own_starts_with_settings_that_the_caller_keeps_nothing_of(
     with pytest.raises(ZsadError, match="Cannot reach Ray at 'local'"), cluster.connected("local"):
         pass
     assert dict(os.environ) == before
+
+
+@pytest.mark.parametrize(("number", "end"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_signal_waits_until_ray_has_started_and_a_second_one_does_not(monkeypatch, number, end, times):
+    steps = []
+
+    def init(**_):
+        signal.signal(signal.SIGTERM, lambda *_: steps.append("Ray's own"))
+        for _ in range(times):
+            signal.raise_signal(number)
+        steps.append("started")
+
+    monkeypatch.setattr(cluster.ray, "init", init)
+    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(cluster.ray, "shutdown", lambda: steps.append("shut down"))
+    before = {known: signal.getsignal(known) for known in (signal.SIGINT, signal.SIGTERM)}
+    own = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: lambda *_: sys.exit(143)}
+    setter = signal.signal
+    try:
+        for known, handler in own.items():
+            signal.signal(known, handler)
+        with pytest.raises(end), cluster.connected("local"):
+            steps.append("ran")
+        assert {known: signal.getsignal(known) for known in own} == own
+        assert signal.signal is setter
+    finally:
+        for known, handler in before.items():
+            signal.signal(known, handler)
+    assert steps == (["started", "shut down"] if times == 1 else ["shut down"])
+
+
+def test_rays_answer_to_sigterm_is_not_kept(monkeypatch):
+    monkeypatch.setattr(cluster.ray, "init", lambda **_: signal.signal(signal.SIGTERM, lambda *_: None))
+    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(cluster.ray, "shutdown", lambda: None)
+    before = signal.getsignal(signal.SIGTERM)
+    for address in ("local", "auto"):
+        with cluster.connected(address):
+            assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_of_what_rays_core_writes_only_its_remark_on_our_own_setting_is_left_out(capfd):

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
+from types import FrameType
 from typing import Any, TextIO
 
 import ray
@@ -60,24 +61,60 @@ def connected(address: str | None) -> Iterator[None]:
     # The workers' own output stays in Ray's log files; what concerns an image is in its row.
     starts = address == "local"
     own: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False} if starts else {}
-    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        with _environment(_OWN_RAY if starts else {}), _without_remark() if starts else nullcontext():
+        with (
+            _signals(held=starts),
+            _environment(_OWN_RAY if starts else {}),
+            _without_remark() if starts else nullcontext(),
+        ):
             ray.init(address=address, logging_level=logging.ERROR, **own)
-    except SystemExit:
-        # Ray's own answer to SIGTERM, in place while it starts.
-        raise SystemExit(128 + signal.SIGTERM) from None
+    except (KeyboardInterrupt, SystemExit):
+        ray.shutdown()
+        raise
     except Exception as error:  # a start that takes too long is nothing more special in Ray
         raise ZsadError(
             f"Cannot reach Ray at {address!r}: {error}. Expected local, auto or ray://HOST:10001."
         ) from None
-    if callable(on_sigterm) and threading.current_thread() is threading.main_thread():
-        # Ray has put its own in place, whose exit code nobody knows.
-        signal.signal(signal.SIGTERM, on_sigterm)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _signals(held: bool) -> Iterator[None]:
+    """Keep Ray from answering SIGTERM in its own way; ``held``: Ctrl-C and SIGTERM wait for the end of the block.
+
+    A Ray that is stopped while it starts leaves processes behind. Who cannot wait sends the signal twice.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    own = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    set_handler = signal.signal
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        handler = own[signal.Signals(number)]
+        if came and callable(handler):
+            handler(number, frame)
+        came.append(number)
+
+    def set_but_sigterm(number: int, handler: Any) -> Any:
+        return signal.getsignal(number) if number == signal.SIGTERM else set_handler(number, handler)
+
+    if held:
+        for number in own:
+            signal.signal(number, hold)
+    signal.signal = set_but_sigterm  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        signal.signal = set_handler
+        for number, handler in own.items():
+            signal.signal(number, handler)
+        if came:
+            signal.raise_signal(came[0])
 
 
 @contextmanager
