@@ -51,6 +51,36 @@ def test_mean_over_overlapping_tiles_zero_outside(count, height, width, masked, 
     np.testing.assert_array_equal(rounded, found.astype(np.float16))
 
 
+def blend(source, size, start, stop):
+    """Along the first axis, in whole arrays: the definition of ``PROJECTION``."""
+    centre = np.clip((np.arange(start, stop) + 0.5) * (len(source) / size) - 0.5, 0, len(source) - 1)
+    low = np.floor(centre).astype(int)
+    weight = (centre - low).astype(np.float32)[:, None]
+    return source[low] * (1 - weight) + source[np.minimum(low + 1, len(source) - 1)] * weight
+
+
+@given(
+    st.integers(0, 4), st.integers(1, 150), st.integers(1, 40), st.sampled_from([1, 0.01, 300]), st.integers(0, 10**6)
+)
+def test_bit_for_bit_what_whole_arrays_give(count, height, width, scale, seed):
+    rng = np.random.default_rng(seed)
+    tiles = (scale * rng.standard_normal((count, 5, 7))).astype(np.float32)
+    corners = rng.integers(-20, 60, (count, 2))
+    boxes = np.concatenate([corners, corners + rng.integers(1, 60, (count, 2))], 1)
+    total, hits = np.zeros((height, width), np.float32), np.zeros((height, width), np.float32)
+    for tile, (x0, y0, x1, y1) in zip(tiles, boxes.tolist(), strict=True):
+        top, bottom, left, right = max(y0, 0), min(y1, height), max(x0, 0), min(x1, width)
+        if top < bottom and left < right:
+            rows = blend(tile, y1 - y0, top - y0, bottom - y0)
+            total[top:bottom, left:right] += blend(rows.T, x1 - x0, left - x0, right - x0).T
+            hits[top:bottom, left:right] += 1
+    expected = total / np.maximum(hits, 1)
+    found = aggregate(tiles, boxes, height, width)
+    assert np.array_equal(found.view(np.uint32), expected.view(np.uint32))
+    rounded = project(tiles, boxes, height, width)
+    assert np.array_equal(rounded.view(np.uint16), expected.astype(np.float16).view(np.uint16))
+
+
 def test_same_size_keeps_every_bit():
     tile = np.arange(65536, dtype=np.uint16).view(np.float16).reshape(1, 256, 256)
     tile = np.where(np.isfinite(tile), tile, np.float16(0))

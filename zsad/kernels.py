@@ -69,3 +69,54 @@ def _round_all(values: Any, singles: Any, halves: Any) -> Any:  # pragma: no cov
         tiny = np.uint32(np.int32(((values[i] + np.float32(0.5)) - np.float32(0.5)) * np.float32(1 << 24)))
         halves[i] = tiny if bits < np.uint32(0x38800000) else normal - np.uint32(112 << 10)
     return other == 0
+
+
+@compiled
+def mean_of_tiles(
+    maps: Any,
+    windows: Any,
+    low_y: Any,
+    high_y: Any,
+    weight_y: Any,
+    low_x: Any,
+    high_x: Any,
+    weight_x: Any,
+    first: int,
+    blended: Any,
+    count: Any,
+    output: Any,
+) -> None:  # pragma: no cover - compiled
+    """Rows of ``zsad.projection``'s mean, from row ``first`` on; the order of the operations is part of ``PROJECTION``.
+
+    Args:
+        maps: (T, S, S) float32.
+        windows: (T, 4) int64, left, top, right and bottom of what the image has of each tile.
+        low_y, high_y: uint32, the neighbours along y of the rows of the first window, then of the second, ...
+        weight_y: float32, of the second neighbour. The same along x.
+        blended, count: (S,) and (W,) float32, scratch.
+        output: (R, W) float32, filled in.
+    """
+    one = np.float32(1)
+    for i in range(len(output)):
+        y, row = first + i, output[i]
+        row[:] = 0
+        count[:] = 0
+        tiles = rows = columns = 0
+        for t in range(len(windows)):
+            left, top, right, bottom = windows[t]
+            if top <= y < bottom:
+                tap = rows + y - top
+                above, below, weight = maps[t, low_y[tap]], maps[t, high_y[tap]], weight_y[tap]
+                for s in range(len(blended)):
+                    blended[s] = above[s] * (one - weight) + below[s] * weight
+                low, high, weights = low_x[columns:], high_x[columns:], weight_x[columns:]
+                own, hits = row[left:right], count[left:right]
+                for x in range(len(own)):
+                    own[x] += blended[low[x]] * (one - weights[x]) + blended[high[x]] * weights[x]
+                    hits[x] += one
+                tiles += 1
+            rows += bottom - top
+            columns += right - left
+        if tiles > 1:
+            for x in range(len(row)):
+                row[x] /= max(count[x], one)

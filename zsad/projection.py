@@ -1,4 +1,4 @@
-"""Tile maps -> anomaly map, in NumPy and in a fixed order of operations.
+"""Tile maps -> anomaly map, in a fixed order of operations.
 
 What is stored of an image are its float16 tile maps; the anomaly map is defined as the float16
 rounding of their projection. Every operation here is an elementwise IEEE float32 operation, so the
@@ -8,6 +8,7 @@ that). It stands on the lowest floor because scoring, storage and evaluation all
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TypeVar
 
 import numpy as np
@@ -19,6 +20,8 @@ FloatArray = NDArray[np.floating]
 
 PROJECTION = "bilinear/1"
 """Identity of the arithmetic below; part of the fingerprint."""
+_ROWS = 64
+"""Made and rounded together, while they are in the caches."""
 
 
 def project(
@@ -47,8 +50,10 @@ def project(
     # Not at the top: importing the compiler takes longer than all else that a reader of results imports.
     from zsad.kernels import to_float16
 
-    # Rounded before it is turned, when it has half the bytes.
-    return _upright(to_float16(_accumulate(tile_maps, boxes, height, width)), foreground)
+    output = np.empty((height, width), np.float16)
+    for top, rows in _mean(tile_maps, boxes, height, width, _ROWS):
+        output[top : top + _ROWS] = to_float16(rows)
+    return _masked(output, foreground)
 
 
 def aggregate(
@@ -59,7 +64,8 @@ def aggregate(
     foreground: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.float32]:
     """``project`` before its rounding to float16: (H, W) float32."""
-    return _upright(_accumulate(tile_maps, boxes, height, width), foreground)
+    ((_, output),) = _mean(tile_maps, boxes, height, width, height)
+    return _masked(output, foreground)
 
 
 def resize(array: FloatArray, height: int, width: int) -> NDArray[np.float32]:
@@ -73,62 +79,46 @@ def resize(array: FloatArray, height: int, width: int) -> NDArray[np.float32]:
     Returns:
         (height, width) float32.
     """
-    return np.ascontiguousarray(_resize_window(array, height, width, 0, height, 0, width).T)
+    return aggregate(array[None], np.array([[0, 0, width, height]]), height, width)
 
 
-def _accumulate(tile_maps: FloatArray, boxes: NDArray[np.integer], height: int, width: int) -> NDArray[np.float32]:
-    """The mean over the tiles, columns first: (W, H), as the windows come."""
-    total, count = np.zeros((width, height), np.float32), np.zeros((width, height), np.float32)
-    for tile_map, (x0, y0, x1, y1) in zip(tile_maps, np.asarray(boxes).reshape(-1, 4).tolist(), strict=True):
-        rows = slice(max(y0, 0), min(y1, height))
-        columns = slice(max(x0, 0), min(x1, width))
-        if rows.start >= rows.stop or columns.start >= columns.stop:
-            continue
-        total[columns, rows] += _resize_window(
-            tile_map, y1 - y0, x1 - x0, rows.start - y0, rows.stop - y0, columns.start - x0, columns.stop - x0
-        )
-        count[columns, rows] += 1
-    if count.max(initial=0) > 1:
-        # Dividing by 1 changes no bit, and is faster than asking where.
-        np.maximum(count, 1, out=count)
-        total /= count
-    return total
+def _mean(
+    tile_maps: FloatArray, boxes: NDArray[np.integer], height: int, width: int, rows: int
+) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    """The mean over the tiles, some rows at a time: the first one's index and (R, W) float32, good until the next."""
+    from zsad.kernels import mean_of_tiles
+
+    windows, along_y, along_x = np.empty((len(tile_maps), 4), np.int64), [_taps(1, 1, 0, 0)], [_taps(1, 1, 0, 0)]
+    for window, tile_map, (x0, y0, x1, y1) in zip(
+        windows, tile_maps, np.asarray(boxes).reshape(-1, 4).tolist(), strict=True
+    ):
+        top, left = max(y0, 0), max(x0, 0)
+        bottom, right = max(min(y1, height), top), max(min(x1, width), left)
+        window[:] = left, top, right, bottom
+        along_y.append(_taps(tile_map.shape[0], y1 - y0, top - y0, bottom - y0))
+        along_x.append(_taps(tile_map.shape[1], x1 - x0, left - x0, right - x0))
+    maps = np.ascontiguousarray(tile_maps, np.float32)
+    taps = [np.concatenate(parts) for axis in (along_y, along_x) for parts in zip(*axis, strict=True)]
+    scratch = np.empty(maps.shape[2], np.float32), np.empty(width, np.float32)
+    output = np.empty((min(rows, height), width), np.float32)
+    for first in range(0, height, rows):
+        some = output[: height - first]
+        mean_of_tiles(maps, windows, *taps, first, *scratch, some)
+        yield first, some
 
 
-def _upright(values: NDArray[_Float], foreground: NDArray[np.bool_] | None) -> NDArray[_Float]:
-    """(W, H) -> (H, W), 0 outside the foreground."""
-    turned = np.ascontiguousarray(values.T)
+def _masked(values: NDArray[_Float], foreground: NDArray[np.bool_] | None) -> NDArray[_Float]:
+    """0 outside the foreground, in place."""
     if foreground is not None:
-        turned[~foreground] = 0
-    return turned
-
-
-def _resize_window(
-    array: FloatArray, height: int, width: int, top: int, bottom: int, left: int, right: int
-) -> NDArray[np.float32]:
-    """The window rows top:bottom, columns left:right of ``array`` resized to (height, width), columns first.
-
-    Whole rows are fetched in both passes, which is why the array is turned between them. The order of the
-    operations on each value (along the rows' axis, then along the columns') is part of ``PROJECTION``.
-    """
-    across = _blend(array.astype(np.float32, copy=False), *_taps(array.shape[0], height, top, bottom))
-    return _blend(np.ascontiguousarray(across.T), *_taps(array.shape[1], width, left, right))
-
-
-def _blend(
-    source: NDArray[np.float32], low: NDArray[np.intp], high: NDArray[np.intp], weight: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """(N, M) -> (K, M): row i = source[low[i]] * (1 - weight[i]) + source[high[i]] * weight[i]."""
-    rows, other = source[low], source[high]
-    rows *= (1 - weight)[:, None]
-    other *= weight[:, None]
-    rows += other
-    return rows
+        values[~foreground] = 0
+    return values
 
 
 def _taps(
     size_in: int, size_out: int, start: int, stop: int
-) -> tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]:
+) -> tuple[NDArray[np.uint32], NDArray[np.uint32], NDArray[np.float32]]:
+    """The two neighbours of the outputs from ``start`` to ``stop``, and the weight of the second."""
     centre = np.clip((np.arange(start, stop) + 0.5) * (size_in / size_out) - 0.5, 0, size_in - 1)
-    low = np.floor(centre).astype(np.intp)
-    return low, np.minimum(low + 1, size_in - 1), (centre - low).astype(np.float32)
+    low = np.floor(centre)
+    high = np.minimum(low + 1, size_in - 1)
+    return low.astype(np.uint32), high.astype(np.uint32), (centre - low).astype(np.float32)
