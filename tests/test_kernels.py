@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from zsad.kernels import to_float16
+from zsad.kernels import peak_and_mean, to_float16
 
 
 def test_every_float16_and_what_lies_between_two_of_them_is_rounded_as_numpy_does():
@@ -22,3 +22,21 @@ def test_values_outside_0_to_1_are_numpys_too(other):
     given = np.linspace(0, 1, 100, dtype=np.float32)
     given[50] = other
     assert np.array_equal(to_float16(given).view(np.uint16), given.astype(np.float16).view(np.uint16))
+
+
+def test_peak_and_mean_are_numpys_to_the_last_bit():
+    rng = np.random.default_rng(0)
+    every = np.arange(0x3C01, dtype=np.uint16).view(np.float16)
+    for given in (
+        every,
+        every[:1],
+        rng.random((300, 400)).astype(np.float16),
+        (rng.random((7, 9)) / 1e5).astype("f2").T,
+    ):
+        assert peak_and_mean(given) == (float(given.max()), float(given.mean(dtype=np.float64)))
+
+
+@pytest.mark.parametrize("other", [-0.5, 2.0, np.inf, np.nan])
+def test_peak_and_mean_outside_0_to_1(other):
+    given = np.array([0.25, other, 0.5], np.float16)
+    np.testing.assert_equal(peak_and_mean(given), (float(given.max()), float(given.mean(dtype=np.float64))))

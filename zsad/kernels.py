@@ -71,6 +71,34 @@ def _round_all(values: Any, singles: Any, halves: Any) -> Any:  # pragma: no cov
     return other == 0
 
 
+def peak_and_mean(values: NDArray[np.float16]) -> tuple[float, float]:
+    """``values.max()`` and ``values.mean(dtype=np.float64)``, bit for bit; several times as fast in [0, 1].
+
+    There a float16 is a whole number of steps of 2^-24, and no order of adding them up rounds.
+    """
+    highest, steps = _add_halves(np.ascontiguousarray(values).view(np.uint16).reshape(-1))
+    if highest > _ONE:
+        return float(values.max()), float(values.mean(dtype=np.float64))
+    # The bits of floats that are not negative sort as the floats do.
+    return float(np.uint16(highest).view(np.float16)), steps / (values.size << 24)
+
+
+_ONE = 0x3C00
+"""The bits of 1.0 in float16; those of negative values and of what is no number lie above."""
+
+
+@compiled
+def _add_halves(bits: Any) -> Any:  # pragma: no cover - compiled
+    """The highest of (N,) uint16, and the sum of the float16 of these bits in steps of 2^-24 where all lie in [0, 1]."""
+    highest, total = np.uint16(0), np.uint64(0)
+    for i in range(len(bits)):
+        highest = max(highest, bits[i])
+        exponent, fraction = np.uint32(bits[i] >> 10), np.uint32(bits[i] & 0x3FF)
+        normal = (fraction | np.uint32(0x400)) << (max(exponent, np.uint32(1)) - np.uint32(1))
+        total += np.uint64(normal if exponent > 0 else fraction)
+    return highest, total
+
+
 @compiled
 def mean_of_tiles(
     maps: Any,

@@ -30,9 +30,9 @@ def average_prompts(
         return torch.sigmoid(logits.amax(dim=1))
     if average == "arithmetic":
         return (torch.sigmoid(logits) * weight).sum(dim=1) / weight.sum()
-    # torch.logsumexp, term for term, but in place: of 18 prompts every copy is 9 MB per tile.
+    # torch.logsumexp, but in place: of 18 prompts every copy is 9 MB per tile.
     terms = weight.log() - logits
-    highest = terms.amax(dim=1, keepdim=True)
-    highest.masked_fill_(highest.isinf(), 0)
+    finite = torch.finfo(terms.dtype)
+    highest = terms.amax(dim=1, keepdim=True).clamp_(finite.min, finite.max)
     total = terms.sub_(highest).exp_().sum(dim=1)
     return torch.sigmoid(weight.sum().log() - total.log_().add_(highest.squeeze(1)))

@@ -15,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from zsad.datasets import MANIFEST_SCHEMA
+from zsad.kernels import peak_and_mean
 from zsad.method.tiling import Tile
 from zsad.steps.item import Failure, ImageItem, anomaly_map, condemns_process, persistently
 from zsad.storage import SCORED_SCHEMA, encode_map, encode_rle
@@ -142,14 +143,14 @@ def _scored_row(item: ImageItem, fingerprint: str, mask_background: bool) -> dic
         raise ValueError("the item has not been through all steps")
     values = anomaly_map(item, mask_background)
     codec, data = encode_map(item.tile_maps, values)
+    peak, mean = peak_and_mean(values)
     return row | {
         "status": "ok",
         # The only column for a remark on an image that was scored.
         "error_message": item.note,
         "pred_score": item.score,
-        # The bits of floats that are not negative sort as the floats do, and NumPy is slow on float16.
-        "anomaly_map_max": float(values.view(np.uint16).max().view(np.float16)),
-        "anomaly_map_mean": float(values.mean(dtype=np.float64)),
+        "anomaly_map_max": peak,
+        "anomaly_map_mean": mean,
         "foreground_source": item.foreground_source,
         "foreground_fraction": np.count_nonzero(item.foreground) / item.foreground.size,
         "num_components": item.num_components,

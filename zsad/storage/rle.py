@@ -23,7 +23,10 @@ def encode_rle(mask: NDArray[np.bool_]) -> str:
     Args:
         mask: (H, W) bool, at least one pixel.
     """
-    flat = np.ascontiguousarray(mask.T).reshape(-1)
+    import cv2  # whoever only reads results does without
+
+    # A fraction of the time that NumPy takes to turn an array of bytes.
+    flat = cv2.transpose(np.ascontiguousarray(mask).view(np.uint8)).reshape(-1)
     edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
     return encode_runs(np.diff(np.concatenate(([0, 0] if flat[0] else [0], edges, [flat.size]))))
 
