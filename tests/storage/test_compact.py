@@ -245,7 +245,7 @@ def test_it_waits_for_no_run_but_refuses_while_one_lives(run):
 
 
 def test_what_is_no_run_is_refused(tmp_path):
-    with pytest.raises(UsageError, match="No run at"):
+    with pytest.raises(UsageError, match="No results at"):
         compact(str(tmp_path))
 
 

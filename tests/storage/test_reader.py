@@ -15,6 +15,7 @@ from zsad.storage import (
     DECISIONS_SCHEMA,
     PREDICTIONS_SCHEMA,
     iter_maps,
+    output_lock,
     part_name,
     read_anomaly_map,
     read_decisions,
@@ -166,6 +167,11 @@ def test_reading_one_map_reads_its_row_group_and_the_footer_only(rows, out, monk
 def test_missing_things_are_explained(run, out, tmp_path):
     with pytest.raises(UsageError, match="No results at .*nowhere"):
         read_predictions(str(tmp_path / "nowhere"))
+    with (
+        output_lock(str(tmp_path / "begun")),
+        pytest.raises(UsageError, match=r"yet: process \d+ on .* has begun a run"),
+    ):
+        read_predictions(str(tmp_path / "begun"))
     with pytest.raises(UsageError, match="Did you mean 'a/1.png' or 'b/1.png'"):
         read_anomaly_map(run, "c/1.png")
     with pytest.raises(UsageError, match="Did you mean 'b/bad.png'"):

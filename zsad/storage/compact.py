@@ -15,12 +15,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from zsad.errors import UsageError, ZsadError
+from zsad.errors import ZsadError
 from zsad.filesystem import join, redact
 from zsad.storage.cleanup import drop_superseded
 from zsad.storage.committed import committed_rows
 from zsad.storage.files import Sink, delete, list_files, list_parts, open_part, read_part, write_atomically
-from zsad.storage.lock import output_lock
+from zsad.storage.lock import no_results, output_lock
 from zsad.storage.run import read_run, resume_success, suspend_success
 from zsad.storage.schemas import ANOMALY_MAPS, ANOMALY_MAPS_SCHEMA, PREDICTIONS, PREDICTIONS_SCHEMA, conform
 from zsad.storage.writer import maps_writer, new_run_id, part_name, write_predictions
@@ -67,9 +67,7 @@ def compact(output: str, rows_per_part: int = ROWS_PER_PART, maps_bytes: int = M
     """
     info = read_run(output)
     if info is None:
-        raise UsageError(
-            f"No run at {redact(output)!r}. Expected the folder or URI that was given to 'zsad score --output'."
-        )
+        raise no_results(output)
     with output_lock(output) as lock:
         before = stored(output)
         # Also removes what a killed compaction left.

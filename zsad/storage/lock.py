@@ -100,6 +100,22 @@ def output_lock(
             yield lock
 
 
+def no_results(output: str) -> UsageError:
+    """What to raise where there is no ``run.json``: no run, or one that has not come to its first image yet."""
+    try:
+        found = _read(output)
+    except OSError:
+        found = None
+    if found is not None:
+        return UsageError(
+            f"No results at {redact(output)!r} yet: {_describe(found)}, has begun a run there. Look again when it has "
+            "scored some images."
+        )
+    return UsageError(
+        f"No results at {redact(output)!r}. Expected the folder or URI that was given to 'zsad score --output'."
+    )
+
+
 @contextmanager
 def _file_lock(output: str, folder: Path) -> Iterator[Lock]:
     is_new = not folder.exists()

@@ -18,6 +18,7 @@ from zsad.filesystem import Uri, as_uri, exists, join, redact
 from zsad.storage.codec import MAP, decode_map
 from zsad.storage.committed import committed_rows, superseded
 from zsad.storage.files import DamagedPart, list_parts, open_part
+from zsad.storage.lock import no_results
 from zsad.storage.rle import decode_rle
 from zsad.storage.run import RUN
 from zsad.storage.schemas import (
@@ -153,9 +154,7 @@ def _valid_rows(output: str, columns: Sequence[str], image_id: str | None = None
 
 def _check_is_run(output: str) -> None:
     if not exists(join(output, RUN)) and not exists(join(output, PREDICTIONS)):
-        raise UsageError(
-            f"No results at {redact(output)!r}. Expected the folder or URI that was given to 'zsad score --output'."
-        )
+        raise no_results(output)
 
 
 def _map_row(output: str, image_id: str, columns: Sequence[str]) -> dict[str, Any]:
