@@ -123,7 +123,6 @@ class CLIPSegModel:
                     parts.append(self.module.clip.get_text_features(tokens).pooler_output.float())
         return torch.cat(parts)
 
-    @torch.no_grad()
     def logits(self, batch: Tensor, prompt_embeddings: Tensor) -> Tensor:
         """Segmentation logits of every tile for every prompt.
 
@@ -137,22 +136,42 @@ class CLIPSegModel:
         Returns:
             (N, P, S, S) float32 on ``device``, before the sigmoid.
         """
-        tiles, prompts, side = len(batch), len(prompt_embeddings), self.input_size
+        if not len(batch):
+            return torch.empty((0, len(prompt_embeddings), self.input_size, self.input_size), device=self.device)
+        return self.decode_tiles(self.encode_tiles(batch), prompt_embeddings)
+
+    @torch.no_grad()
+    def encode_tiles(self, batch: Tensor) -> list[Tensor]:
+        """The first half of ``logits``, one vision pass: what the decoder reads, one (N, tokens, C) per level."""
+        with autocast(self.device, self.precision):
+            return reductions(self.module, batch.to(self.device, non_blocking=True), self._positions)
+
+    @torch.no_grad()
+    def decode_tiles(self, levels: Sequence[Tensor], prompt_embeddings: Tensor) -> Tensor:
+        """The second half of ``logits``, of all tiles of ``encode_tiles`` or of some: (N, P, S, S)."""
+        tiles, prompts, side = len(levels[0]), len(prompt_embeddings), self.input_size
         output = torch.empty((tiles * prompts, side, side), device=self.device)
         if output.numel():
             pairs = torch.arange(len(output), device=self.device)
             tile, prompt = pairs // prompts, pairs % prompts
             with autocast(self.device, self.precision):
                 fused = None if half_precision(output.device) is None else self._fused
-                reduced = reductions(self.module, batch.to(self.device, non_blocking=True), self._positions)
                 scale, shift = film(self.module, prompt_embeddings.to(self.device, non_blocking=True))
                 size = self.max_decoder_batch * (1 if fused is None else _BATCHES_FUSED)
                 for start in range(0, len(output), size):
                     some = slice(start, start + size)
-                    chosen = [level[tile[some]] for level in reduced]
+                    chosen = [level[tile[some]] for level in levels]
                     modulation = scale[prompt[some]], shift[prompt[some]]
                     decode(self.module, chosen, *modulation, output[some], fused)
         return output.view(tiles, prompts, side, side)
+
+    def tiles_decoded(self, prompts: int) -> int | None:
+        """How many tiles to decode at once for so many prompts, None = all.
+
+        On a CPU as many as one decoder call takes: logits of hundreds of megabytes would be new memory in every batch,
+        and to get that from the system takes longer than to fill it.
+        """
+        return max(1, self.max_decoder_batch // max(1, prompts)) if torch.device(self.device).type == "cpu" else None
 
     @cached_property
     def _positions(self) -> Tensor:

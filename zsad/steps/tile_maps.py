@@ -71,11 +71,15 @@ class TileMaps:
         embeddings, weights = self._prompts(noun)
 
         def forward(window: slice) -> None:
-            tiles = self.model.preprocess([_crop(*queue[i]) for i in chosen[window]])
-            logits = self.model.logits(tiles, embeddings)
-            for i, prompt_logits in zip(chosen[window], logits, strict=True):
-                _keep_logits(*queue[i], prompt_logits)
-            maps[chosen[window]] = averaged(logits, weights, self.config.pixel_level.prompt_average)
+            own = chosen[window]
+            levels = self.model.encode_tiles(self.model.preprocess([_crop(*queue[i]) for i in own]))
+            at_once = self.model.tiles_decoded(len(weights)) or len(own)
+            for start in range(0, len(own), at_once):
+                some = slice(start, start + at_once)
+                logits = self.model.decode_tiles([level[some] for level in levels], embeddings)
+                for i, prompt_logits in zip(own[some], logits, strict=True):
+                    _keep_logits(*queue[i], prompt_logits)
+                maps[own[some]] = averaged(logits, weights, self.config.pixel_level.prompt_average)
 
         # Memory goes with tiles x prompts, so more prompts than the paper's mean fewer tiles at once.
         target = max(1, self.config.runtime.device_batch * len(LOCALISING_PROMPTS) // len(weights))
