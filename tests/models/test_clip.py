@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -87,10 +88,20 @@ def test_embeddings_are_unit_float32(mini: clip.CLIPModel) -> None:
     assert mini.logit_scale == pytest.approx(1 / 0.07, rel=1e-5)
 
 
+def _sizes(module: torch.nn.Module, work: Callable[[], object]) -> list[int]:
+    """Images of each call of ``module`` in the course of ``work``."""
+    found: list[int] = []
+    hook = module.register_forward_pre_hook(lambda _module, given: found.append(len(given[0])))
+    work()
+    hook.remove()
+    return found
+
+
 def test_embeddings_do_not_depend_on_the_batch(mini: clip.CLIPModel) -> None:
     images = batch(mini, 5)
     whole = mini.embed_images(images)
     torch.testing.assert_close(mini.embed_images(images, device_batch=2), whole, atol=1e-5, rtol=0)
+    assert _sizes(mini.module.visual, lambda: mini.embed_images(images)) == [4, 1]
     texts = [f"a photo of part {index}." for index in range(clip.TEXT_BATCH + 3)]
     many = mini.embed_texts(texts)
     torch.testing.assert_close(mini.embed_texts(texts[-1:]), many[-1:], atol=1e-5, rtol=0)

@@ -134,6 +134,20 @@ def test_tiles_do_not_influence_each_other(mini: clipseg.CLIPSegModel) -> None:
     assert (whole[0] - whole[1]).abs().max() > 0.1 and (whole[:, 0] - whole[:, 1]).abs().max() > 0.01
 
 
+def test_a_cpu_takes_a_few_tiles_at_once_through_the_vision_tower(mini: clipseg.CLIPSegModel) -> None:
+    images, sizes = tiles(6), []
+    hook = mini.module.clip.vision_model.encoder.layers[0].register_forward_pre_hook(
+        lambda _m, args: sizes.append(len(args[0]))
+    )
+    levels = mini.encode_tiles(images)
+    hook.remove()
+    assert sizes == [4, 2]
+    whole = clipseg.reductions(mini.module, images)
+    assert [level.shape for level in levels] == [(6, 257, 48)] * 2
+    for level, expected in zip(levels, whole, strict=True):
+        torch.testing.assert_close(level, expected, atol=1e-5, rtol=1e-5)
+
+
 def test_empty_batches(mini: clipseg.CLIPSegModel) -> None:
     assert mini.logits(tiles(0), mini.embed_prompts(PROMPTS)).shape == (0, 3, 256, 256)
     assert mini.embed_prompts([]).shape == (0, 64)

@@ -11,7 +11,7 @@ from torch import nn
 
 from zsad.config import ModelConfig
 from zsad.models import clip, clipseg, sam
-from zsad.models.device import autocast, host_tensor, place, to_host
+from zsad.models.device import autocast, host_tensor, images_at_once, place, to_host
 
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -125,3 +125,9 @@ def test_single_precision_on_a_gpu_is_not_tf32(monkeypatch, precision, allowed):
         assert torch.backends.cudnn.allow_tf32 is allowed
     finally:
         torch.backends.cudnn.allow_tf32 = before
+
+
+@pytest.mark.parametrize(("count", "on_cpu"), [(0, 1), (1, 1), (4, 4), (9, 4)])
+def test_a_cpu_takes_a_few_images_at_once_and_a_gpu_all(count, on_cpu):
+    assert images_at_once(count, "cpu") == on_cpu
+    assert images_at_once(count, "cuda:1") == max(1, count)

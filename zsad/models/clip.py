@@ -22,7 +22,7 @@ from torchvision.transforms import Compose
 
 from zsad.errors import UsageError
 from zsad.models import clip_resnet, weights
-from zsad.models.device import autocast, host_tensor, place
+from zsad.models.device import autocast, host_tensor, images_at_once, place
 from zsad.resize import Filter, Normalisation, resize_into
 
 if TYPE_CHECKING:
@@ -105,12 +105,12 @@ class CLIPModel:
 
         Args:
             batch: (N, 3, S, S) float32 from ``preprocess``, on any device.
-            device_batch: images per forward; None = all at once.
+            device_batch: images per forward; None = all at once on a GPU, a few on a CPU.
 
         Returns:
             (N, D) float32 on ``device``, each row of length 1.
         """
-        return self._embed(batch, device_batch or max(1, len(batch)), self.module.encode_image)
+        return self._embed(batch, device_batch or images_at_once(len(batch), self.device), self.module.encode_image)
 
     @torch.no_grad()
     def embed_texts(self, texts: list[str]) -> Tensor:

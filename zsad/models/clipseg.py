@@ -22,7 +22,7 @@ from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 from zsad.errors import UsageError
 from zsad.models import weights
 from zsad.models.clipseg_decoder import FusedDecoder, run_layer, upscale
-from zsad.models.device import DTYPES, autocast, host_tensor, place
+from zsad.models.device import DTYPES, autocast, host_tensor, images_at_once, place
 from zsad.models.kernels_on_gpu import half_precision
 from zsad.resize import Normalisation, resize_into
 
@@ -143,8 +143,11 @@ class CLIPSegModel:
     @torch.no_grad()
     def encode_tiles(self, batch: Tensor) -> list[Tensor]:
         """The first half of ``logits``, one vision pass: what the decoder reads, one (N, tokens, C) per level."""
-        with autocast(self.device, self.precision):
-            return reductions(self.module, batch.to(self.device, non_blocking=True), self._positions)
+        parts = []
+        for some in batch.split(images_at_once(len(batch), self.device)):
+            with autocast(self.device, self.precision):
+                parts.append(reductions(self.module, some.to(self.device, non_blocking=True), self._positions))
+        return parts[0] if len(parts) == 1 else [torch.cat(levels) for levels in zip(*parts, strict=True)]
 
     @torch.no_grad()
     def decode_tiles(self, levels: Sequence[Tensor], prompt_embeddings: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ DTYPES: Mapping[Precision, torch.dtype] = MappingProxyType(
 )
 _PINNED = 1 << 28
 """Bytes of a result that is copied through pinned memory: more would keep that much from everybody else."""
+_IMAGES_ON_CPU = 4
 _CAST = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, FusedAttention)
 """Layers that use all they hold in products, whose operands autocast casts."""
 
@@ -56,6 +57,15 @@ def autocast(device: str, precision: Precision) -> torch.autocast:
     enabled = precision != "fp32"
     dtype = DTYPES[precision] if enabled else None
     return torch.autocast(torch.device(device).type, dtype, enabled=enabled, cache_enabled=False)
+
+
+def images_at_once(count: int, device: str) -> int:
+    """How many of ``count`` images a vision tower is to take at once: all on a GPU, a few on a CPU.
+
+    More are no faster there, and their activations are so large that every layer gets new memory from the system,
+    which takes up to a fifth of the whole pass (``python -m benchmarks --only batch``).
+    """
+    return max(1, min(count, _IMAGES_ON_CPU) if torch.device(device).type == "cpu" else count)
 
 
 def host_tensor(shape: Sequence[int], device: str) -> Tensor:
