@@ -34,7 +34,7 @@ GOALS: Mapping[str, str] = MappingProxyType(
         "P9": "ingest:inputs",
         "P10": "job:memory",
         "P11": "gpu:run",
-        "batch": "scoring:tiles_at_once",
+        "batch": "scoring:batches",
         "resume": "resume:run",
         "ceiling": "ceiling:run",
     }

@@ -167,7 +167,8 @@ def _overhead(actor: type[MeteredActor], warm: int, images: int, shape: tuple[in
         f"{100 * share:.1f} % ({cost.total:.3f} s per image, {cost.forwards:.3f} in forwards, {1e3 * beside:.0f} ms "
         "beside them)",
         None if shape[0] < 1000 else met,
-        f"CPU time of all processes of the session, {ACTORS} actors of one thread, {cost.images} images: of each actor "
+        f"CPU time of all processes of the session, {ACTORS} actors of one thread, batches of "
+        f"{config.runtime.batch_size}, {cost.images} images: of each actor "
         f"after its first {warm} images, of all else from then on, until the last commit; the forwards are timed within "
         f"the job; beside them {1e3 * (cost.in_actors - cost.forwards):.0f} ms are the actors', "
         f"{1e3 * cost.in_driver:.0f} ms the driver's, and "

@@ -66,7 +66,7 @@ def test_bit_for_bit_what_whole_arrays_give(count, height, width, scale, seed):
     rng = np.random.default_rng(seed)
     tiles = (scale * rng.standard_normal((count, 5, 7))).astype(np.float32)
     corners = rng.integers(-20, 60, (count, 2))
-    boxes = np.concatenate([corners, corners + rng.integers(1, 60, (count, 2))], 1)
+    boxes = np.concatenate([corners, corners + rng.integers(0, 60, (count, 2))], 1)
     total, hits = np.zeros((height, width), np.float32), np.zeros((height, width), np.float32)
     for tile, (x0, y0, x1, y1) in zip(tiles, boxes.tolist(), strict=True):
         top, bottom, left, right = max(y0, 0), min(y1, height), max(x0, 0), min(x1, width)
@@ -105,6 +105,11 @@ def test_input_is_left_as_it_was():
 def test_as_many_boxes_as_tiles():
     with pytest.raises(ValueError, match="zip"):
         project(np.zeros((2, 4, 4), np.float16), np.array([[0, 0, 4, 4]]), 8, 8)
+
+
+def test_tile_maps_without_pixels_are_refused():
+    with pytest.raises(ValueError, match="no pixels"):
+        project(np.zeros((1, 0, 0), np.float16), np.array([[0, 0, 4, 4]]), 8, 8)
 
 
 def golden():

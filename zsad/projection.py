@@ -88,12 +88,16 @@ def _mean(
     """The mean over the tiles, some rows at a time: the first one's index and (R, W) float32, good until the next."""
     from zsad.kernels import mean_of_tiles
 
+    if len(tile_maps) and 0 in tile_maps.shape[1:]:
+        raise ValueError(f"tile maps of shape {tile_maps.shape} have no pixels")
     windows, along_y, along_x = np.empty((len(tile_maps), 4), np.int64), [_taps(1, 1, 0, 0)], [_taps(1, 1, 0, 0)]
     for window, tile_map, (x0, y0, x1, y1) in zip(
         windows, tile_maps, np.asarray(boxes).reshape(-1, 4).tolist(), strict=True
     ):
-        top, left = max(y0, 0), max(x0, 0)
-        bottom, right = max(min(y1, height), top), max(min(x1, width), left)
+        left, top, right, bottom = max(x0, 0), max(y0, 0), min(x1, width), min(y1, height)
+        if left >= right or top >= bottom:
+            window[:] = 0
+            continue
         window[:] = left, top, right, bottom
         along_y.append(_taps(tile_map.shape[0], y1 - y0, top - y0, bottom - y0))
         along_x.append(_taps(tile_map.shape[1], x1 - x0, left - x0, right - x0))

@@ -74,6 +74,9 @@ def test_interrupted_while_ray_starts_it_leaves_nothing_behind(start, tmp_path, 
     while time.monotonic() < end:
         family |= descendants(driver.pid)
     os.kill(driver.pid, number)
+    time.sleep(0.01)
+    # As of a terminal and of a program that passes it on.
+    os.kill(driver.pid, number)
     while driver.process.poll() is None:
         family |= descendants(driver.pid)
         time.sleep(0.02)

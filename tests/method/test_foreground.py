@@ -106,6 +106,38 @@ def test_components_touch_diagonally():
     assert len(foreground_from_mask(mask, LITERAL).boxes) == 1
 
 
+@pytest.mark.parametrize("radius", [1, 3, 9])
+def test_closing_is_that_of_the_whole_image_on_an_endless_plane(radius):
+    rng = np.random.default_rng(radius)
+    yy, xx = np.mgrid[-radius : radius + 1, -radius : radius + 1]
+    disc = (xx**2 + yy**2 <= radius**2).astype(np.uint8)
+    config = ForegroundConfig(closing_radius=radius, min_component_fraction=0)
+    for share in (0.002, 0.02, 0.2, 0.9):
+        for height, width in ((40, 50), (1, 30), (25, 3)):
+            mask = rng.random((height, width)) < share
+            mask[rng.integers(height), rng.integers(width)] = True
+            plane = np.pad(mask, 3 * radius).view(np.uint8)
+            expected = cv2.morphologyEx(plane, cv2.MORPH_CLOSE, disc)[
+                3 * radius : -3 * radius, 3 * radius : -3 * radius
+            ]
+            for given in (mask, np.asfortranarray(mask)):
+                found = foreground_from_mask(given, config).mask
+                np.testing.assert_array_equal(found, expected.astype(bool))
+                assert found.flags.c_contiguous
+
+
+@pytest.mark.parametrize("size", [(16, 16), (23, 31)])
+def test_a_dis_mask_is_the_stretched_map_above_the_threshold(size):
+    saliency = np.random.default_rng(0).random((16, 16)).astype(np.float32)
+    before = saliency.copy()
+    resized = cv2.resize(saliency, size[::-1], interpolation=cv2.INTER_LINEAR)
+    stretched = (resized - float(resized.min())) / (float(resized.max()) - float(resized.min()))
+    for threshold in (0.1, 0.5, 0.58):
+        config = ForegroundConfig(binarise_threshold=threshold)
+        np.testing.assert_array_equal(binarise_saliency(saliency, *size, config), stretched > threshold)
+    np.testing.assert_array_equal(saliency, before)
+
+
 def test_closing_joins_neighbours_but_does_not_stick_to_the_border():
     mask = rectangle(60, 60, 20, 3, 40, 20) | rectangle(60, 60, 20, 24, 40, 40)
     found = foreground_from_mask(mask, ForegroundConfig(closing_radius=5, min_component_fraction=0))

@@ -7,6 +7,8 @@ import platform
 import signal
 import subprocess
 import sys
+import threading
+from contextlib import contextmanager
 
 import pytest
 from PIL import Image
@@ -110,44 +112,94 @@ def test_a_ray_of_its_own_starts_with_settings_that_the_caller_keeps_nothing_of(
     assert dict(os.environ) == before
 
 
-@pytest.mark.parametrize(("number", "end"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
-@pytest.mark.parametrize("times", [1, 2])
-def test_a_signal_waits_until_ray_has_started_and_a_second_one_does_not(monkeypatch, number, end, times):
-    steps = []
+@contextmanager
+def handlers(**given):
+    """These handlers for the duration of the block."""
+    numbers = {getattr(signal, name): handler for name, handler in given.items()}
+    before = {number: signal.signal(number, handler) for number, handler in numbers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """What a Ray that only pretends does; ``init`` is to be patched."""
+    found = []
+    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(cluster.ray, "shutdown", lambda: found.append("shut down"))
+    return found
+
+
+@pytest.mark.parametrize(("name", "end"), [("SIGINT", KeyboardInterrupt), ("SIGTERM", SystemExit)])
+@pytest.mark.parametrize("seconds_between", [None, 0.01, 2])
+def test_a_signal_waits_until_ray_has_started_unless_it_is_sent_again(monkeypatch, steps, name, end, seconds_between):
+    number, now = getattr(signal, name), [0.0]
+    monkeypatch.setattr(cluster.time, "monotonic", lambda: now[0])
 
     def init(**_):
         signal.signal(signal.SIGTERM, lambda *_: steps.append("Ray's own"))
-        for _ in range(times):
+        signal.raise_signal(number)
+        if seconds_between is not None:
+            now[0] += seconds_between
             signal.raise_signal(number)
         steps.append("started")
 
     monkeypatch.setattr(cluster.ray, "init", init)
-    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(cluster.ray, "shutdown", lambda: steps.append("shut down"))
-    before = {known: signal.getsignal(known) for known in (signal.SIGINT, signal.SIGTERM)}
-    own = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: lambda *_: sys.exit(143)}
-    setter = signal.signal
-    try:
-        for known, handler in own.items():
-            signal.signal(known, handler)
+    own = {"SIGINT": signal.default_int_handler, "SIGTERM": lambda *_: sys.exit(143)}
+    set_handler = signal.signal
+    with handlers(**own):
         with pytest.raises(end), cluster.connected("local"):
             steps.append("ran")
-        assert {known: signal.getsignal(known) for known in own} == own
-        assert signal.signal is setter
-    finally:
-        for known, handler in before.items():
-            signal.signal(known, handler)
-    assert steps == (["started", "shut down"] if times == 1 else ["shut down"])
+        assert [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)] == list(own.values())
+    assert signal.signal is set_handler
+    assert steps == (["shut down"] if seconds_between == 2 else ["started", "shut down"])
 
 
-def test_rays_answer_to_sigterm_is_not_kept(monkeypatch):
-    monkeypatch.setattr(cluster.ray, "init", lambda **_: signal.signal(signal.SIGTERM, lambda *_: None))
-    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(cluster.ray, "shutdown", lambda: None)
-    before = signal.getsignal(signal.SIGTERM)
-    for address in ("local", "auto"):
-        with cluster.connected(address):
-            assert signal.getsignal(signal.SIGTERM) is before
+@pytest.mark.parametrize("address", ["local", "auto"])
+def test_rays_answer_to_sigterm_replaces_none_but_the_systems(monkeypatch, steps, address):
+    def rays(*_):
+        pass
+
+    monkeypatch.setattr(cluster.ray, "init", lambda **_: signal.signal(signal.SIGTERM, rays))
+    for own, kept in ((lambda *_: None, None), (signal.SIG_DFL, rays)):
+        with handlers(SIGTERM=own), cluster.connected(address):
+            assert signal.getsignal(signal.SIGTERM) is (kept or own)
+
+
+def test_an_ignored_ctrl_c_stays_ignored(monkeypatch, steps):
+    monkeypatch.setattr(cluster.ray, "init", lambda **_: signal.raise_signal(signal.SIGINT))
+    with handlers(SIGINT=signal.SIG_IGN), cluster.connected("local"):
+        steps.append("ran")
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    assert steps == ["ran", "shut down"]
+
+
+def test_a_failed_start_gives_the_handlers_back(monkeypatch, steps):
+    def init(**_):
+        raise ConnectionError("no")
+
+    monkeypatch.setattr(cluster.ray, "init", init)
+    with handlers(SIGINT=signal.default_int_handler):
+        with pytest.raises(ZsadError, match="Cannot reach Ray"), cluster.connected("local"):
+            pass
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_outside_the_main_thread_no_handler_is_touched(monkeypatch, steps):
+    monkeypatch.setattr(cluster.ray, "init", lambda **_: steps.append("started"))
+
+    def connect():
+        with cluster.connected("local"):
+            steps.append("ran")
+
+    with handlers(SIGTERM=lambda *_: None):
+        thread = threading.Thread(target=connect)
+        thread.start()
+        thread.join()
+    assert steps == ["started", "ran", "shut down"]
 
 
 def test_of_what_rays_core_writes_only_its_remark_on_our_own_setting_is_left_out(capfd):

@@ -48,7 +48,7 @@ def test_few_tiles_are_decoded_at_once_and_the_maps_are_those_of_all_at_once(mod
     monkeypatch.setattr(model, "decode_tiles", spy_decode)
     some = step.predict(items)
     assert (encoded, decoded) == ([8], [3, 3, 2])
-    monkeypatch.setattr(model, "tiles_decoded", lambda prompts: None)
+    monkeypatch.setattr(model, "tiles_at_once", lambda prompts: None)
     every = step.predict(items)
     assert (encoded, decoded) == ([8, 8], [3, 3, 2, 8])
     for one, other, own in zip(some, every, items, strict=True):
@@ -58,9 +58,9 @@ def test_few_tiles_are_decoded_at_once_and_the_maps_are_those_of_all_at_once(mod
 
 @pytest.mark.parametrize(("prompts", "tiles"), [(1, 64), (18, 3), (64, 1), (500, 1), (0, 64)])
 def test_no_more_logits_at_once_than_a_decoder_call_makes(model, prompts, tiles):
-    assert model.tiles_decoded(prompts) == tiles
+    assert model.tiles_at_once(prompts) == tiles
 
 
 def test_a_gpu_decodes_all_tiles_at_once():
     on_gpu = clipseg.CLIPSegModel("random-clipseg", clipseg.build("random-clipseg"), "", "cuda", "bf16")
-    assert on_gpu.tiles_decoded(18) is None
+    assert on_gpu.tiles_at_once(18) is None

@@ -173,7 +173,7 @@ def _close(mask: Mask, radius: int) -> Mask:
     box = x, y, x + width, y + height
     # Without the margin, closing would glue everything near the border to the border.
     padded = np.pad(_window(mask, box), radius).view(np.uint8)
-    closed = np.zeros_like(mask)
+    closed = np.zeros(mask.shape, np.bool_)
     _window(closed, box)[:] = cv2.morphologyEx(padded, cv2.MORPH_CLOSE, disc)[radius:-radius, radius:-radius]
     return closed
 

@@ -32,7 +32,7 @@ def average_prompts(
         return (torch.sigmoid(logits) * weight).sum(dim=1) / weight.sum()
     # torch.logsumexp, but in place: of 18 prompts every copy is 9 MB per tile.
     terms = weight.log() - logits
-    finite = torch.finfo(terms.dtype)
-    highest = terms.amax(dim=1, keepdim=True).clamp_(finite.min, finite.max)
+    limits = torch.finfo(terms.dtype)
+    highest = terms.amax(dim=1, keepdim=True).clamp_(limits.min, limits.max)
     total = terms.sub_(highest).exp_().sum(dim=1)
     return torch.sigmoid(weight.sum().log() - total.log_().add_(highest.squeeze(1)))

@@ -168,7 +168,7 @@ class CLIPSegModel:
                     decode(self.module, chosen, *modulation, output[some], fused)
         return output.view(tiles, prompts, side, side)
 
-    def tiles_decoded(self, prompts: int) -> int | None:
+    def tiles_at_once(self, prompts: int) -> int | None:
         """How many tiles to decode at once for so many prompts, None = all.
 
         On a CPU as many as one decoder call takes: logits of hundreds of megabytes would be new memory in every batch,

@@ -21,6 +21,7 @@ DTYPES: Mapping[Precision, torch.dtype] = MappingProxyType(
 _PINNED = 1 << 28
 """Bytes of a result that is copied through pinned memory: more would keep that much from everybody else."""
 _IMAGES_ON_CPU = 4
+"""Of a vision tower: the largest activations of the published ones stay below the 32 MiB that malloc keeps by itself."""
 _CAST = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, FusedAttention)
 """Layers that use all they hold in products, whose operands autocast casts."""
 
@@ -62,8 +63,8 @@ def autocast(device: str, precision: Precision) -> torch.autocast:
 def images_at_once(count: int, device: str) -> int:
     """How many of ``count`` images a vision tower is to take at once: all on a GPU, a few on a CPU.
 
-    More are no faster there, and their activations are so large that every layer gets new memory from the system,
-    which takes up to a fifth of the whole pass (``python -m benchmarks --only batch``).
+    On one thread more are no faster, and their activations are so large that every layer gets new memory from the
+    system, which takes up to a fifth of the whole pass (``python -m benchmarks --only batch``).
     """
     return max(1, min(count, _IMAGES_ON_CPU) if torch.device(device).type == "cpu" else count)
 

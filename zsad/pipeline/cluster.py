@@ -28,6 +28,7 @@ _PROBE_TRIES = 5
 _PROBE_SECONDS = 60
 _KEPT_MIB = 128 if platform.libc_ver() >= ("glibc", "2.36") else 32
 """Of one piece of memory that is kept; glibc of old ignores a setting of more than 32 MiB, and then keeps hardly any."""
+_SIGNALS = signal.SIGTERM, signal.SIGINT
 _OWN_RAY = {
     # Ray's core prints a harmless but alarming error per actor pool into the terminal (ray#53727).
     "RAY_BACKEND_LOG_LEVEL": "fatal",
@@ -69,6 +70,7 @@ def connected(address: str | None) -> Iterator[None]:
         ):
             ray.init(address=address, logging_level=logging.ERROR, **own)
     except (KeyboardInterrupt, SystemExit):
+        # Of a signal that was held: Ray is complete by now, and can be ended.
         ray.shutdown()
         raise
     except Exception as error:  # a start that takes too long is nothing more special in Ray
@@ -83,38 +85,38 @@ def connected(address: str | None) -> Iterator[None]:
 
 @contextmanager
 def _signals(held: bool) -> Iterator[None]:
-    """Keep Ray from answering SIGTERM in its own way; ``held``: Ctrl-C and SIGTERM wait for the end of the block.
+    """Keep the handlers of Ctrl-C and SIGTERM that Python knows; ``held``: they are called at the end of the block only.
 
-    A Ray that is stopped while it starts leaves processes behind. Who cannot wait sends the signal twice.
+    A Ray that is stopped while it starts leaves processes behind. Who cannot wait sends the signal again after a second.
     """
+    own: dict[int, Any] = {number: handler for number in _SIGNALS if callable(handler := signal.getsignal(number))}
     if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    came: list[int] = []
-    own = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        own.clear()
+    came: dict[int, float] = {}
     set_handler = signal.signal
 
     def hold(number: int, frame: FrameType | None) -> None:
-        handler = own[signal.Signals(number)]
-        if came and callable(handler):
-            handler(number, frame)
-        came.append(number)
+        first = came.setdefault(number, time.monotonic())
+        # Some programs pass on a Ctrl-C that the terminal has sent to every process anyway.
+        if time.monotonic() - first > 1:
+            own[number](number, frame)
 
-    def set_but_sigterm(number: int, handler: Any) -> Any:
-        return signal.getsignal(number) if number == signal.SIGTERM else set_handler(number, handler)
+    def set_others(number: int, handler: Any) -> Any:
+        # Ray's answer to SIGTERM has an exit code that nobody knows.
+        return own[number] if number in own and number == signal.SIGTERM else set_handler(number, handler)
 
-    if held:
-        for number in own:
-            signal.signal(number, hold)
-    signal.signal = set_but_sigterm  # type: ignore[assignment]
     try:
+        if held:
+            for number in own:
+                signal.signal(number, hold)
+        signal.signal = set_others  # type: ignore[assignment]
         yield
     finally:
         signal.signal = set_handler
         for number, handler in own.items():
             signal.signal(number, handler)
-        if came:
-            signal.raise_signal(came[0])
+        for number in list(came)[:1]:
+            signal.raise_signal(number)
 
 
 @contextmanager

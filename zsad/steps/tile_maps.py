@@ -73,7 +73,7 @@ class TileMaps:
         def forward(window: slice) -> None:
             own = chosen[window]
             levels = self.model.encode_tiles(self.model.preprocess([_crop(*queue[i]) for i in own]))
-            at_once = self.model.tiles_decoded(len(weights)) or len(own)
+            at_once = self.model.tiles_at_once(len(weights)) or len(own)
             for start in range(0, len(own), at_once):
                 some = slice(start, start + at_once)
                 logits = self.model.decode_tiles([level[some] for level in levels], embeddings)

@@ -101,7 +101,7 @@ def output_lock(
 
 
 def no_results(output: str) -> UsageError:
-    """What to raise where there is no ``run.json``: no run, or one that has not come to its first image yet."""
+    """The error of a reader that finds no ``run.json``: there is no run, or one has not come to its first image yet."""
     try:
         found = _read(output)
     except OSError:
@@ -109,7 +109,7 @@ def no_results(output: str) -> UsageError:
     if found is not None:
         return UsageError(
             f"No results at {redact(output)!r} yet: {_describe(found)}, has begun a run there. Look again when it has "
-            "scored some images."
+            "scored some images; if it was killed, run the same 'zsad score' again."
         )
     return UsageError(
         f"No results at {redact(output)!r}. Expected the folder or URI that was given to 'zsad score --output'."
