@@ -130,7 +130,7 @@ def batches(quick: bool) -> list[Row]:
     ]
 
 
-def _compare_batches(what: str, tile_maps: TileMaps, call: Any, given: Any, quick: bool = False) -> Row:
+def _compare_batches(what: str, tile_maps: TileMaps, call: Any, given: Any, quick: bool) -> Row:
     found: dict[str, Any] = {}
 
     def ours() -> None:

@@ -21,7 +21,7 @@ DTYPES: Mapping[Precision, torch.dtype] = MappingProxyType(
 _PINNED = 1 << 28
 """Bytes of a result that is copied through pinned memory: more would keep that much from everybody else."""
 _IMAGES_ON_CPU = 4
-"""Of a vision tower: the largest activations of the published ones stay below the 32 MiB that malloc keeps by itself."""
+"""Of a vision tower: the largest activations of CLIPSeg and CLIP ViT-B stay below the 32 MiB that malloc keeps by itself."""
 _CAST = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, FusedAttention)
 """Layers that use all they hold in products, whose operands autocast casts."""
 
