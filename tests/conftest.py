@@ -32,6 +32,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: _LONG.isdisjoint(item.path.parts))
 
 
+@pytest.fixture(autouse=True)
+def _same_random_numbers():
+    """What a test draws without a seed of its own is the same in every run: bounds hold always or never."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def ray_local():
     """One local Ray for the whole session, with room for the four pools."""

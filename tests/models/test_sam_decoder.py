@@ -21,8 +21,12 @@ from .sam_oracle import published
 
 def build(spread: float = 4.0) -> MaskDecoder:
     """The published decoder with larger random weights, so that its attention is not uniform."""
-    transformer = TwoWayTransformer(depth=2, embedding_dim=64, mlp_dim=128, num_heads=4)
-    decoder = seeded(lambda: MaskDecoder(transformer_dim=64, transformer=transformer, iou_head_hidden_dim=32))
+
+    def untrained() -> MaskDecoder:
+        transformer = TwoWayTransformer(depth=2, embedding_dim=64, mlp_dim=128, num_heads=4)
+        return MaskDecoder(transformer_dim=64, transformer=transformer, iou_head_hidden_dim=32)
+
+    decoder = seeded(untrained)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in decoder.parameters():

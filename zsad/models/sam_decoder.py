@@ -15,6 +15,7 @@ every pixel (``sam_decoder_fused``).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple, Protocol, cast
 
 import torch
@@ -132,8 +133,18 @@ class SharedMaskDecoder(MaskDecoder):
             owner = None
             # They take several times the memory.
             upscaled_at_once = max(1, at_once // 4)
-        parts = [self._decode(shared, group, owner, grid, chosen, upscaled_at_once) for shared, group in groups]
-        return torch.cat([masks for masks, _ in parts]), torch.cat([ious for _, ious in parts])
+        # Masks of a few prompts at a time go straight to their place: to put them together later takes as long again.
+        output, ious, done = None, [], 0
+        for shared, group in groups:
+            parts, iou = self._decode(shared, group, owner, chosen, upscaled_at_once)
+            ious.append(iou)
+            for masks in parts:
+                if output is None:
+                    shape = (len(sparse_prompt_embeddings), len(chosen), 4 * grid[0], 4 * grid[1])
+                    output = masks.new_empty(shape)
+                to_pixel_order(masks, output[done : done + len(masks)].flatten(0, 1), grid, 2, 2)
+                done += len(masks)
+        return cast(Tensor, output), torch.cat(ious)
 
     def _share(self, image: Tensor, positions: Tensor) -> _Shared:
         """The projections of an image and of positions, both (1, N, C), that no prompt changes."""
@@ -156,19 +167,18 @@ class SharedMaskDecoder(MaskDecoder):
         shared: _Shared,
         sparse_prompt_embeddings: Tensor,
         owner: Tensor | None,
-        grid: tuple[int, int],
         chosen: range,
         upscaled_at_once: int,
-    ) -> tuple[Tensor, Tensor]:
-        """``forward`` of some prompts: owner (P,) int64 is the image of each, None for one image of a (h, w) grid."""
+    ) -> tuple[Iterator[Tensor], Tensor]:
+        """``forward`` of some prompts, made as they are asked for: masks (p, M, 16 N) of p prompts at a time, not in pixel order.
+
+        ``owner`` (P,) int64 is the image of each prompt, None for those of one image.
+        """
         pixels = _SharedPixels(shared, owner)
         tokens = self._transform(self._with_output(sparse_prompt_embeddings), pixels)
         weights, ious = self._outputs(tokens, chosen)
         some = zip(pixels.seen().split(upscaled_at_once), weights.split(upscaled_at_once), strict=True)
-        masks = torch.cat([weight @ self._upscale(of_some).transpose(1, 2) for of_some, weight in some])
-        output = masks.new_empty((*masks.shape[:2], 4 * grid[0], 4 * grid[1]))
-        to_pixel_order(masks, output.flatten(0, 1), grid, 2, 2)
-        return output, ious
+        return (weight @ self._upscale(of_some).transpose(1, 2) for of_some, weight in some), ious
 
     def _decode_fused(
         self,

@@ -32,9 +32,10 @@ _SIGNALS = signal.SIGTERM, signal.SIGINT
 _OWN_RAY = {
     # Ray's core prints a harmless but alarming error per actor pool into the terminal (ray#53727).
     "RAY_BACKEND_LOG_LEVEL": "fatal",
-    # Nobody looks at them, and to collect them is a fifth of what Ray's idle processes cost.
+    # Nobody looks at them, and to collect them is a quarter of what Ray's idle processes cost.
     "RAY_event_stats": "0",
     "RAY_enable_metrics_collection": "0",
+    "RAY_task_events_report_interval_ms": "0",
     # Of mallopt(3): an actor keeps what a batch frees, for the next one needs as much. Else glibc gives it back, and
     # the system clears every page again. Ray calls actors in threads, whose own arenas would keep too little.
     "MALLOC_ARENA_MAX": "1",

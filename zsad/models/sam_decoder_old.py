@@ -1,0 +1,358 @@
+"""SAM's mask decoder (Kirillov et al., 2023, appendix A) for many prompts of one or several images, with less work.
+
+The same function of the same parameters as the published ``MaskDecoder``, to float32 rounding, for inference: its
+masks have no gradient. Two things are done otherwise:
+
+- What does not depend on the prompt is computed once: in the first layer, keys, values and queries of the image.
+- The image has thousands of tokens and a prompt has seven. So where an attention projects the image for the
+  product with the prompt's tokens, those tokens are projected back instead: ``(x W) . t = x . (W t)``. The large
+  products become half as wide, and no projected image is ever held.
+
+The upscaling by transposed convolutions of stride 2 is one matrix product per pixel, with the channels last, and
+only the small masks are brought into the order of pixels. In half precision on a GPU, kernels of our own take what touches
+every pixel (``sam_decoder_fused``).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol, cast
+
+import torch
+from segment_anything.modeling import MaskDecoder
+from segment_anything.modeling.common import LayerNorm2d
+from segment_anything.modeling.transformer import Attention, TwoWayAttentionBlock
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from zsad.models.kernels_on_gpu import half_precision
+from zsad.models.transposed import split, to_pixel_order
+
+_PROMPTS_ON_CPU = 16
+_TOKENS_ON_CPU = 9216
+"""At most so many prompts, and tokens of the image times prompts, at once: two prompts at 1024 x 1024 pixels.
+
+More were slower, as their arrays leave the caches; fewer, as the products of a prompt's own few tokens are small.
+"""
+
+
+def prompts_at_once(tokens: int, device: str | torch.device) -> int | None:
+    """How many prompts of one image the decoder computes together; None: all prompts of all images.
+
+    Args:
+        tokens: of the image.
+        device: where the decoder runs.
+    """
+    if torch.device(device).type != "cpu":
+        return None
+    return max(1, min(_PROMPTS_ON_CPU, _TOKENS_ON_CPU // tokens))
+
+
+class _Shared(NamedTuple):
+    """What prompts of an image see alike. The first layer's is the image's, the later ones' of positions only.
+
+    Attributes:
+        image: (I, N, C) tokens of I images.
+        keys: (I or 1, heads, E, N) of each attention in which prompts read the image, the final one included.
+        queries: (I or 1, heads, E, N) of each attention in which the image reads the prompts.
+        values: (I, heads, N, E) of the first attention that reads the image.
+    """
+
+    image: Tensor
+    keys: list[Tensor]
+    queries: list[Tensor]
+    values: Tensor
+
+
+class Pixels(Protocol):
+    """What the tokens of P prompts read and write: the image as each prompt sees it, from layer to layer."""
+
+    def read(self, attention: Attention, queries: Tensor) -> Tensor:
+        """Prompt tokens read the pixels: queries (P, T, C) -> (P, T, C)."""
+
+    def write(self, attention: Attention, keys: Tensor, values: Tensor, norm: nn.LayerNorm) -> None:
+        """The pixels read prompt tokens, keys and values (P, T, C), and are normalised."""
+
+
+class SharedMaskDecoder(MaskDecoder):
+    """``MaskDecoder`` for prompts that share images: parameters and state dict are those of the published one."""
+
+    @classmethod
+    def of(cls, published: MaskDecoder) -> SharedMaskDecoder:
+        """A decoder with the very parameters of ``published``."""
+        shared = cls.__new__(cls)
+        shared.__dict__ = dict(published.__dict__)
+        return shared
+
+    def forward(
+        self,
+        image_embeddings: Tensor,
+        image_pe: Tensor,
+        sparse_prompt_embeddings: Tensor,
+        dense_prompt_embeddings: Tensor,
+        multimask_output: bool,
+        owner: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Masks and predicted IoUs of P prompts.
+
+        On a CPU the images of a call do not change each other's last bits. Elsewhere they are computed together, and
+        only as many prompts in all give the same kernels.
+
+        Args:
+            image_embeddings: (I, C, h, w).
+            image_pe: (1, C, h, w) positional encoding.
+            sparse_prompt_embeddings: (P, T, C), image by image.
+            dense_prompt_embeddings: (1 or P, C, h, w), the same for every prompt; the first is read.
+            multimask_output: the three masks of an ambiguous prompt, or the single one.
+            owner: (P,) int64, the image of each prompt; None for one image that has the call to itself.
+
+        Returns:
+            Logits (P, M, 4 h, 4 w) and predicted IoUs (P, M), M = 3 or 1.
+        """
+        grid = (image_embeddings.shape[2], image_embeddings.shape[3])
+        positions = _tokens(image_pe)
+        chosen = range(1, self.num_mask_tokens) if multimask_output else range(1)
+        half = half_precision(image_embeddings.device)
+        if half is not None and self._suits_kernels(sparse_prompt_embeddings):
+            embedded = _tokens(image_embeddings + dense_prompt_embeddings[:1])
+            return self._decode_fused(embedded, positions, sparse_prompt_embeddings, owner, grid, chosen, half)
+        # One by one: a larger matrix product may round otherwise.
+        images = [
+            self._share(one, positions) for one in _tokens(image_embeddings + dense_prompt_embeddings[:1]).split(1)
+        ]
+        at_once = prompts_at_once(grid[0] * grid[1], image_embeddings.device)
+        if at_once is None:
+            groups = [(_join(images), sparse_prompt_embeddings)]
+            upscaled_at_once = max(1, len(sparse_prompt_embeddings))
+        else:
+            counts = (
+                [len(sparse_prompt_embeddings)] if owner is None else owner.bincount(minlength=len(images)).tolist()
+            )
+            own = zip(images, sparse_prompt_embeddings.split(counts), strict=True)
+            groups = [(image, group) for image, prompts in own for group in prompts.split(at_once)]
+            owner = None
+            # They take several times the memory.
+            upscaled_at_once = max(1, at_once // 4)
+        parts = [self._decode(shared, group, owner, grid, chosen, upscaled_at_once) for shared, group in groups]
+        return torch.cat([masks for masks, _ in parts]), torch.cat([ious for _, ious in parts])
+
+    def _share(self, image: Tensor, positions: Tensor) -> _Shared:
+        """The projections of an image and of positions, both (1, N, C), that no prompt changes."""
+        layers = [cast(TwoWayAttentionBlock, layer) for layer in self.transformer.layers]
+        reading = [layer.cross_attn_token_to_image for layer in layers] + [self.transformer.final_attn_token_to_image]
+        writing = [layer.cross_attn_image_to_token for layer in layers]
+        sources = [image + positions] + [positions] * len(layers)
+        return _Shared(
+            image,
+            [_pixels_last(one.k_proj(source), one.num_heads) for one, source in zip(reading, sources, strict=True)],
+            [
+                _pixels_last(one.q_proj(source), one.num_heads)
+                for one, source in zip(writing, sources[:-1], strict=True)
+            ],
+            _heads(reading[0].v_proj(image), reading[0].num_heads),
+        )
+
+    def _decode(
+        self,
+        shared: _Shared,
+        sparse_prompt_embeddings: Tensor,
+        owner: Tensor | None,
+        grid: tuple[int, int],
+        chosen: range,
+        upscaled_at_once: int,
+    ) -> tuple[Tensor, Tensor]:
+        """``forward`` of some prompts: owner (P,) int64 is the image of each, None for one image of a (h, w) grid."""
+        pixels = _SharedPixels(shared, owner)
+        tokens = self._transform(self._with_output(sparse_prompt_embeddings), pixels)
+        weights, ious = self._outputs(tokens, chosen)
+        some = zip(pixels.seen().split(upscaled_at_once), weights.split(upscaled_at_once), strict=True)
+        masks = torch.cat([weight @ self._upscale(of_some).transpose(1, 2) for of_some, weight in some])
+        output = masks.new_empty((*masks.shape[:2], 4 * grid[0], 4 * grid[1]))
+        to_pixel_order(masks, output.flatten(0, 1), grid, 2, 2)
+        return output, ious
+
+    def _decode_fused(
+        self,
+        images: Tensor,
+        positions: Tensor,
+        sparse_prompt_embeddings: Tensor,
+        owner: Tensor | None,
+        grid: tuple[int, int],
+        chosen: range,
+        half: torch.dtype,
+    ) -> tuple[Tensor, Tensor]:
+        """``forward`` of images (I, N, C) by kernels, in half precision."""
+        from zsad.models.sam_decoder_fused import FusedPixels
+
+        if owner is None:
+            owner = torch.zeros(len(sparse_prompt_embeddings), dtype=torch.int64, device=images.device)
+        pixels = FusedPixels(images, positions, owner, half)
+        tokens = self._transform(self._with_output(sparse_prompt_embeddings), pixels)
+        weights, ious = self._outputs(tokens, chosen)
+        return pixels.masks(cast(nn.Sequential, self.output_upscaling), weights, grid), ious
+
+    def _suits_kernels(self, sparse_prompt_embeddings: Tensor) -> bool:
+        """Whether the sizes are such as ``sam_decoder_kernels`` take."""
+        attention = self.transformer.final_attn_token_to_image
+        length = 1 + self.num_mask_tokens + sparse_prompt_embeddings.shape[1]
+        sizes = (self.transformer_dim // 4, attention.num_heads * 8, attention.internal_dim)
+        return length <= 8 and all(size >= 16 and size & (size - 1) == 0 for size in sizes)
+
+    def _with_output(self, sparse_prompt_embeddings: Tensor) -> Tensor:
+        """Tokens of prompts (P, 2, C) -> with those of the IoUs and the masks before them, (P, T, C)."""
+        output = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
+        return torch.cat((output.expand(len(sparse_prompt_embeddings), -1, -1), sparse_prompt_embeddings), 1)
+
+    def _outputs(self, tokens: Tensor, chosen: range) -> tuple[Tensor, Tensor]:
+        """Tokens (P, T, C) -> the weights of the chosen masks, (P, M, C / 8), and their predicted IoUs, (P, M)."""
+        weights = torch.stack([self.output_hypernetworks_mlps[i](tokens[:, 1 + i]) for i in chosen], 1)
+        return weights, self.iou_prediction_head(tokens[:, 0])[:, chosen.start : chosen.stop]
+
+    def _transform(self, prompts: Tensor, pixels: Pixels) -> Tensor:
+        """The two-way transformer: prompts (P, T, C) -> (P, T, C), and ``pixels`` as the last layer leaves them."""
+        transformer = self.transformer
+        tokens = prompts
+        for module in transformer.layers:
+            layer = cast(TwoWayAttentionBlock, module)
+            if layer.skip_first_layer_pe:
+                tokens = layer.self_attn(q=tokens, k=tokens, v=tokens)
+            else:
+                tokens = tokens + layer.self_attn(q=tokens + prompts, k=tokens + prompts, v=tokens)
+            tokens = layer.norm1(tokens)
+            tokens = layer.norm2(tokens + pixels.read(layer.cross_attn_token_to_image, tokens + prompts))
+            tokens = layer.norm3(tokens + layer.mlp(tokens))
+            pixels.write(layer.cross_attn_image_to_token, tokens + prompts, tokens, layer.norm4)
+        last = pixels.read(transformer.final_attn_token_to_image, tokens + prompts)
+        normalised: Tensor = transformer.norm_final_attn(tokens + last)
+        return normalised
+
+    def _upscale(self, pixels: Tensor) -> Tensor:
+        """(P, N, C) -> (P, 16 N, C / 8): every pixel split into 2 x 2, twice."""
+        layers = cast(nn.Sequential, self.output_upscaling)
+        first, second = cast(nn.ConvTranspose2d, layers[0]), cast(nn.ConvTranspose2d, layers[3])
+        norm = cast(LayerNorm2d, layers[1])
+        prompts = len(pixels)
+        values = split(first, pixels)
+        values = layers[2](F.layer_norm(values, values.shape[-1:], norm.weight, norm.bias, norm.eps))
+        values = layers[4](split(second, values))
+        return values.view(prompts, -1, values.shape[-1])
+
+
+class _SharedPixels:
+    """``Pixels`` by operations of torch: owner (P,) int64 is the image of each prompt, None for one image."""
+
+    def __init__(self, shared: _Shared, owner: Tensor | None) -> None:
+        self._shared, self._owner = shared, owner
+        self._layer = 0
+        self._pixels: Tensor | None = None
+
+    def read(self, attention: Attention, queries: Tensor) -> Tensor:
+        return _read(attention, queries, self._shared, self._layer, self._pixels, self._owner)
+
+    def write(self, attention: Attention, keys: Tensor, values: Tensor, norm: nn.LayerNorm) -> None:
+        written = _write(attention, keys, values, self._shared, self._layer, self._pixels, self._owner)
+        self._pixels = norm(written)
+        self._layer += 1
+
+    def seen(self) -> Tensor:
+        """(P, N, C), once written."""
+        return cast(Tensor, self._pixels)
+
+
+def _join(images: list[_Shared]) -> _Shared:
+    """Several images as one: the later layers, of positions only, are the same for all."""
+    first = images[0]
+    if len(images) == 1:
+        return first
+    return _Shared(
+        torch.cat([one.image for one in images]),
+        [torch.cat([one.keys[0] for one in images]), *first.keys[1:]],
+        [torch.cat([one.queries[0] for one in images]), *first.queries[1:]],
+        torch.cat([one.values for one in images]),
+    )
+
+
+def _read(
+    attention: Attention, queries: Tensor, shared: _Shared, layer: int, pixels: Tensor | None, owner: Tensor | None
+) -> Tensor:
+    """Prompt tokens read the image: queries (P, T, C) -> (P, T, C). ``pixels`` (P, N, C) None: still the image."""
+    heads = attention.num_heads
+    prompts, length, _ = queries.shape
+    query = _heads(attention.q_proj(queries), heads) / (attention.internal_dim // heads) ** 0.5
+    keys = shared.keys[layer]
+    if pixels is None and owner is not None:
+        weights = (query @ keys[owner]).softmax(-1)
+        mixed = (weights @ shared.values[owner]).transpose(1, 2)
+        return cast(Tensor, attention.out_proj(mixed.reshape(prompts, length, -1)))
+    # (heads, P T, N): what all prompts see alike.
+    logits = (_flat(query) @ keys[0]).view(heads, prompts, length, -1)
+    if pixels is None:
+        mixed = logits.softmax(-1).flatten(1, 2) @ shared.values[0]
+        mixed = mixed.view(heads, prompts, length, -1).permute(1, 2, 0, 3)
+    else:
+        key_weight, value_weight = _by_head(attention.k_proj.weight, heads), _by_head(attention.v_proj.weight, heads)
+        folded = (query @ key_weight).flatten(1, 2)
+        own = folded @ pixels.transpose(1, 2)
+        weights = own.view(prompts, heads, length, -1).add_(logits.transpose(0, 1)).softmax(-1)
+        seen = (weights.flatten(1, 2) @ pixels).view(prompts, heads, length, -1)
+        mixed = (seen @ value_weight.transpose(1, 2)).transpose(1, 2)
+        mixed = mixed + attention.v_proj.bias.view(heads, -1)
+    return cast(Tensor, attention.out_proj(mixed.reshape(prompts, length, -1)))
+
+
+def _write(
+    attention: Attention,
+    keys: Tensor,
+    values: Tensor,
+    shared: _Shared,
+    layer: int,
+    pixels: Tensor | None,
+    owner: Tensor | None,
+) -> Tensor:
+    """Pixels read the prompt tokens: keys and values (P, T, C) -> the pixels with what was read, (P, N, C)."""
+    heads = attention.num_heads
+    prompts, length, _ = keys.shape
+    key = _heads(attention.k_proj(keys), heads) / (attention.internal_dim // heads) ** 0.5
+    queries = shared.queries[layer]
+    if pixels is None and owner is not None:
+        logits = key @ queries[owner]
+    else:
+        # (heads, P T, N): what all prompts see alike.
+        logits = _flat(key) @ queries[0]
+        logits = logits.view(heads, prompts, length, -1).transpose(0, 1)
+    if pixels is None:
+        pixels = shared.image if owner is None else shared.image[owner]
+    else:
+        folded = (key @ _by_head(attention.q_proj.weight, heads)).flatten(1, 2)
+        logits = (folded @ pixels.transpose(1, 2)).view(prompts, heads, length, -1).add_(logits)
+    # Pixels last: over a last axis of seven tokens, torch's softmax on a CPU takes twenty times as long.
+    weights = logits.softmax(2).flatten(1, 2).transpose(1, 2)
+    value = _heads(attention.v_proj(values), heads)
+    spread = (value @ _by_head(attention.out_proj.weight.T, heads)).flatten(1, 2)
+    # The weights of a pixel sum to 1 in every head, so this adds the bias once.
+    spread = spread + attention.out_proj.bias / heads
+    return torch.baddbmm(pixels, weights, spread)
+
+
+def _tokens(image: Tensor) -> Tensor:
+    """(I, C, h, w) -> (I, h w, C)."""
+    return image.flatten(2).transpose(1, 2).contiguous()
+
+
+def _heads(projected: Tensor, heads: int) -> Tensor:
+    """(P, T, heads x E) -> (P, heads, T, E)."""
+    return projected.unflatten(2, (heads, -1)).transpose(1, 2)
+
+
+def _pixels_last(projected: Tensor, heads: int) -> Tensor:
+    """(I, N, heads x E) -> (I, heads, E, N), contiguous."""
+    return projected.transpose(1, 2).unflatten(1, (heads, -1)).contiguous()
+
+
+def _flat(by_prompt: Tensor) -> Tensor:
+    """(P, heads, T, E) -> (heads, P T, E)."""
+    return by_prompt.transpose(0, 1).flatten(1, 2)
+
+
+def _by_head(weight: Tensor, heads: int) -> Tensor:
+    """(heads x E, C) -> (heads, E, C)."""
+    return weight.unflatten(0, (heads, -1))
