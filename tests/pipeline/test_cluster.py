@@ -3,7 +3,6 @@
 import gc
 import io
 import os
-import platform
 import signal
 import subprocess
 import sys
@@ -241,22 +240,3 @@ def test_garbage_is_collected_as_before_when_the_models_are_refused(tmp_path, mo
         assert gc.isenabled() == enabled
     finally:
         (gc.enable if was_enabled else gc.disable)()
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators decide for themselves")
-def test_processes_of_a_ray_of_its_own_keep_the_memory_that_a_batch_frees():
-    code = (
-        "import resource, threading\n"
-        f"def batch(): [bytearray({cluster._KEPT_MIB // 2} << 20) for _ in range(3)]\n"
-        "def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
-        # Ray calls actors in threads, each of which glibc gives an arena of its own by default.
-        "def work(): batch(); before = faults(); batch(); print(faults() - before)\n"
-        "thread = threading.Thread(target=work); thread.start(); thread.join()"
-    )
-    plain = {name: value for name, value in os.environ.items() if "MALLOC" not in name and name != "GLIBC_TUNABLES"}
-    fresh = []
-    for environment in (plain | cluster._OWN_RAY, plain):
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
-        fresh.append(int(done.stdout))
-    # Of 4 KiB, or 2 MiB where the system gives them unasked.
-    assert fresh[0] <= 10 < fresh[1]
