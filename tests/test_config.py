@@ -34,11 +34,20 @@ def test_file_goes_over_preset_and_override_over_file(tmp_path):
         ("mini", ["foreground.min_coverage=7"], r"foreground.min_coverage: given 7; .*less than or equal to 1"),
         ("mini", ["foreground.min_coverage"], r"Expected section.field=value"),
         ("mini", ["foreground.min_coverage=[1"], r"not valid YAML"),
+        ("mini", ["preset=strong"], r"Preset 'mini' was asked for.*preset='strong'.*--preset"),
     ],
 )
 def test_wrong_configuration_says_what_was_given_and_expected(preset, overrides, message):
     with pytest.raises(UsageError, match=message):
         load_config(preset, None, overrides)
+
+
+def test_a_file_may_repeat_the_preset_but_not_change_it(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("preset: mini\n")
+    assert load_config("mini", path) == load_config("mini")
+    with pytest.raises(UsageError, match=r"Preset 'vand2023' was asked for.*preset='mini'.*--preset"):
+        load_config("vand2023", path)
 
 
 @pytest.mark.parametrize("text", ["a: [", "- list", "!!python/object/apply:os.system ['true']"])

@@ -218,7 +218,8 @@ def load_config(preset: str = "vand2023", path: str | Path | None = None, overri
         overrides: e.g. ``["foreground.min_coverage=0.9", "models.precision=bf16"]``; values are YAML.
 
     Raises:
-        UsageError: unknown preset, section or field, a value out of range, or an unreadable file.
+        UsageError: unknown preset, section or field, a value out of range, an unreadable file, or settings that name
+            another preset.
     """
     if preset not in preset_names():
         raise UsageError(f"Unknown preset {preset!r}. Expected one of: {', '.join(preset_names())}.")
@@ -232,6 +233,11 @@ def load_config(preset: str = "vand2023", path: str | Path | None = None, overri
         values = _merge(values, _parse(text, str(path)))
     for override in overrides:
         values = _merge(values, _parse_override(override))
+    if values["preset"] != preset:
+        raise UsageError(
+            f"Preset {preset!r} was asked for, but the settings over it say preset={values['preset']!r}. A setting cannot "
+            "change the preset; name it with --preset (in Python, as the first argument of load_config)."
+        )
     try:
         return Config.model_validate(values)
     except ValidationError as error:

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from zsad.errors import UsageError, ZsadError
 from zsad.storage import (
     DECISIONS_SCHEMA,
     PREDICTIONS_SCHEMA,
+    cleanup,
     iter_maps,
     output_lock,
     part_name,
@@ -180,6 +182,18 @@ def test_missing_things_are_explained(run, out, tmp_path):
         read_foreground(run, "%%%%")
     with pytest.raises(UsageError, match="load: truncated: the file ends early"):
         read_anomaly_map(run, "b/bad.png")
+    for no_string in (None, 1001):
+        with pytest.raises(UsageError, match=f"{no_string} is a .*Expected a string"):
+            read_anomaly_map(run, no_string)
+
+
+def test_names_that_are_no_utf8_are_nobody_s_parts(run):
+    parts = files_module.list_parts(run, "predictions")
+    for folder in (run, f"{run}/predictions", f"{run}/anomaly_maps"):
+        Path(os.fsdecode(os.fsencode(folder) + b"/n\xe9.parquet")).touch()
+    assert files_module.list_parts(run, "predictions") == parts
+    assert len(read_predictions(run)) > 0
+    assert cleanup._remove_orphans(run) == 0
 
 
 def test_a_run_without_parts_yet_is_empty(out):

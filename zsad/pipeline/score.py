@@ -278,7 +278,7 @@ def _finish(
     code = 3 if images and errors / images > options.max_error_fraction else 0
     rate = f" ({scored_now / seconds:.2f} images/s with start-up)" if scored_now else ""
     print(f"Scored {count(scored_now, 'image')} in {duration(seconds)}{rate}.", file=stream)
-    reasons = ", ".join(f"{reason} {number}" for reason, number in list(rows.reasons.items())[:5])
+    reasons = ", ".join(f"{reason} {number}" for reason, number in rows.reasons.items())
     found = f"{count(images, 'row')}, {rows.ok} ok, {count(errors, 'error')}"
     print(found + (f": {reasons}" if reasons else ""), file=stream)
     if rows.others:

@@ -93,6 +93,8 @@ def _sync_folder(folder: str) -> None:
 def list_files(uri: str) -> list[fs.FileInfo]:
     """Files and folders directly in ``uri``, sorted by name; empty when it does not exist.
 
+    Names that are not UTF-8 are left out: none of ours is such a one, and Arrow cannot open them.
+
     Raises:
         ZsadError: ``uri`` is a file or cannot be listed.
     """
@@ -101,7 +103,15 @@ def list_files(uri: str) -> list[fs.FileInfo]:
         found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True))
     except OSError as error:
         raise ZsadError(f"Cannot list {redact(uri)!r}: {redact(str(error))}") from error
-    return sorted(found, key=lambda info: info.base_name)
+    return sorted(filter(_has_name, found), key=lambda info: info.base_name)
+
+
+def _has_name(info: fs.FileInfo) -> bool:
+    """Whether Arrow can say its name."""
+    try:
+        return bool(info.base_name)
+    except UnicodeDecodeError:
+        return False
 
 
 def list_parts(output: str, folder: str) -> list[str]:

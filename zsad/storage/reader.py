@@ -69,7 +69,7 @@ def read_anomaly_map(output: Uri, image_id: str) -> NDArray[np.float16]:
         (H, W) float16, higher = more anomalous, bit for bit what was scored.
 
     Raises:
-        UsageError: no run at ``output``, no such image, or an image that could not be scored.
+        UsageError: no run at ``output``, no such image, one that could not be scored, or an ID that is no string.
         ZsadError: a part is missing or damaged.
     """
     output = as_uri(output)
@@ -158,6 +158,11 @@ def _check_is_run(output: str) -> None:
 
 
 def _map_row(output: str, image_id: str, columns: Sequence[str]) -> dict[str, Any]:
+    if not isinstance(image_id, str):
+        raise UsageError(
+            f"The image ID {image_id!r} is a {type(image_id).__name__}. Expected a string, as in the column image_id of "
+            "zsad.read_predictions."
+        )
     rows = _valid_rows(output, _POINTER_COLUMNS, image_id).to_pylist()
     if not rows:
         raise UsageError(f"No image {image_id!r} in {redact(output)!r}.{_suggestion(output, image_id)}")
