@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def _same_random_numbers():
-    """What a test draws without a seed of its own is the same in every run: bounds hold always or never."""
+    """What a test draws from torch without a seed is the same in every run: bounds hold always or never."""
     torch.manual_seed(0)
 
 

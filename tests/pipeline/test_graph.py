@@ -15,8 +15,9 @@ from benchmarks.ceiling import FreeActor
 from zsad.config import load_config
 from zsad.datasets import load_manifest
 from zsad.detector import METHOD
-from zsad.pipeline import graph
+from zsad.pipeline import cluster
 from zsad.pipeline.execute import start_ledger
+from zsad.pipeline.graph import run_graph
 from zsad.pipeline.pools import Pool
 from zsad.pipeline.sink import PartSink
 
@@ -25,7 +26,7 @@ from zsad.pipeline.sink import PartSink
 def test_with_the_settings_of_actors_glibc_keeps_the_memory_that_a_batch_frees():
     code = (
         "import resource, threading\n"
-        f"def batch(): [bytearray({graph._KEPT_MIB // 2} << 20) for _ in range(3)]\n"
+        f"def batch(): [bytearray({cluster._KEPT_MIB // 2} << 20) for _ in range(3)]\n"
         "def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         # Ray calls actors in threads, each of which glibc gives an arena of its own by default.
         "def work(): batch(); before = faults(); batch(); print(faults() - before)\n"
@@ -33,14 +34,14 @@ def test_with_the_settings_of_actors_glibc_keeps_the_memory_that_a_batch_frees()
     )
     plain = {name: value for name, value in os.environ.items() if "MALLOC" not in name and name != "GLIBC_TUNABLES"}
     fresh = []
-    for environment in (plain | graph._MEMORY, plain):
+    for environment in (plain | cluster.KEEPS_MEMORY, plain):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
         fresh.append(int(done.stdout))
     # Of 4 KiB, or 2 MiB where the system gives them unasked.
     assert fresh[0] <= 10 < fresh[1]
 
 
-def test_actors_start_with_these_settings_but_for_those_of_the_caller(ray_local, tmp_path, monkeypatch):
+def test_actors_start_with_the_environment_that_they_are_given(ray_local, tmp_path):
     environment = tmp_path / "environment"
 
     class Actor(FreeActor):
@@ -49,17 +50,12 @@ def test_actors_start_with_these_settings_but_for_those_of_the_caller(ray_local,
             environment.write_bytes(Path("/proc/self/environ").read_bytes())
             return super().build(config, names)
 
-    for name in graph._MEMORY:
-        monkeypatch.delenv(name, raising=False)
-    # In the driver only: Ray's processes are there already.
-    monkeypatch.setenv("MALLOC_ARENA_MAX", "3")
     (tmp_path / "images").mkdir()
     Image.new("RGB", (96, 96)).save(tmp_path / "images" / "one.png")
     work = load_manifest("folder", str(tmp_path / "images"), object_name="part")
     pool = Pool("fused", tuple(step.name for step in METHOD), 1, 0.0, 1, 1)
     sink = PartSink(str(tmp_path / "out"), "run", 16)
-    graph.run_graph(work, [pool], load_config("mini"), "f" * 64, sink, start_ledger(), Actor)
+    config, ledger = load_config("mini"), start_ledger()
+    run_graph(work, [pool], config, "f" * 64, sink, ledger, Actor, environment=cluster.KEEPS_MEMORY)
     seen = dict(line.split("=", 1) for line in environment.read_text().split("\0") if "=" in line)
-    assert seen.get("MALLOC_ARENA_MAX") != "1"
-    others = [name for name in graph._MEMORY if name != "MALLOC_ARENA_MAX"]
-    assert [seen.get(name) for name in others] == [graph._MEMORY[name] for name in others]
+    assert seen.items() >= cluster.KEEPS_MEMORY.items()

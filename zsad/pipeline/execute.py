@@ -14,7 +14,15 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from zsad.config import Config
 from zsad.errors import ZsadError
 from zsad.filesystem import redact
-from zsad.pipeline.cluster import check_nodes, cluster_resources, connected, only_node, probe, wait_for_gpus
+from zsad.pipeline.cluster import (
+    KEEPS_MEMORY,
+    check_nodes,
+    cluster_resources,
+    connected,
+    only_node,
+    probe,
+    wait_for_gpus,
+)
 from zsad.pipeline.cost import slow_warning, stage_costs, weights_gib
 from zsad.pipeline.graph import run_graph
 from zsad.pipeline.ledger import Ledger
@@ -88,7 +96,9 @@ def execute(
         try:
             with ProgressReporter(counter, work.num_rows, stream) as progress:
                 node = only_node(root, output, config)
-                figures = run_graph(work, pools, config, info.fingerprint, sink, counter, node=node)
+                # A Ray of our own has started with these settings; a process with others starts a second later.
+                own = {name: value for name, value in KEEPS_MEMORY.items() if name not in os.environ} if joins else {}
+                figures = run_graph(work, pools, config, info.fingerprint, sink, counter, node=node, environment=own)
         except Exception as error:
             # Ray Data's own errors, such as that of no progress, have no base class but this.
             raise _explain(error) from error

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import logging
 import math
-import os
-import platform
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -21,16 +19,6 @@ from zsad.pipeline.pools import Pool
 from zsad.pipeline.sink import PartSink
 
 _ROWS_PER_SOURCE_BLOCK = 100_000
-_KEPT_MIB = 128 if platform.libc_ver() >= ("glibc", "2.36") else 32
-"""Of one piece of memory that is kept; glibc of old ignores a setting of more than 32 MiB, and then keeps hardly any."""
-_MEMORY = {
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_THRESHOLD_": str(_KEPT_MIB << 20),
-    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
-}
-"""Of mallopt(3), where the environment does not say otherwise: an actor keeps what a batch frees, for the next one needs
-as much. Else glibc gives it back, and the system clears every page again. Ray calls actors in threads, whose own arenas
-would keep too little."""
 
 
 def run_graph(
@@ -42,6 +30,7 @@ def run_graph(
     progress: Any,
     actor: type[StepActor] = StepActor,
     node: str | None = None,
+    environment: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Score the images of a work list and commit them as parts; returns when all are committed.
 
@@ -54,6 +43,7 @@ def run_graph(
         progress: handle of the ``Ledger`` actor.
         actor: what runs the steps of a pool.
         node: ID of the one node that reads and writes, where the paths are its own; None = any node.
+        environment: variables that the actors' processes start with; None = those of Ray.
 
     Returns:
         Ray Data's figures of the run per operator, and the bytes that it spilled.
@@ -69,7 +59,6 @@ def run_graph(
     place: dict[str, Any] = (
         {} if node is None else {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
     )
-    settings = {name: value for name, value in _MEMORY.items() if name not in os.environ}
     for pool in pools:
         graph = graph.map_batches(
             actor,
@@ -94,7 +83,7 @@ def run_graph(
             # Without end: an image that ends every process is found by the ledger and given up.
             max_restarts=-1,
             max_task_retries=-1,
-            runtime_env={"env_vars": settings},
+            runtime_env={"env_vars": dict(environment or {})},
             **place,
         )
     graph.write_datasink(sink, ray_remote_args=place)
