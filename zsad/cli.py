@@ -66,7 +66,7 @@ Output = Annotated[str, typer.Argument(metavar="OUT", help="Output folder or URI
 Address = Annotated[
     str | None,
     typer.Option(
-        help="local = Ray on this machine; auto or ray://host:10001 = a cluster. Default: $RAY_ADDRESS or local."
+        help="local = Ray on this machine; auto = the cluster that it belongs to. Default: $RAY_ADDRESS or local."
     ),
 ]
 DatasetLayout = Annotated[Dataset, typer.Option(help="Layout of the dataset.")]
