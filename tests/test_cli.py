@@ -184,13 +184,6 @@ def test_a_finished_run_gives_the_code_of_its_table_without_starting_ray(folder,
     assert ("load/truncated 1" in done.stderr) == bool(errors)
 
 
-def test_a_run_from_outside_a_cluster_is_refused_before_it_connects(folder, tmp_path):
-    done = score(folder, tmp_path, "--object", "nut", "--address", "ray://192.0.2.1:10001")
-    assert done.returncode == 2, done.stderr
-    assert "ray://192.0.2.1:10001" in done.stderr and "ray job submit" in done.stderr
-    assert "Starting Ray" not in done.stderr and not (tmp_path / "out" / "run.json").exists()
-
-
 def test_a_reader_of_the_log_that_leaves_ends_no_run(folder, tmp_path):
     finished_run(folder, tmp_path / "out", errors=1)
     command = [COMMAND, "score", "--dataset", "folder", "--root", folder, "--output", tmp_path / "out"]

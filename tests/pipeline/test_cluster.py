@@ -18,12 +18,22 @@ from zsad.pipeline import cluster
 from zsad.pipeline.score import ScoreOptions, score
 
 
-def test_a_local_path_is_refused_where_the_only_node_is_another_machine(tmp_path, monkeypatch):
+def test_a_run_from_outside_the_cluster_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(cluster.ray, "nodes", lambda: [{"NodeID": "a", "Alive": True}])
     paths = (str(tmp_path / "in"), str(tmp_path / "out"))
     cluster.check_nodes(*paths, load_config("mini"))
     monkeypatch.setattr(cluster.ray.util.client.ray, "is_connected", lambda: True)
-    with pytest.raises(UsageError, match=r"--output .*out' is a local path, but the cluster has machines of its own"):
+    for given in (paths, ("s3://bucket/in", "s3://bucket/out")):
+        with pytest.raises(UsageError, match=r"outside the cluster.*ray job submit.*--address auto"):
+            cluster.check_nodes(*given, load_config("mini"))
+    with pytest.raises(UsageError, match=r"out' is a local path, but the cluster has machines of its own"):
+        cluster.check_readable([paths[1]], shared=False)
+
+
+def test_local_paths_are_refused_where_there_are_several_nodes(tmp_path, monkeypatch):
+    monkeypatch.setattr(cluster.ray, "nodes", lambda: [{"NodeID": name, "Alive": True} for name in "ab"])
+    paths = (str(tmp_path / "in"), str(tmp_path / "out"))
+    with pytest.raises(UsageError, match=r"--output .*out' is a local path, but the cluster has several nodes"):
         cluster.check_nodes(*paths, load_config("mini"))
     with pytest.raises(UsageError, match=r"--root .*in' is a local path"):
         cluster.check_nodes(paths[0], "s3://bucket/out", load_config("mini"))

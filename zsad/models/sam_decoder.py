@@ -170,7 +170,7 @@ class SharedMaskDecoder(MaskDecoder):
         chosen: range,
         upscaled_at_once: int,
     ) -> tuple[Iterator[Tensor], Tensor]:
-        """``forward`` of some prompts, made as they are asked for: masks (p, M, 16 N) of p prompts at a time, not in pixel order.
+        """``forward`` of some prompts: masks (p, M, 16 N) of a few at a time, not in pixel order, made as they are asked for.
 
         ``owner`` (P,) int64 is the image of each prompt, None for those of one image.
         """

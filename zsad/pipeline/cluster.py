@@ -80,7 +80,7 @@ def connected(address: str | None) -> Iterator[None]:
         raise
     except Exception as error:  # a start that takes too long is nothing more special in Ray
         raise ZsadError(
-            f"Cannot reach Ray at {address!r}: {error}. Expected local, auto or ray://HOST:10001."
+            f"Cannot reach Ray at {address!r}: {error}. Expected local, or auto on a node of a cluster."
         ) from None
     try:
         yield
@@ -180,13 +180,18 @@ def wait_for_gpus(root: str, output: str, config: Config, stream: TextIO) -> Non
 
 
 def check_nodes(root: str, output: str, config: Config) -> None:
-    """On a cluster of several nodes, or of other machines than this, refuse local paths and try the output on each.
+    """On a cluster of several nodes refuse local paths and try the output on each.
 
     Raises:
-        UsageError: says which path, or which output, and what to do.
+        UsageError: says which path, or which output, and what to do; or this process is on no node.
     """
+    if _is_client():
+        raise UsageError(
+            "This process is outside the cluster (ray://), from where Ray Data cannot run. Submit the run instead ('ray "
+            "job submit', see the README), or start it on a node with --address auto."
+        )
     nodes = _alive()
-    if len(nodes) <= 1 and not _is_client():
+    if len(nodes) <= 1:
         return
     _refuse_local(root, output, config)
     # One node after the other, since on a shared file system the last one tidies up.
@@ -209,10 +214,11 @@ def check_readable(paths: Sequence[str], shared: bool) -> None:
     Raises:
         UsageError: a local path that other machines cannot read.
     """
+    machines = "machines of its own (ray://)" if _is_client() else "several nodes"
     for path in paths:
         if is_local(path) and not shared and (_is_client() or len(_alive()) > 1):
             raise UsageError(
-                f"{redact(path)!r} is a local path, but the cluster has {_machines()}. Expected an s3:// or gs:// URI; "
+                f"{redact(path)!r} is a local path, but the cluster has {machines}. Expected an s3:// or gs:// URI; "
                 "if this machine and every node see the same files there, say --shared-filesystem, else read the run "
                 "here with --address local."
             )
@@ -250,15 +256,11 @@ def _is_client() -> bool:
     return bool(ray.util.client.ray.is_connected())
 
 
-def _machines() -> str:
-    return "machines of its own (ray://)" if _is_client() else "several nodes"
-
-
 def _refuse_local(root: str, output: str, config: Config) -> None:
     for name, uri in (("--output", output), ("--root", root)):
         if is_local(uri) and not config.runtime.shared_filesystem:
             raise UsageError(
-                f"{name} {redact(uri)!r} is a local path, but the cluster has {_machines()}. Expected an s3:// or gs:// "
+                f"{name} {redact(uri)!r} is a local path, but the cluster has several nodes. Expected an s3:// or gs:// "
                 "URI; if this machine and every node see the same files there, say "
                 "--set runtime.shared_filesystem=true."
             )

@@ -12,7 +12,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from zsad.config import Config
-from zsad.errors import UsageError, ZsadError
+from zsad.errors import ZsadError
 from zsad.filesystem import redact
 from zsad.pipeline.cluster import (
     KEEPS_MEMORY,
@@ -67,14 +67,8 @@ def execute(
         UsageError: the cluster cannot run this; nothing is written then.
         ZsadError: the run failed; what is committed stays.
     """
-    target = address or os.environ.get("RAY_ADDRESS", "local")
-    if target.startswith("ray://"):
-        raise UsageError(
-            f"Ray Data cannot run a graph from outside the cluster, over {target!r}. Submit the run instead ('ray job "
-            "submit --address http://HEAD:8265 -- ...', see the README), or start it on a node with --address auto."
-        )
     probe(output)
-    joins = target != "local"
+    joins = (address or os.environ.get("RAY_ADDRESS", "local")) != "local"
     print("Connecting to Ray." if joins else "Starting Ray.", file=stream, flush=True)
     with connected(address):
         wait_for_gpus(root, output, config, stream)
