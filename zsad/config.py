@@ -39,12 +39,15 @@ class Section(BaseModel):
 
 
 class ImagesConfig(Section):
-    """Limits on what is decoded."""
+    """Limits on what is decoded, and what is white in it."""
 
     max_pixels: int = Field(100_000_000, ge=1, le=178_000_000)
     max_file_bytes: int = Field(512 * 1024**2, ge=1)
     max_aspect: float = Field(20.0, ge=1)
     """Images with a larger long/short ratio are error rows."""
+    white_level: float | None = Field(None, gt=0)
+    """The value that is white in PNG and TIFF files of more than 8 bits, such as 4095 for a camera of 12. Unset, it is the
+    largest of the type (65535), and for floating point the largest of the image."""
 
 
 class ForegroundConfig(Section):

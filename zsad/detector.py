@@ -55,6 +55,7 @@ class Detection:
         trained: False when any of the models has random weights; then the numbers mean nothing.
         failure: why the image could not be scored, else None.
         stage_ms: milliseconds per stage.
+        remark: on an image that was scored all the same, such as a dark one; else None.
     """
 
     score: float
@@ -67,6 +68,7 @@ class Detection:
     trained: bool
     failure: Failure | None
     stage_ms: dict[str, float]
+    remark: str | None = None
 
 
 class Detector:
@@ -135,7 +137,7 @@ class Detector:
         size = self.config.runtime.batch_size
         for start in range(0, len(images), size):
             pairs = zip(images[start : start + size], nouns[start : start + size], strict=True)
-            items = [as_item(image, noun) for image, noun in pairs]
+            items = [as_item(image, noun, self.config.images.white_level) for image, noun in pairs]
             self.run(items)
             detections += [_detection(item, trained, self.config.aggregation.mask_background) for item in items]
         return detections
@@ -189,8 +191,8 @@ def device_of(config: Config) -> str:
     return config.runtime.device
 
 
-def as_item(image: ImageLike, noun: str) -> ImageItem:
-    """An ``ImageItem`` of any image that ``Detector.score`` accepts.
+def as_item(image: ImageLike, noun: str, white_level: float | None = None) -> ImageItem:
+    """An ``ImageItem`` of any image that ``Detector.score`` accepts; ``white_level`` as in ``zsad.images.from_pil``.
 
     Raises:
         UsageError: another type, an array that is not (H, W, 3) uint8, or no pixels.
@@ -201,7 +203,8 @@ def as_item(image: ImageLike, noun: str) -> ImageItem:
         return ImageItem(path=os.fspath(image), class_name=noun)
     if isinstance(image, Image.Image):
         # Pillow cannot convert one without pixels.
-        image = from_pil(image) if 0 not in image.size else np.zeros((image.height, image.width, 3), np.uint8)
+        shape = (image.height, image.width, 3)
+        image = from_pil(image, white_level) if 0 not in image.size else np.zeros(shape, np.uint8)
     if isinstance(image, np.ndarray) and image.size == 0:
         raise UsageError(f"Cannot score an image without pixels: its shape is {image.shape}. Is it an empty crop?")
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
@@ -227,4 +230,5 @@ def _detection(item: ImageItem, trained: bool, mask_background: bool) -> Detecti
         trained=trained,
         failure=item.failure,
         stage_ms=dict(item.stage_ms),
+        remark=item.note,
     )

@@ -11,9 +11,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from zsad import bit_depth
 from zsad.errors import ImageError
 
-DECODER = "pillow/2"
+DECODER = "pillow/3"
 """Identity of the pixels that ``decode`` returns; part of the fingerprint."""
 RESIZE = "pillow/13"
 """Identity of the pixels that ``zsad.resize`` and ``zsad.stretch`` make of them for the models; part of the fingerprint."""
@@ -25,12 +26,14 @@ EXTENSIONS = frozenset(
 
 _ORIENTATION_TAG = 0x0112
 _TRANSPOSED = frozenset({5, 6, 7, 8})
-_SIGNATURES = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"GIF8": "GIF", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
+_SIGNATURES = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"GIF8": "GIF"} | dict.fromkeys(
+    (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), "TIFF"
+)
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
 
-def decode(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
+def decode(data: bytes, max_pixels: int, white_level: float | None = None) -> NDArray[np.uint8]:
     """Decode an encoded image to RGB.
 
     EXIF orientation is applied; the first frame of an animation and the first page of a TIFF are taken;
@@ -40,6 +43,8 @@ def decode(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
     Args:
         data: an encoded JPEG, PNG, BMP, TIFF, WebP, GIF or PPM file.
         max_pixels: images with more pixels are refused before any pixel is decoded.
+        white_level: the value that is white in a PNG or TIFF of more than 8 bits, such as 4095 for a camera of 12;
+            0 is black, and what lies outside is clipped.
 
     Returns:
         (H, W, 3) uint8, range 0 to 255, contiguous and writable.
@@ -51,10 +56,10 @@ def decode(data: bytes, max_pixels: int) -> NDArray[np.uint8]:
     """
     image = _open(data, max_pixels)
     pixels = _jpeg_by_torchvision(data, image)
-    return from_pil(image) if pixels is None else orient(pixels, _orientation(image))
+    return _whole(image, data, white_level) if pixels is None else orient(pixels, _orientation(image))
 
 
-def decode_small(data: bytes, max_pixels: int, side: int) -> NDArray[np.uint8]:
+def decode_small(data: bytes, max_pixels: int, side: int, white_level: float | None = None) -> NDArray[np.uint8]:
     """``decode``, scaled down so that the longer side is at most ``side``; much faster for large JPEG files.
 
     For looking at, not for scoring: a JPEG is decoded at a fraction of its size where that is enough.
@@ -69,13 +74,15 @@ def decode_small(data: bytes, max_pixels: int, side: int) -> NDArray[np.uint8]:
     factor = side / max(image.size)
     if factor < 1:
         image.draft(image.mode, (max(1, round(image.width * factor)), max(1, round(image.height * factor))))
-    small = Image.fromarray(from_pil(image))
+    small = Image.fromarray(_whole(image, data, white_level))
     small.thumbnail((side, side), reducing_gap=3.0)
     return np.array(small)
 
 
-def from_pil(image: Image.Image) -> NDArray[np.uint8]:
+def from_pil(image: Image.Image, white_level: float | None = None) -> NDArray[np.uint8]:
     """The pixels of an open PIL image as ``decode`` would give them: (H, W, 3) uint8.
+
+    ``white_level`` is heard for grey only: of colour of 16 bits Pillow keeps the high byte.
 
     Raises:
         ImageError: its file is truncated or cannot be decoded.
@@ -84,7 +91,7 @@ def from_pil(image: Image.Image) -> NDArray[np.uint8]:
     try:
         image.load()
         # After loading: Pillow turns TIFF itself, and PNG may hold its EXIF data behind the pixels.
-        return orient(_to_rgb(image), _orientation(image))
+        return orient(_to_rgb(image, white_level), _orientation(image))
     except (ImageError, MemoryError, ImportError):
         raise
     except Exception as error:
@@ -154,6 +161,8 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     except UnidentifiedImageError:
         for signature, name in _SIGNATURES.items():
             if data.startswith(signature):
+                if name == "TIFF" and (samples := bit_depth.samples_in_words(data)):
+                    raise ImageError("undecodable", f"{samples}; expected {bit_depth.READ}") from None
                 raise ImageError("undecodable", f"starts like {name}, but its header is cut off or broken") from None
         raise ImageError("not_an_image", f"the content is none of {', '.join(FORMATS)}") from None
     except Image.DecompressionBombError:
@@ -177,9 +186,20 @@ def _orientation(image: Image.Image) -> int:
     return value if value in range(1, 9) else 1
 
 
-def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
+def _whole(image: Image.Image, data: bytes, white_level: float | None) -> NDArray[np.uint8]:
+    """``from_pil`` of the file ``data``, with all bits of 16-bit colour where they matter."""
+    if white_level is None or not bit_depth.is_colour(image):
+        return from_pil(image, white_level)
+    # Pillow looks at the file as well: OpenCV does not mind one that is cut off.
+    turn = 1 if image.format == "TIFF" else _orientation(image)
+    from_pil(image)
+    return orient(bit_depth.colour(data, white_level), turn)
+
+
+def _to_rgb(image: Image.Image, white_level: float | None) -> NDArray[np.uint8]:
+    bit_depth.check_samples(image)
     if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        return _grey_to_rgb(np.asarray(image), image.info.get("transparency"))
+        return bit_depth.grey(image, white_level)
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         rgba = image.convert("RGBA")
         white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
@@ -223,28 +243,6 @@ def _copy(image: Image.Image) -> NDArray[np.uint8]:
         cv2.cvtColor(stored.reshape(image.height, image.width, 4), cv2.COLOR_RGBA2RGB, pixels)
         return pixels
     return np.array(image)
-
-
-def _grey_to_rgb(grey: NDArray[Any], transparent: object) -> NDArray[np.uint8]:
-    """(H, W) of 16-bit, 32-bit integer or floating-point grey -> (H, W, 3) uint8."""
-    if grey.dtype.kind == "f":
-        finite = grey[np.isfinite(grey)]
-        if not finite.size:
-            raise ImageError("undecodable", "floating-point pixels without a finite value")
-        low, high = float(finite.min()), float(finite.max())
-        scaled = (grey.astype(np.float64) - low) / max(high - low, 1e-12) * 255
-        grey8 = np.clip(np.rint(np.nan_to_num(scaled)), 0, 255).astype(np.uint8)
-    else:
-        if grey.dtype.itemsize > 2 and (grey.min() < 0 or grey.max() > 65535):
-            raise ImageError("undecodable", "32-bit grey with values outside 0 to 65535; expected 8 or 16 bits")
-        # Integers throughout: (v + 128) // 257 is v / 257 rounded, which never falls half-way.
-        wide = grey.astype(np.uint32)
-        wide += 128
-        wide //= 257
-        grey8 = wide.astype(np.uint8)
-        if isinstance(transparent, int):
-            grey8[grey == transparent] = 255
-    return np.repeat(grey8[..., None], 3, axis=-1)
 
 
 def _explain(error: Exception) -> ImageError:

@@ -22,6 +22,7 @@ from zsad.storage import RunInfo, iter_maps
 RESOLUTIONS = ("native", "518", "400", "240")
 """Native is primary; the squares are those of other papers (APRIL-GAN 518, WinCLIP 240)."""
 
+_DECODING = ("max_pixels", "max_file_bytes", "white_level")
 DEFAULT_LIMITS = ImagesConfig()
 """For runs that do not say."""
 NO_CATEGORY = "(none)"
@@ -104,14 +105,14 @@ def check_resolution(resolution: str) -> str:
 
 
 def mask_limits(info: RunInfo | None) -> ImagesConfig:
-    """The caps under which a run decoded its images, which also hold for the masks.
+    """How a run decoded its images; its caps also hold for the masks.
 
     Raises:
         UsageError: ``run.json`` holds values out of range.
     """
     images = {} if info is None else info.config.get("images", {})
     try:
-        return ImagesConfig(**{name: images[name] for name in ("max_pixels", "max_file_bytes") if name in images})
+        return ImagesConfig(**{name: images[name] for name in _DECODING if name in images})
     except ValidationError as error:
         reasons = "; ".join(f"images.{fault['loc'][0]}: {fault['msg']}" for fault in error.errors())
         raise UsageError(f"The configuration in run.json is not valid: {reasons}.") from None

@@ -80,7 +80,7 @@ class StepActor:
             result = pa.concat_tables(rows)
         self.ledger.finish.remote(self.pool.name, ids)
         if self.is_last:
-            self.ledger.add.remote(result.num_rows, _failures(result), _stage_ms(result))
+            self.ledger.add.remote(result.num_rows, _failures(result), _stage_ms(result), _remarks(result))
         return result
 
     def _work(self, batch: pa.Table, entering: Callable[[str], object] = str) -> pa.Table:
@@ -144,6 +144,12 @@ def _failures(scored: pa.Table) -> list[FailedImage]:
     failed = scored.filter(pc.equal(scored["status"], "error"))
     columns = [failed[name].to_pylist() for name in ("image_id", "error_stage", "error_type", "error_message")]
     return list(zip(*columns, strict=True))
+
+
+def _remarks(scored: pa.Table) -> list[tuple[str, str]]:
+    """image_id and remark of the images that have a score all the same."""
+    remarked = scored.filter(pc.and_(pc.equal(scored["status"], "ok"), pc.is_valid(scored["error_message"])))
+    return list(zip(remarked["image_id"].to_pylist(), remarked["error_message"].to_pylist(), strict=True))
 
 
 def _stage_ms(scored: pa.Table) -> dict[str, float]:

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 import ray
 
-from zsad.pipeline.text import failure_line, progress_line
+from zsad.pipeline.text import count, failure_line, progress_line
 
 FailedImage = tuple[str, str, str, str]
 """image_id, stage, type, message."""
@@ -25,6 +25,7 @@ class Snapshot:
     Attributes:
         done: finished images; failed: those without a score.
         failures: the failed images that the reader has not seen yet.
+        remarked: scored images with a remark; remark: the first of them, image_id and remark.
         stage_ms: stage -> milliseconds, summed over the finished images.
     """
 
@@ -32,6 +33,8 @@ class Snapshot:
     failed: int
     failures: tuple[FailedImage, ...]
     stage_ms: Mapping[str, float]
+    remarked: int = 0
+    remark: tuple[str, str] | None = None
 
 
 class ProgressCounter:
@@ -42,19 +45,30 @@ class ProgressCounter:
         self._failed = 0
         self._unseen: list[FailedImage] = []
         self._stage_ms: Counter[str] = Counter()
+        self._remarked = 0
+        self._remark: tuple[str, str] | None = None
 
-    def add(self, done: int, failures: Sequence[FailedImage], stage_ms: Mapping[str, float]) -> None:
-        """Count ``done`` finished images with their milliseconds per stage, and those of them that failed."""
+    def add(
+        self,
+        done: int,
+        failures: Sequence[FailedImage],
+        stage_ms: Mapping[str, float],
+        remarks: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        """Count ``done`` finished images with their milliseconds per stage, those that failed, and remarks on others."""
         self._done += done
         self._failed += len(failures)
         self._unseen += failures
         self._stage_ms.update(stage_ms)
+        self._remarked += len(remarks)
+        self._remark = self._remark or next(iter(remarks), None)
 
     def read(self, seen: int) -> Snapshot:
         """The state; the first ``seen`` failures have been shown and are let go."""
         # A counter that was lost and began anew has counted less than its reader has seen.
         del self._unseen[: max(0, seen - (self._failed - len(self._unseen))) if seen <= self._failed else 0]
-        return Snapshot(self._done, self._failed, tuple(self._unseen), dict(self._stage_ms))
+        unseen, stage_ms = tuple(self._unseen), dict(self._stage_ms)
+        return Snapshot(self._done, self._failed, unseen, stage_ms, self._remarked, self._remark)
 
 
 class ProgressReporter:
@@ -87,7 +101,11 @@ class ProgressReporter:
         self._print()
         if self._terminal:
             self._stream.write("\n")
-            self._stream.flush()
+        if self._last.remark is not None:
+            image_id, remark = self._last.remark
+            images = count(self._last.remarked, "scored image")
+            self._stream.write(f"{images} with a remark in error_message, e.g. {image_id}: {remark}\n")
+        self._stream.flush()
 
     @property
     def stage_ms(self) -> dict[str, float]:

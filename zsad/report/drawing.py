@@ -151,7 +151,7 @@ def _save_photo(
 ) -> bool:
     try:
         data = read_bytes(subject.image_path, limits.max_file_bytes)
-        picture = decode_small(data, limits.max_pixels, LARGE if subject.large else THUMBNAIL)
+        picture = decode_small(data, limits.max_pixels, LARGE if subject.large else THUMBNAIL, limits.white_level)
         if size is not None and image_size(data, limits.max_pixels) != size:
             problems.append("The photograph has another size now than when it was scored.")
     except ImageError as error:

@@ -100,7 +100,7 @@ class Instances:
         item.num_components = len(found.boxes)
         item.tiles = tiling.tiles
         if tiling.widened:
-            item.note = (
+            item.remark(
                 f"step widened to keep {self.config.tiling.max_tiles} tiles (tiling.max_tiles) in components "
                 f"{', '.join(map(str, tiling.widened[:5]))}"
             )

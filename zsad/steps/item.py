@@ -26,6 +26,8 @@ from zsad.steps.trace import Trace
 T = TypeVar("T")
 
 _MAX_MESSAGE = 300
+_DARK = 65
+"""An image without a brighter value is remarked on: 14 bits in a file of 16 end at 64."""
 _MEMORY_BACK_OFF = (0.5, 2.0)
 """Seconds before the second and the third try when others held the memory; I/O has ``filesystem.BACK_OFF``."""
 
@@ -50,7 +52,8 @@ class ImageItem:
         data: encoded bytes; image: (H, W, 3) uint8 decoded pixels. One of both is enough.
         height, width: size after EXIF orientation.
         dis_mask: (H, W) bool, set by saliency.
-        foreground: (H, W) bool; foreground_source; num_components; tiles; note: set by instances.
+        foreground: (H, W) bool; foreground_source; num_components; tiles: set by instances.
+        note: remarks of any step on an image that can be scored all the same.
         tile_scores: (T,) float32; component_scores: (C,) float32; score: set by tile_scores.
         tile_maps: (T, S, S) float16, set by tile_maps.
         failure: set by the step that could not go on; later steps leave the item alone.
@@ -78,6 +81,13 @@ class ImageItem:
     failure: Failure | None = None
     stage_ms: dict[str, float] = field(default_factory=dict)
     trace: Trace | None = None
+
+    def remark(self, text: str) -> None:
+        """Add ``text`` to the note on an image that is scored all the same, once."""
+        if self.note is None:
+            self.note = text
+        elif text not in self.note:
+            self.note += f"; {text}"
 
     def fail(self, stage: str, error: Exception) -> None:
         """Record ``error`` as the reason why this image has no score."""
@@ -115,7 +125,7 @@ def load(items: Sequence[ImageItem], config: ImagesConfig, threads: int = 1) -> 
         if item.image is None:
             if item.data is None:
                 item.data = read_bytes(item.path, config.max_file_bytes)
-            item.image = decode(item.data, config.max_pixels)
+            item.image = decode(item.data, config.max_pixels, config.white_level)
         item.height, item.width = item.image.shape[:2]
         aspect = max(item.height, item.width) / min(item.height, item.width)
         if aspect > config.max_aspect:
@@ -124,6 +134,8 @@ def load(items: Sequence[ImageItem], config: ImagesConfig, threads: int = 1) -> 
                 f"{item.width} x {item.height} pixels: aspect {aspect:.1f}; the cap is {config.max_aspect:g} "
                 "(images.max_aspect)",
             )
+        if item.image[::8, ::8].max() < _DARK and (brightest := int(item.image.max())) < _DARK:
+            item.remark(f"dark: no value above {brightest} of 255 (images.white_level sets what is white)")
 
     _each("load", items, load_one, threads)
 
