@@ -163,6 +163,20 @@ def test_what_a_run_wrote_is_no_input(tmp_path):
     assert len(load_manifest("folder", str(tmp_path / "out" / "report"), object_name="x")) == 1
 
 
+def test_reports_and_exports_elsewhere_and_pictures_of_explain_are_no_input(tmp_path):
+    touch(
+        tmp_path, "a.png", "r/report.json", "r/pictures/ab/ab1-photo.jpg", "e/export.json", "e/index.parquet", "e/b.png"
+    )
+    touch(tmp_path, "mine/report.json", "mine/export.json", "mine/c.png", "odd/d.png", "odd/d.png.jpg")
+    touch(tmp_path, "a-explained.png", "f-explained.png", "mine/a-explained.png")
+    with pytest.warns(UserWarning) as caught:
+        table = load_manifest("folder", str(tmp_path), object_name="x")
+    kept = ["a.png", "f-explained.png", "mine/a-explained.png", "mine/c.png", "odd/d.png", "odd/d.png.jpg"]
+    assert table["image_id"].to_pylist() == kept
+    first = str(caught[0].message)
+    assert "1 picture of zsad explain beside the photographs, e.g. 'a-explained.png'" in first
+
+
 def test_relative_root_gives_absolute_paths(tmp_path, monkeypatch):
     touch(tmp_path, "set/a.png")
     monkeypatch.chdir(tmp_path)

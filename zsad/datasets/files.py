@@ -29,6 +29,8 @@ _Rows = NDArray[np.int64]
 _THREADS = 16
 _CHUNK = 4096
 _LIST_FROM = 100
+_OURS = {"run.json": "predictions", "report.json": "pictures", "export.json": "index.parquet"}
+"""What is written by us: folders with such a file, and beside it such a folder or file."""
 _DIGITS = re.compile(r"[0-9]+")
 
 
@@ -59,8 +61,8 @@ def ending(path: str) -> str:
 def list_files(root: str, *, follow_outside: bool = False) -> list[File]:
     """All visible files below ``root``, naturally sorted.
 
-    Names that start with ``.`` are hidden, and folders below the root that hold a run of ours are left out whole, so that
-    its pictures are not taken for input. Locally, links are followed only where they stay inside the
+    Names that start with ``.`` are hidden, and folders below the root that hold a run, a report or an export of ours are
+    left out whole, so that their pictures are not taken for input. Locally, links are followed only where they stay inside the
     root (or with ``follow_outside``); the others are left out with a warning.
 
     Raises:
@@ -81,7 +83,7 @@ def list_files(root: str, *, follow_outside: bool = False) -> list[File]:
             for info in found
             if info.type == fs.FileType.File and not any(part.startswith(".") for part in info.path[start:].split("/"))
         ]
-    return sorted(_without_runs(files), key=lambda file: natural_key(file.path))
+    return sorted(_without_ours(files), key=lambda file: natural_key(file.path))
 
 
 def check_folder(root: str) -> None:
@@ -204,14 +206,19 @@ def _in_threads(look: Callable[[_Rows], _T], rows: _Rows, chunk: int = _CHUNK) -
         return list(pool.map(look, chunks))
 
 
-def _without_runs(files: list[File]) -> list[File]:
-    """The files that lie in no folder with ``run.json`` and a file in ``predictions``; the root itself is not asked."""
-    candidates = [file.path.removesuffix("run.json") for file in files if file.path.endswith("/run.json")]
-    if not candidates:
+def _without_ours(files: list[File]) -> list[File]:
+    """The files that lie in no folder that we wrote, as ``_OURS`` tells; the root itself is not asked."""
+    marked = [file.path for file in files if posixpath.basename(file.path) in _OURS and "/" in file.path]
+    if not marked:
         return files
-    folders = {posixpath.dirname(file.path) for file in files}
-    runs = tuple(folder for folder in candidates if f"{folder}predictions" in folders)
-    return [file for file in files if not file.path.startswith(runs)]
+    present = {file.path for file in files}
+    for file in files:
+        folder = posixpath.dirname(file.path)
+        while folder and folder not in present:
+            present.add(folder)
+            folder = posixpath.dirname(folder)
+    ours = tuple(f"{folder}/" for folder, mark in map(posixpath.split, marked) if f"{folder}/{_OURS[mark]}" in present)
+    return [file for file in files if not file.path.startswith(ours)]
 
 
 def _walk(root: str, follow_outside: bool) -> list[File]:

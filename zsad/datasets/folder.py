@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
+from posixpath import splitext
 
 import pyarrow as pa
 
@@ -15,13 +16,16 @@ from zsad.errors import UsageError
 from zsad.filesystem import redact
 from zsad.images import EXTENSIONS
 
+EXPLAINED = "-explained.png"
+"""The end of the name that ``zsad explain`` gives its picture; before it stands the name of the photograph."""
 _READ = ", ".join(sorted(EXTENSIONS))
 
 
 def read_folder(root: str, *, object_name: str | None, allow_outside_root: bool = False) -> pa.Table:
     """A manifest of every image below ``root`` in natural order; ``object_name`` is the noun of all of them.
 
-    Files whose names end unlike an image's are left out with a warning.
+    Files whose names end unlike an image's are left out with a warning, and so are pictures of ``zsad explain`` that lie
+    beside their photographs.
 
     Raises:
         UsageError: no ``object_name``; the root is missing, or holds no image.
@@ -33,16 +37,24 @@ def read_folder(root: str, *, object_name: str | None, allow_outside_root: bool 
         )
     files = list_files(root, follow_outside=allow_outside_root)
     images = [file for file in files if is_image(file.path)]
+    explained = _explained([file.path for file in images])
+    if explained:
+        images = [file for file in images if file.path not in explained]
+        warnings.warn(
+            f"Left out {count(len(explained), 'picture', 'pictures')} of zsad explain beside the photographs, e.g. "
+            f"{min(explained)!r}.",
+            stacklevel=2,
+        )
     if not images:
         raise UsageError(
             f"No image in {redact(root)!r} ({count(len(files), 'other file', 'other files')}). "
             f"Expected files that end in {_READ}; check --root."
         )
-    if len(images) < len(files):
-        others = Counter(ending(file.path) for file in files if not is_image(file.path)).most_common()
+    others = Counter(ending(file.path) for file in files if not is_image(file.path)).most_common()
+    if others:
         shown = ", ".join(f"{repr(name) if name else 'no ending'} ({number:,})" for name, number in others[:5])
         warnings.warn(
-            f"Left out {count(len(files) - len(images), 'file', 'files')} of {redact(root)!r} by ending: {shown}"
+            f"Left out {count(sum(number for _, number in others), 'file', 'files')} of {redact(root)!r} by ending: {shown}"
             f"{f' and {len(others) - 5} more' if len(others) > 5 else ''}. These are read: {_READ}.",
             stacklevel=2,
         )
@@ -56,3 +68,10 @@ def read_folder(root: str, *, object_name: str | None, allow_outside_root: bool 
             "file_mtime": [file.mtime for file in images],
         }
     )
+
+
+def _explained(images: list[str]) -> set[str]:
+    """Those that are named as ``zsad explain`` names the picture of another of them."""
+    drawn = [path for path in images if path.endswith(EXPLAINED)]
+    stems = {splitext(path)[0] for path in images} if drawn else set()
+    return {path for path in drawn if path.removesuffix(EXPLAINED) in stems}

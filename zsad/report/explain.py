@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from zsad.config import Config
 from zsad.coverage import covered_annotations
+from zsad.datasets.folder import EXPLAINED
 from zsad.errors import ImageError, UsageError
 from zsad.filesystem import is_local, redact
 from zsad.images import FORMATS
@@ -141,7 +142,7 @@ def figure_path(image: str, output: str | None) -> Path:
     Raises:
         UsageError: not a .png, in a folder that does not exist, a folder itself, or the photograph.
     """
-    path = Path(f"{Path(_file_name(image)).stem}-explained.png" if output is None else output).expanduser()
+    path = Path(f"{Path(_file_name(image)).stem}{EXPLAINED}" if output is None else output).expanduser()
     if output is not None and (not is_local(output) or path.suffix.lower() != ".png"):
         raise UsageError(f"Cannot write the picture to {redact(output)!r}. Expected a local file that ends in .png.")
     if path.is_dir() or not path.absolute().parent.is_dir():
