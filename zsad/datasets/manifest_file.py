@@ -39,7 +39,7 @@ def read_manifest_file(
 
     Raises:
         UsageError: the file is unreadable, lacks ``image_path``, has rows without a path or
-            without a noun, unknown labels, sizes or times that are no whole numbers, or paths outside the folder.
+            without a noun, none that would take ``object_name``, unknown labels, sizes or times that are no whole numbers, or paths outside the folder.
     """
     table = read_table(uri, ["image_path"], _OPTIONAL)
     columns = {name: table[name] for name in table.column_names}
@@ -83,6 +83,12 @@ def _nouns(
         named = pa.array([noun_for(category, class_names) for category in categories.to_pylist()], pa.string())
         nouns = pc.coalesce(nouns, named.take(pc.index_in(columns["category"], categories)))
     noun = object_name.strip() if object_name else ""
+    if noun and length and not nouns.null_count:
+        raise UsageError(
+            f"An object name ({noun!r}) was given, but every row of the manifest has a class_name or a category, which "
+            "go before it. Leave --object out; to change the noun of a category use "
+            "--set prompts.class_names.CATEGORY=NOUN, else change or drop the column."
+        )
     return pc.coalesce(nouns, pa.scalar(noun or None, pa.string()))
 
 

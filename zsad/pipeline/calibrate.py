@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from statistics import median
 from typing import TextIO
 
 from zsad.config import load_config
@@ -19,7 +19,7 @@ _MOST_SECONDS = 120.0
 
 
 def calibrate(options: ScoreOptions, stream: TextIO) -> StageCosts:
-    """Score a few images, drawn with a fixed seed, and keep the mean times for plans and pool sizes.
+    """Score a few images, drawn with a fixed seed, and keep the median times for plans and pool sizes.
 
     The figures are kept in the cache folder, one file per models, their settings and kind of device. At most
     eight images, and none is begun after two minutes. The first is not counted: it warms the models up.
@@ -54,11 +54,10 @@ def calibrate(options: ScoreOptions, stream: TextIO) -> StageCosts:
             f"None of the {len(rows)} images that were tried could be scored twice in a row, so there is nothing to "
             "measure. Expected readable images; 'zsad score --limit 10' shows what is wrong with them."
         )
-    total: Counter[str] = Counter()
-    for item in counted:
-        total.update(item.stage_ms)
+    # Of so few images one that the machine held up would carry the mean with it.
+    stages = dict.fromkeys(stage for item in counted for stage in item.stage_ms)
     costs = StageCosts(
-        {stage: round(ms / len(counted), 3) for stage, ms in total.items()},
+        {stage: round(median(item.stage_ms.get(stage, 0.0) for item in counted), 3) for stage in stages},
         f"measured over {len(counted)} images by --calibrate ({device})",
         device,
         1,

@@ -173,7 +173,9 @@ def format_plan(found: Plan) -> str:
     if found.costs is None or found.seconds is None or found.worker_seconds is None:
         lines.append(("Time", "unknown for these models; --calibrate measures a few images"))
     else:
-        kind = count(found.workers, "GPU") if found.device == "cuda" else count(found.workers, "CPU worker")
+        # One worker has all cores.
+        cpu = "this CPU" if found.workers == 1 else count(found.workers, "CPU worker")
+        kind = count(found.workers, "GPU") if found.device == "cuda" else cpu
         per_image = f"{stage_times(found.costs.ms)} per image, {found.costs.source}"
         total = "" if found.workers == 1 else f" ({duration(found.worker_seconds)} in all)"
         lines += [("Time", f"about {duration(found.seconds)} on {kind}{total}, without start-up"), ("", per_image)]
