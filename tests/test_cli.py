@@ -221,6 +221,18 @@ def test_top_ranks_and_says_untrained_when_it_is(folder, tmp_path, trained):
     assert "could not be scored" not in done.stdout
 
 
+def test_top_of_a_category_and_of_an_unfinished_run(folder, tmp_path):
+    finished_run(folder, tmp_path / "out", 0)
+    assert "unfinished" not in zsad("top", tmp_path / "out").stdout
+    (tmp_path / "out" / "_SUCCESS").unlink()
+    done = subprocess.run(
+        [sys.executable, "-m", "zsad", "top", str(tmp_path / "out")], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0 and "the run is unfinished (no _SUCCESS)" in done.stdout
+    done = zsad("top", tmp_path / "out", "--category", "wash")
+    assert done.returncode == 2 and "No image of category 'wash'. Expected of none: the run has no" in done.stderr
+
+
 def test_top_says_how_many_could_not_be_scored(folder, tmp_path):
     cv2.imwrite(str(folder / "b.png"), np.zeros((20, 20, 3), np.uint8))
     finished_run(folder, tmp_path / "out", 1)
@@ -238,9 +250,9 @@ def test_evaluate_without_labels(folder, tmp_path):
 
 
 def test_unreachable_cluster_fails_with_1(folder, tmp_path):
-    done = score(folder, tmp_path, "--object", "nut", "--address", "nosuch://host")
+    done = score(folder, tmp_path, "--object", "nut", "--address", "127.0.0.1:1")
     assert done.returncode == 1, done.stderr
-    assert "Cannot reach Ray at 'nosuch://host'" in done.stderr
+    assert "Cannot reach Ray at '127.0.0.1:1': [Errno 111] Connection refused" in done.stderr
 
 
 def test_models_list_names_licence_size_and_hash():

@@ -97,3 +97,13 @@ def test_differences_name_the_leaf():
     old = scored_fields(load_config("mini"), WEIGHTS)
     new = scored_fields(load_config("mini", None, ["tiling.max_tiles=3"]), WEIGHTS)
     assert differences(old, new) == ["tiling.max_tiles: 64 -> 3"]
+
+
+def test_a_section_that_a_file_holds_twice_is_refused(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("foreground:\n  min_coverage: 0.7\nruntime:\n  batch_size: 2\nforeground:\n  closing_radius: 3\n")
+    with pytest.raises(UsageError, match=r"c\.yaml.* names 'foreground' \(line 5\) twice"):
+        load_config("mini", path)
+    path.write_text("foreground:\n  min_coverage: 0.7\n  min_coverage: 0.8\n")
+    with pytest.raises(UsageError, match=r"names 'min_coverage' \(line 3\) twice"):
+        load_config("mini", path)

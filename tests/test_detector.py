@@ -5,6 +5,7 @@ import pytest
 from PIL import Image
 
 from zsad import Detector, ImageError, UsageError, load_config
+from zsad.detector import as_item
 from zsad.steps.item import load
 
 
@@ -37,3 +38,16 @@ def test_the_error_names_the_path_and_the_failure_of_a_batch_stays_short(detecto
     assert detector.score_batch([path], "bolt")[0].failure.message == "no file at this path"
     with pytest.raises(ImageError, match="^the file has zero bytes$"):
         detector.score(b"", "bolt")
+
+
+@pytest.mark.parametrize("noun", [3, None, b"bolt", [3], {"a": 1}.values()])
+def test_an_object_that_is_no_text_is_refused(detector, noun):
+    with pytest.raises(UsageError, match="The object is .*Expected a noun for what the images show"):
+        detector.score_batch([np.zeros((4, 4, 3), np.uint8)], noun)
+
+
+def test_a_grey_array_is_the_same_picture_as_its_rgb():
+    grey = np.arange(48, dtype=np.uint8).reshape(6, 8)
+    np.testing.assert_array_equal(as_item(grey, "bolt").image, np.repeat(grey[..., None], 3, axis=-1))
+    with pytest.raises(UsageError, match=r"uint16 array of shape \(6, 8\)\. Expected .*\(H, W\) uint8 grey"):
+        as_item(grey.astype(np.uint16), "bolt")

@@ -217,7 +217,7 @@ def evaluate(
         str | None,
         typer.Option(
             metavar="RULE",
-            help="Decide instead of measuring, per class: quantile:0.99, budget:200 (no labels needed) or f1. "
+            help="Decide instead of measuring, per class: quantile:0.99, budget:200, score:0.62 (no labels needed) or f1. "
             "Writes OUT/decisions.",
             show_default=False,
         ),
@@ -252,12 +252,14 @@ def evaluate(
 def top(
     output: Output,
     number: Annotated[int, typer.Option("-n", "--number", min=1, help="How many images.")] = 20,
+    category: Category = None,
 ) -> None:
     """The most anomalous images of a run, highest score first."""
     from zsad.evaluation.ranking import format_top
-    from zsad.storage import describe_run
+    from zsad.storage import describe_run, read_success
 
-    typer.echo(format_top(output, number, describe_run(output)[1]))
+    finished = read_success(output) is not None
+    typer.echo(format_top(output, number, describe_run(output)[1], tuple(category or ()), finished))
 
 
 @app.command(epilog="Example: zsad export out/ --format masks --output masks/")
@@ -272,8 +274,11 @@ def export(
     """Anomaly maps as TIFF, thresholded masks as PNG, regions as COCO JSON, or predictions as CSV."""
     from zsad.export import export_run
     from zsad.filesystem import redact
+    from zsad.storage import read_success
 
     done = export_run(output, format_.value, target)
+    if read_success(output) is None:
+        typer.echo("The run is unfinished (no _SUCCESS), so images may be missing.")
     typer.echo(f"{done.summary}\n{redact(done.target)}")
 
 

@@ -310,13 +310,30 @@ def scored_fields(
 def _parse(text: str, source: str) -> dict[str, Any]:
     try:
         values = yaml.safe_load(text)
+        repeated = _repeated_key(yaml.compose(text, Loader=yaml.SafeLoader))
     except yaml.YAMLError as error:
         raise UsageError(f"{source} is not valid YAML: {error}") from None
+    if repeated is not None:
+        raise UsageError(f"{source} names {repeated} twice, of which YAML would take the last. Put them together.")
     if values is None:
         return {}
     if not isinstance(values, dict):
         raise UsageError(f"{source} holds {type(values).__name__}; expected sections such as 'foreground:'.")
     return values
+
+
+def _repeated_key(node: yaml.Node | None) -> str | None:
+    """The first key that a mapping of the document holds twice, with its line."""
+    seen: set[str] = set()
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        if isinstance(key, yaml.ScalarNode):
+            if key.value in seen:
+                return f"{key.value!r} (line {key.start_mark.line + 1})"
+            seen.add(key.value)
+        inner = _repeated_key(value)
+        if inner is not None:
+            return inner
+    return None
 
 
 def _parse_override(override: str) -> dict[str, Any]:

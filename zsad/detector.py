@@ -6,7 +6,7 @@ The distributed job runs the same steps as actor pools, so both give the same nu
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -104,7 +104,7 @@ class Detector:
         """Score one image.
 
         Args:
-            image: a path or URI, encoded bytes, a PIL image, or (H, W, 3) uint8 RGB.
+            image: a path or URI, encoded bytes, a PIL image, (H, W, 3) uint8 RGB or (H, W) uint8 grey.
             object: noun for what the image shows, e.g. ``"printed circuit board"``.
 
         Raises:
@@ -127,7 +127,7 @@ class Detector:
         Raises:
             UsageError: an empty noun, not as many nouns as images, or an image that ``as_item`` refuses.
         """
-        nouns = [object] * len(images) if isinstance(object, str) else list(object)
+        nouns = [object] * len(images) if isinstance(object, str) else _nouns(object)
         if len(nouns) != len(images):
             raise UsageError(f"Given {len(images)} images and {len(nouns)} objects; expected one object per image.")
         if any(not noun.strip() for noun in nouns):
@@ -195,7 +195,7 @@ def as_item(image: ImageLike, noun: str, white_level: float | None = None) -> Im
     """An ``ImageItem`` of any image that ``Detector.score`` accepts; ``white_level`` as in ``zsad.images.from_pil``.
 
     Raises:
-        UsageError: another type, an array that is not (H, W, 3) uint8, or no pixels.
+        UsageError: another type, an array that is not (H, W, 3) or (H, W) uint8, or no pixels.
     """
     if isinstance(image, bytes):
         return ImageItem(path="", class_name=noun, data=image)
@@ -207,11 +207,25 @@ def as_item(image: ImageLike, noun: str, white_level: float | None = None) -> Im
         image = from_pil(image, white_level) if 0 not in image.size else np.zeros(shape, np.uint8)
     if isinstance(image, np.ndarray) and image.size == 0:
         raise UsageError(f"Cannot score an image without pixels: its shape is {image.shape}. Is it an empty crop?")
+    if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 2:
+        image = np.repeat(image[..., None], 3, axis=-1)
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3:
         # torch warns about arrays that it could write to but must not.
         return ImageItem(path="", class_name=noun, image=np.require(image, requirements=["C", "W"]))
     given = f"{image.dtype} array of shape {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
-    raise UsageError(f"Cannot score a {given}. Expected a path, encoded bytes, a PIL image or (H, W, 3) uint8 RGB.")
+    raise UsageError(
+        f"Cannot score a {given}. Expected a path, encoded bytes, a PIL image, (H, W, 3) uint8 RGB or (H, W) uint8 grey."
+    )
+
+
+def _nouns(given: object) -> list[str]:
+    """One noun per image. Raises UsageError for anything but texts in some order."""
+    nouns = list(given) if isinstance(given, Iterable) else []
+    if not isinstance(given, Iterable) or not all(isinstance(noun, str) for noun in nouns):
+        raise UsageError(
+            f"The object is {given!r}. Expected a noun for what the images show, or a list of one for each."
+        )
+    return nouns
 
 
 def _detection(item: ImageItem, trained: bool, mask_background: bool) -> Detection:

@@ -514,7 +514,7 @@ def test_messages_of_visa_csv_and_meta(tmp_path):
     path.write_bytes(b"object,split,label,image,mask\n\xff\xfe,test,normal,a.png,\n")
     expect("Cannot read .*UTF-8", "visa", tmp_path)
     path.write_text("object,split,label,image,mask\na,test,broken,a.png,\n")
-    expect("Unknown labels .*'broken'. Expected 0, normal", "visa", tmp_path)
+    expect("Unknown labels .*'broken'. Expected normal, good, ok", "visa", tmp_path)
     path.write_text("object,split,label,image,mask\na,test,normal,a.png,\na,test,normal,,\n")
     expect("Row 2 of .* has no image", "visa", tmp_path)
     path.write_text("object,split,label,image,mask\na,test,anomaly,a.png,../m.png\n")
@@ -538,6 +538,12 @@ def test_messages_of_manifest(tmp_path):
     path.write_text("image_path\na.png\n")
     expect(r"1 row of .* without class_name .*--object", "manifest", path)
     path.write_text("image_path,gt_label\na.png,2\nb.png,7\n")
-    expect("Unknown labels in .*'2', '7'", "manifest", path, object_name="x")
+    expect(
+        "Unknown labels in .*'2', '7'.*good, ok, pass or 0;.* nok, ng, fail or 1;", "manifest", path, object_name="x"
+    )
+    path.write_text("image_path,class_name,category\na.png,disc,\nb.png,,candle\n")
+    expect("'x'.* every row .* Leave --object out", "manifest", path, object_name="x")
+    path.write_text("image_path,class_name\na.png,disc\nb.png,\n")
+    assert load_manifest("manifest", str(path), object_name="x")["class_name"].to_pylist() == ["disc", "x"]
     (tmp_path / "m.parquet").write_bytes(b"not parquet")
     expect("Cannot read .*Parquet", "manifest", tmp_path / "m.parquet")

@@ -44,7 +44,7 @@ def flagged(decisions: pd.DataFrame) -> dict[str, int]:
     [
         *("", "f2", "F1", "quantile", "quantile:", "quantile:0", "quantile:0.0", "quantile:1", "quantile:1.5"),
         *("quantile:-0.5", "quantile:nan", "quantile:1/2", "budget:0", "budget:-3", "budget:2.5", "budget:1e3"),
-        *("budget:" + "9" * 5000, "200"),
+        *("budget:" + "9" * 5000, "200", "score:", "score:1.5", "score:-0.1", "score:nan", "score:1e-3"),
     ],
 )
 def test_wrong_rules_name_the_right_ones(text: str) -> None:
@@ -86,6 +86,24 @@ def test_the_quantile_is_numpys_where_no_scores_are_equal(run) -> None:
     for quantile in ("0.9", "0.5", "0.77"):
         expected = np.quantile(scores, float(quantile), method="higher")
         assert decided(output, f"quantile:{quantile}")["threshold"].iloc[0] == expected
+
+
+def test_a_score_of_ones_own_decides_alike_in_every_class(run) -> None:
+    ramp = np.arange(16).reshape(4, 4)
+    for index, score in enumerate([0.2, 0.62, 0.7, 0.1]):
+        run.add(f"c{index}", None, score, ramp + 16 * index, category="candle")
+    run.add("p0", None, 0.3, ramp, category="pcb1")
+    output = run.write()
+    decisions = decided(output, "score:0.62")
+    assert flagged(decisions) == {"candle": 2, "pcb1": 0}
+    assert set(decisions["threshold"]) == {float(np.float32(0.62))}
+    pixel = dict(zip(decisions["category"], decisions["pixel_threshold"], strict=True))
+    # Of the candles half are flagged, and of their 64 pixels half; of the other class nothing.
+    assert pixel == {"candle": 32, "pcb1": float(np.nextafter(np.float16(15), np.float16(np.inf)))}
+    text = format_decisions(decisions)
+    assert "one threshold for all classes" in text and "0.6200" in text and ">" not in text.split("threshold.")[1]
+    assert flagged(decided(output, "score:0")) == {"candle": 4, "pcb1": 1}
+    assert flagged(decided(output, "score:1")) == {"candle": 0, "pcb1": 0}
 
 
 def test_classes_share_a_budget_and_never_exceed_it(run) -> None:

@@ -30,6 +30,16 @@ def test_a_run_from_outside_the_cluster_is_refused(tmp_path, monkeypatch):
         cluster.check_readable([paths[1]], shared=False)
 
 
+@pytest.mark.parametrize("address", ["here", "http://a:8265", "host:", "host:port", "a b:1"])
+def test_an_address_of_no_known_form_is_refused_at_once(monkeypatch, address):
+    monkeypatch.setattr(cluster.ray, "init", lambda **_: pytest.fail("asked Ray"))
+    with (
+        pytest.raises(UsageError, match=rf"the address '{address}'\. Expected local, auto or HOST:PORT"),
+        cluster.connected(address),
+    ):
+        pass
+
+
 def test_local_paths_are_refused_where_there_are_several_nodes(tmp_path, monkeypatch):
     monkeypatch.setattr(cluster.ray, "nodes", lambda: [{"NodeID": name, "Alive": True} for name in "ab"])
     paths = (str(tmp_path / "in"), str(tmp_path / "out"))

@@ -88,17 +88,8 @@ def test_another_root_is_said():
         assert words in stream.getvalue() and bool(words) == bool(stream.getvalue())
 
 
-def test_another_configuration_is_refused_and_nothing_changes(ray_local, collection, tmp_path):
-    output = tmp_path / "out"
-    run(collection, output, limit=1)
-    before = sorted((path, path.stat().st_mtime_ns) for path in output.rglob("*"))
-    with pytest.raises(UsageError, match=r"tiling.max_tiles: 64 -> 3"):
-        run(collection, output, limit=1, overrides=("tiling.max_tiles=3",))
-    assert sorted((path, path.stat().st_mtime_ns) for path in output.rglob("*")) == before
-
-
-def test_run_does_not_need_zsad_to_be_installed(ray_local, collection, tmp_path, monkeypatch):
-    """A submitted job imports it from its working directory."""
+def test_another_configuration_is_refused_and_nothing_changes(ray_local, collection, tmp_path, monkeypatch):
+    """In a run of a submitted job, which imports zsad from its working directory and needs no installed one."""
 
     def version(package):
         if package == "zsad":
@@ -106,5 +97,10 @@ def test_run_does_not_need_zsad_to_be_installed(ray_local, collection, tmp_path,
         return "1"
 
     monkeypatch.setattr("zsad.pipeline.score.version", version)
-    run(collection, tmp_path / "out", limit=1)
-    assert read_run(str(tmp_path / "out")).versions["zsad"] == zsad.__version__
+    output = tmp_path / "out"
+    run(collection, output, limit=1)
+    assert read_run(str(output)).versions["zsad"] == zsad.__version__
+    before = sorted((path, path.stat().st_mtime_ns) for path in output.rglob("*"))
+    with pytest.raises(UsageError, match=r"tiling.max_tiles: 64 -> 3"):
+        run(collection, output, limit=1, overrides=("tiling.max_tiles=3",))
+    assert sorted((path, path.stat().st_mtime_ns) for path in output.rglob("*")) == before

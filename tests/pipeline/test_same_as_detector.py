@@ -28,7 +28,7 @@ def reference(photographs):
     return dict(zip([path.name for path in paths], detector.score_batch(paths, NOUN), strict=True))
 
 
-@pytest.fixture(scope="module", params=[("fused", 1), ("fused", 8), ("pools", 1), ("pools", 8)], ids=str)
+@pytest.fixture(scope="module", params=[("fused", 1), ("pools", 8)], ids=str)
 def job(request, ray_local, photographs, tmp_path_factory):
     topology, batch = request.param
     output = str(tmp_path_factory.mktemp("out"))

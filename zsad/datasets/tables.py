@@ -19,8 +19,8 @@ _OURS = "pred_score"
 """A column that tells a table of predictions, whose other columns are not read either."""
 _INDEX = re.compile(r"|index|level_[0-9]+|Unnamed: [0-9]+.*|__index_level_[0-9]+__")
 """What pandas calls the number of a row."""
-_NORMAL = ("0", "0.0", "normal", "good", "false")
-_ANOMALOUS = ("1", "1.0", "anomaly", "anomalous", "bad", "true")
+_NORMAL = ("0", "0.0", "normal", "good", "ok", "pass", "false")
+_ANOMALOUS = ("1", "1.0", "anomaly", "anomalous", "bad", "nok", "ng", "fail", "true")
 
 
 def read_table(uri: str, required: Sequence[str], optional: Sequence[str]) -> pa.Table:
@@ -88,7 +88,7 @@ def read_labels(values: pa.ChunkedArray, where: str) -> pa.ChunkedArray:
     if strange:
         raise UsageError(
             f"Unknown labels in {redact(where)!r}: {', '.join(repr(value) for value in strange[:5])}. "
-            "Expected 0, normal or good; 1, anomaly, anomalous or bad; or nothing when unknown."
+            f"Expected {', '.join(_NORMAL[2:-1])} or 0; {', '.join(_ANOMALOUS[2:-1])} or 1; or nothing when unknown."
         )
     return pc.if_else(known, pc.cast(anomalous, pa.int8()), None).cast(pa.int8())
 

@@ -6,6 +6,7 @@ at or above the threshold is flagged, so equal scores are always decided equally
 - ``quantile:Q``: the Q-quantile of the class's scores, taken from above (NumPy's method ``higher``).
 - ``budget:N``: the N highest scores of the run. Several classes share N in proportion to their scored
   images (largest remainder, in order of name where equal).
+- ``score:S``: the score S, the same for every class.
 - ``f1``: where F1 on the labelled images of the class is highest.
 
 ``quantile`` and ``budget`` are upper limits: where equal scores stand on both sides of the limit, all of
@@ -13,7 +14,8 @@ them stay unflagged. If that leaves nothing, the threshold is the next number ab
 with a ``>`` before it.
 
 The threshold of pixels follows the same rule over all values of the class's anomaly maps: the Q-quantile;
-the share of the pixels that the budget is of the images; the highest F1 against the masks.
+the share of the pixels that the budget, or the images flagged by ``score``, are of the images; the highest F1 against
+the masks.
 """
 
 from __future__ import annotations
@@ -36,6 +38,7 @@ from zsad.storage.decisions import DECISIONS_SCHEMA
 
 _QUANTILE = re.compile(r"quantile:(0?\.[0-9]{1,15})")
 _BUDGET = re.compile(r"budget:([0-9]{1,15})")
+_SCORE = re.compile(r"score:([01]|[01]?\.[0-9]{1,15})")
 
 
 @dataclass(frozen=True)
@@ -46,15 +49,17 @@ class Rule:
         text: as given, e.g. ``quantile:0.99``.
         quantile: in (0, 1), exact; None for other rules.
         budget: images to flag at most, at least 1; None for other rules.
+        score: from which on an image is flagged, in [0, 1]; None for other rules.
     """
 
     text: str
     quantile: Fraction | None = None
     budget: int | None = None
+    score: float | None = None
 
     @property
     def needs_labels(self) -> bool:
-        return self.quantile is None and self.budget is None
+        return self.quantile is None and self.budget is None and self.score is None
 
 
 @dataclass(frozen=True)
@@ -71,16 +76,19 @@ class Thresholds:
 
 
 def parse_rule(text: str) -> Rule:
-    """``quantile:Q`` (0 < Q < 1), ``budget:N`` (N >= 1) or ``f1``. Raises UsageError for anything else."""
+    """``quantile:Q`` (0 < Q < 1), ``budget:N`` (N >= 1), ``score:S`` (0 <= S <= 1) or ``f1``; else raises UsageError."""
     if text == "f1":
         return Rule(text)
     if (match := _QUANTILE.fullmatch(text)) and (quantile := Fraction(match[1])) > 0:
         return Rule(text, quantile=quantile)
     if (match := _BUDGET.fullmatch(text)) and (budget := int(match[1])) > 0:
         return Rule(text, budget=budget)
+    if (match := _SCORE.fullmatch(text)) and (score := float(match[1])) <= 1:
+        return Rule(text, score=score)
     raise UsageError(
         f"Unknown threshold {text!r}. Expected quantile:Q with Q between 0 and 1, e.g. quantile:0.99; budget:N, "
-        "the number of images that may be flagged, e.g. budget:200; or f1, which needs labels."
+        "the number of images that may be flagged, e.g. budget:200; score:S with S from 0 to 1, e.g. score:0.62; or f1, "
+        "which needs labels."
     )
 
 
@@ -162,6 +170,10 @@ def _thresholds(group: pd.DataFrame, histogram: PixelHistogram, rule: Rule, shar
         return Thresholds(f1_max(images).threshold, f1_max(pixels).threshold)
     if rule.quantile is not None:
         limits = [curve.num_negatives - ceil(rule.quantile * (curve.num_negatives - 1)) for curve in (images, pixels)]
+    elif rule.score is not None:
+        flagged = int((scores >= np.float32(rule.score)).sum())
+        pixel = _at_most(pixels, flagged * pixels.num_negatives // images.num_negatives, np.float16)
+        return Thresholds(float(np.float32(rule.score)), pixel)
     else:
         limits = [share, share * pixels.num_negatives // images.num_negatives]
     return Thresholds(_at_most(images, limits[0], np.float32), _at_most(pixels, limits[1], np.float16))
@@ -198,7 +210,9 @@ def format_decisions(decisions: pd.DataFrame, weights: str | None = None, finish
         weights: a word that stands beside the figures, e.g. "untrained".
         finished: whether the run has its ``_SUCCESS``.
     """
-    heading = f"Decisions by {decisions['rule'].iloc[0]}, a threshold per class; flagged: score >= threshold."
+    rule = str(decisions["rule"].iloc[0])
+    each = "one threshold for all classes" if rule.startswith("score:") else "a threshold per class"
+    heading = f"Decisions by {rule}, {each}; flagged: score >= threshold."
     notes = [f"Weights: {weights}."] if weights else []
     if any(_beyond(group) for _, group in decisions.groupby(category_of(decisions))):
         notes.append('">": nothing is flagged, since the images of the highest score are more than the limit allows.')
@@ -230,7 +244,9 @@ def _row(rows: pd.DataFrame, has_labels: bool) -> str:
 
 
 def _beyond(rows: pd.DataFrame) -> bool:
-    """Whether the rows have one threshold and no score reaches it."""
+    """Whether the rows have one threshold, not of the user's own, and no score reaches it."""
+    if str(rows["rule"].iloc[0]).startswith("score:"):
+        return False
     return rows["threshold"].nunique() == 1 and not (rows["pred_label"] == 1).any()
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import platform
+import re
 import secrets
 import signal
+import socket
 import tempfile
 import threading
 import time
@@ -37,6 +39,8 @@ KEEPS_MEMORY = {
 as much. Else glibc gives it back, and the system clears every page again. Ray calls actors in threads, whose own arenas
 would keep too little."""
 _SIGNALS = signal.SIGTERM, signal.SIGINT
+_KNOCK_SECONDS = 10
+_ADDRESS = re.compile(r"local|auto|ray://\S+|([^\s:/]+|\[[0-9a-fA-F:]+\]):[0-9]{1,5}")
 _OWN_RAY = {
     # Ray's core prints a harmless but alarming error per actor pool into the terminal (ray#53727).
     "RAY_BACKEND_LOG_LEVEL": "fatal",
@@ -58,8 +62,11 @@ def connected(address: str | None) -> Iterator[None]:
             None joins the cluster of ``$RAY_ADDRESS`` (as a submitted job does) or else starts one here.
 
     Raises:
+        UsageError: an address of no such form.
         ZsadError: no cluster answers at the address.
     """
+    if address and not _ADDRESS.fullmatch(address):
+        raise UsageError(f"Cannot read the address {address!r}. Expected local, auto or HOST:PORT.")
     if ray.is_initialized():
         yield
         return
@@ -68,6 +75,7 @@ def connected(address: str | None) -> Iterator[None]:
     starts = address == "local"
     own: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False} if starts else {}
     try:
+        _knock(address)
         with (
             _signals(held=starts),
             _environment(_OWN_RAY if starts else {}),
@@ -86,6 +94,13 @@ def connected(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nothing listens at ``HOST:PORT``; Ray would go on asking for longer than ten minutes."""
+    host, separator, port = address.rpartition(":")
+    if separator and "//" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), _KNOCK_SECONDS).close()
 
 
 @contextmanager
