@@ -11,6 +11,7 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "zsad"
 FLOORS = {
     "errors": 1,
+    "bit_depth": 1,
     "config": 1,
     "coverage": 1,
     "images": 1,
@@ -30,6 +31,7 @@ FLOORS = {
     "report": 5,
     "pipeline": 6,
     "cli": 7,
+    "__main__": 8,
 }
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
 

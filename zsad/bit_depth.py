@@ -175,6 +175,9 @@ def _own_range(values: NDArray[Any]) -> NDArray[np.uint8]:
 
 
 def _scaled(values: NDArray[Any], white: float) -> NDArray[np.uint8]:
+    if values.dtype == np.uint16:
+        # In a table, since eight bytes per value are much for a large image.
+        return _scaled(np.arange(65536), white)[values]
     return _bytes(values.astype(np.float64) * 255 / white)
 
 

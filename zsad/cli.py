@@ -69,6 +69,10 @@ Address = Annotated[
         help="local = Ray on this machine; auto = the cluster that it belongs to. Default: $RAY_ADDRESS or local."
     ),
 ]
+MovedRoot = Annotated[
+    str | None,
+    typer.Option("--root", help="The dataset's folder or URI now, if it has moved since.", show_default=False),
+]
 DatasetLayout = Annotated[Dataset, typer.Option(help="Layout of the dataset.")]
 Root = Annotated[str, typer.Option(help="Folder or s3://, gs:// URI of the dataset (or of the manifest file).")]
 Preset = Annotated[str, typer.Option(help="vand2023, fast, strong or mini.")]
@@ -226,6 +230,7 @@ def evaluate(
     shared_filesystem: Annotated[
         bool, typer.Option("--shared-filesystem", help="All nodes of the cluster see the same local files.")
     ] = False,
+    root: MovedRoot = None,
 ) -> None:
     """Compare scores and maps with the labels: F1-max, AUROC, AP, AUPRO per class and mean."""
     from zsad.evaluation import format_table
@@ -239,11 +244,11 @@ def evaluate(
 
         if resolution != "native" or bootstrap:
             raise UsageError("--threshold decides at native resolution; leave --resolution and --bootstrap out.")
-        decisions = decide_run(output, threshold, split, address, shared_filesystem)
+        decisions = decide_run(output, threshold, split, address, shared_filesystem, root)
         typer.echo(format_decisions(decisions, describe_run(output)[1], finished=read_success(output) is not None))
         typer.echo(f"\nDecisions: {redact(decisions_uri(output))}")
         return
-    metrics = evaluate_run(output, resolution, split, address, bootstrap, shared_filesystem)
+    metrics = evaluate_run(output, resolution, split, address, bootstrap, shared_filesystem, root)
     typer.echo(format_table(metrics, *describe_run(output), finished=read_success(output) is not None))
     typer.echo(f"\nMetrics: {redact(metrics_uri(output, resolution, split))}")
 
@@ -331,12 +336,13 @@ def report(
             min=0, metavar="N", help="Large pictures per class: N top scores, N false positives, N false negatives."
         ),
     ] = 20,
+    root: MovedRoot = None,
 ) -> None:
     """Write the results as HTML pages that open from disk: OUT/report/index.html. Run again to refresh."""
     from zsad.filesystem import redact
     from zsad.report.site import build_report, print_progress
 
-    built = build_report(output, to, details, print_progress)
+    built = build_report(output, to, details, print_progress, root)
     for line in built.lines():
         typer.echo(redact(line))
 

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from zsad.cli import app
 from zsad.errors import UsageError, ZsadError
 from zsad.evaluation import METRICS_SCHEMA, evaluate
-from zsad.pipeline.evaluate import evaluate_run, metrics_uri
+from zsad.pipeline.evaluate import decide_run, evaluate_run, metrics_uri
 from zsad.storage import RunInfo, write_run, write_success
 
 
@@ -95,3 +95,20 @@ def test_the_command_says_what_is_unfinished_and_where_the_metrics_are(ray_local
     text = shown("evaluate", output)
     assert "unfinished" not in text and "bootstrap" not in text
     assert f"Metrics: {output}/metrics/native.parquet" in text
+
+
+def test_masks_of_a_dataset_that_moved_are_found_with_its_root(ray_local, run, output: str, tmp_path: Path) -> None:
+    before, decided = evaluate_run(output), decide_run(output, "f1")
+    write_run(output, RunInfo("a" * 64, {"images": {"max_pixels": 24}}, {}, dataset={"root": str(run.folder)}))
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for mask in run.folder.glob("*.png"):
+        mask.rename(moved / mask.name)
+    lost = evaluate_run(output)
+    assert set(lost[lost["level"] == "pixel"]["excluded_mask_unreadable"]) == {4}
+    pd.testing.assert_frame_equal(evaluate_run(output, root=str(moved)), before)
+    pd.testing.assert_frame_equal(decide_run(output, "f1", root=str(moved)), decided)
+    assert "AUPRO" in shown("evaluate", output, "--root", str(moved))
+    with pytest.raises(UsageError, match="None of the 10 images lay in"):
+        write_run(output, RunInfo("a" * 64, {}, {}, dataset={}))
+        evaluate_run(output, root=str(moved))

@@ -2,6 +2,7 @@ import base64
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from zsad.cli import main
 from zsad.errors import UsageError
 from zsad.report.records import choose_large, colour_scale, rank
 from zsad.report.site import build_report
-from zsad.storage import SCORED_SCHEMA, write_part
+from zsad.storage import SCORED_SCHEMA, read_run, write_part, write_run
 
 
 def content(script):
@@ -246,3 +247,16 @@ def test_a_folder_with_other_things_is_refused_and_kept(built, tmp_path):
     assert (
         build_report(output, str(tmp_path / "new")).images == build_report(output, str(tmp_path / "new")).images == 14
     )
+
+
+def test_photographs_of_a_dataset_that_moved_are_drawn_with_its_root(make_run, tmp_path):
+    output = Path(make_run(4))
+    info = read_run(str(output))
+    write_run(str(output), replace(info, dataset=info.dataset | {"root": str(output.parent)}))
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for picture in output.parent.glob("*.png"):
+        picture.rename(moved / picture.name)
+    # Of the two that failed there never was one.
+    assert build_report(str(output), str(tmp_path / "lost")).problems == 6
+    assert build_report(str(output), str(tmp_path / "found"), root=str(moved)).problems == 2

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import ray
 
 from zsad.config import ImagesConfig
+from zsad.datasets.moved import relocate
 from zsad.errors import UsageError, ZsadError
 from zsad.evaluation import (
     METRICS_SCHEMA,
@@ -40,6 +41,7 @@ def evaluate_run(
     address: str | None = None,
     bootstrap: int = 0,
     shared_filesystem: bool = False,
+    root: str | None = None,
 ) -> pd.DataFrame:
     """The metrics of a run, also written to ``metrics_uri``. Masks are decoded under the caps of the run.
 
@@ -50,6 +52,7 @@ def evaluate_run(
         address: see ``zsad.pipeline.cluster.connected``.
         bootstrap: resamples for the intervals in ``low`` and ``high``; 0 for none.
         shared_filesystem: every node sees the same local files; a run scored with that setting needs it not again.
+        root: of the dataset, where it has moved since it was scored.
 
     Returns:
         A DataFrame with the columns of ``METRICS_SCHEMA``.
@@ -63,11 +66,11 @@ def evaluate_run(
     check_bootstrap(bootstrap)
     output = absolute(output)
     info = read_run(output)
-    limits, paths = mask_limits(info), _paths(output, info)
+    limits, paths = mask_limits(info), _paths(output, info, root)
     shared_filesystem = shared_filesystem or _shared(info)
 
     def measure() -> tuple[pd.DataFrame, PartState]:
-        predictions = load_predictions(output, split)
+        predictions = _load(output, split, info, root)
         if predictions["gt_label"].notna().sum() == 0:
             raise UsageError(
                 f"None of the {len(predictions)} images in {redact(output)!r} has a label, so there is nothing to "
@@ -90,6 +93,7 @@ def decide_run(
     split: str | None = None,
     address: str | None = None,
     shared_filesystem: bool = False,
+    root: str | None = None,
 ) -> pd.DataFrame:
     """Which images a threshold flags, also written to ``OUT/decisions``, which it replaces; predictions stay.
 
@@ -98,7 +102,7 @@ def decide_run(
         threshold: see ``zsad.evaluation.thresholds``; only ``f1`` needs labels.
         split: decide on this split only; None for all.
         address: see ``zsad.pipeline.cluster.connected``.
-        shared_filesystem: as for ``evaluate_run``.
+        shared_filesystem, root: as for ``evaluate_run``.
 
     Returns:
         A DataFrame with the columns of ``zsad.storage.decisions.DECISIONS_SCHEMA``.
@@ -111,11 +115,11 @@ def decide_run(
     rule = parse_rule(threshold)
     output = absolute(output)
     info = read_run(output)
-    limits, paths = mask_limits(info), _paths(output, info)
+    limits, paths = mask_limits(info), _paths(output, info, root)
     shared_filesystem = shared_filesystem or _shared(info)
 
     def measure() -> tuple[pd.DataFrame, PartState]:
-        predictions = load_predictions(output, split)
+        predictions = _load(output, split, info, root)
         counted = rows_to_count(predictions, rule)
         with connected(address):
             check_readable(paths, shared_filesystem)
@@ -127,10 +131,20 @@ def decide_run(
     return decisions
 
 
-def _paths(output: str, info: RunInfo | None) -> list[str]:
+def _load(output: str, split: str | None, info: RunInfo | None, root: str | None) -> pd.DataFrame:
+    predictions = load_predictions(output, split)
+    return predictions if root is None else relocate(predictions, root, _root(info))
+
+
+def _paths(output: str, info: RunInfo | None, root: str | None) -> list[str]:
     """What the nodes read: the run, and the dataset with its masks."""
+    root = _root(info) if root is None else absolute(root)
+    return [output] if root is None else [output, root]
+
+
+def _root(info: RunInfo | None) -> str | None:
     root = info.dataset.get("root") if info else None
-    return [output, root] if isinstance(root, str) else [output]
+    return root if isinstance(root, str) else None
 
 
 def _shared(info: RunInfo | None) -> bool:

@@ -14,6 +14,7 @@ import jinja2
 import numpy as np
 import pandas as pd
 
+from zsad.datasets.moved import relocate
 from zsad.errors import UsageError
 from zsad.evaluation import mask_limits
 from zsad.evaluation.table import COLUMNS
@@ -72,6 +73,7 @@ def build_report(
     destination: Uri | None = None,
     details: int = DETAILS,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    root: str | None = None,
 ) -> Report:
     """Build or refresh the report of a run, finished or not. Pictures that are there are not drawn again.
 
@@ -81,6 +83,7 @@ def build_report(
         details: large pictures per class for so many of the highest scores, of the false positives and of
             the false negatives; all other images have small ones.
         progress: called now and then with how many of how many new images are drawn.
+        root: of the dataset, where it has moved since it was scored.
 
     Raises:
         UsageError: no run there, nothing scored yet, ``details`` below 0, or a destination that holds other things.
@@ -96,6 +99,8 @@ def build_report(
     info, dataset = read_run(output), describe_run(output)[0]
     folder = ReportFolder(join(output, "report") if destination is None else absolute(destination))
     _claim(output, folder)
+    if root is not None:
+        predictions = relocate(predictions, root, None if info is None else info.dataset.get("root"))
     ranked = rank(predictions)
     thresholds, scale = f1_thresholds(ranked), colour_scale(ranked)
     wanted = subjects(ranked, choose_large(ranked, thresholds, details), scale)
