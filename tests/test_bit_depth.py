@@ -145,6 +145,57 @@ def test_a_tiff_that_is_not_read_says_what_it_holds(array, options, words):
         assert caught.value.kind == "undecodable"
 
 
+@pytest.mark.parametrize("type", ["f4", "i2", "i4"])
+def test_what_pillow_would_swap_is_refused_and_the_rest_of_big_endian_read(type):
+    values = (4095 * RAMP).astype(type)
+    assert shows(tiff(values, byteorder=">"), RAMP, white_level=4095)
+    for white_level in (None, 4095):
+        with pytest.raises(ImageError, match=r"-bit .* samples, big-endian, compressed; expected"):
+            decode(tiff(values, byteorder=">", compression="zlib"), CAP, white_level)
+
+
+def test_a_fourth_channel_is_what_the_file_says_it_is():
+    wide = np.full((8, 8, 4), 3000, "u2")
+    wide[..., 3] = 32768
+    grey, half = 255 * 3000 / 4095, 255 * (1 - 32768 / 65535)
+    for kind, expected in (
+        ("unspecified", grey),
+        ("unassalpha", grey / 2 + half),
+        ("assocalpha", min(255, grey + half)),
+    ):
+        pixels = decode(tiff(wide, photometric="rgb", extrasamples=[kind]), CAP, 4095)
+        assert np.abs(pixels - expected).max() <= 1, kind
+
+
+def test_16_bit_colour_that_is_no_rgb_is_refused_with_a_white_level():
+    data = tiff((65535 * COLOUR[..., [0, 1, 2, 0]]).astype("u2"), photometric="separated")
+    assert decode(data, CAP).shape == (24, 32, 3)
+    with pytest.raises(ImageError, match=r"CMYK of 16 bits .*images\.white_level; save it as 16-bit RGB"):
+        decode(data, CAP, 4095)
+
+
+def test_no_memory_for_16_bit_colour_says_nothing_about_the_image(monkeypatch):
+    import cv2
+
+    failure = cv2.error("no memory")
+    failure.code = cv2.Error.STS_NO_MEM
+    monkeypatch.setattr(cv2, "imdecode", lambda *_: (_ for _ in ()).throw(failure))
+    with pytest.raises(MemoryError):
+        decode(png((4095 * COLOUR).astype("u2")), CAP, 4095)
+
+
+def test_pixels_without_a_finite_value_are_refused_with_a_white_level_as_without():
+    for white_level in (None, 1.0):
+        with pytest.raises(ImageError, match="without a finite value"):
+            decode(tiff(np.full((4, 4), np.nan, "f4")), CAP, white_level)
+
+
+def test_what_fails_only_when_it_is_read_says_what_the_file_holds():
+    data = tiff(np.zeros((4, 8, 8), "u1"), photometric="rgb", planarconfig="separate", extrasamples=["assocalpha"])
+    with pytest.raises(ImageError, match="4 channels of 8-bit unsigned samples, stored apart: "):
+        decode(data, CAP)
+
+
 def test_a_tiff_whose_header_is_cut_off_is_called_broken():
     with pytest.raises(ImageError, match="cut off or broken"):
         decode(tiff((255 * RAMP).astype("u1"))[:9], CAP)
@@ -174,7 +225,7 @@ def test_a_dark_image_gets_a_remark_once():
     item = ImageItem(path="", class_name="disc", data=tiff((4095 * RAMP).astype("u2")))
     load([item], ImagesConfig())
     assert item.failure is None
-    assert item.note == "dark: no value above 16 of 255 (images.white_level sets what is white)"
+    assert item.note == "dark: no value above 16 of 255 (images.white_level says what is white in files of over 8 bits)"
     # A pool further on decodes it again.
     load([item], ImagesConfig())
     item.remark("step widened")
@@ -202,6 +253,14 @@ def test_a_detector_hears_the_white_level_and_hands_the_remark_over():
     assert bright.score(Image.open(io.BytesIO(data)), object="disc").score == pytest.approx(found.score, abs=1e-6)
 
 
-def test_a_white_level_that_is_no_brightness_is_refused():
+@pytest.mark.parametrize("value", ["0", "-1", "true", ".inf", "white"])
+def test_a_white_level_that_is_no_brightness_is_refused(value):
     with pytest.raises(UsageError, match="images.white_level"):
-        load_config("mini", None, ["images.white_level=0"])
+        load_config("mini", None, [f"images.white_level={value}"])
+
+
+def test_a_detector_goes_on_past_a_pil_image_that_cannot_be_read():
+    detector = Detector.from_preset("mini", overrides=["foreground.source=full_image"])
+    bad = Image.fromarray(np.full((64, 64), np.nan, np.float32))
+    first, second = detector.score_batch([bad, Image.new("RGB", (64, 64), "grey")], "disc")
+    assert first.failure.kind == "undecodable" and second.failure is None

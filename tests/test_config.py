@@ -107,3 +107,17 @@ def test_a_section_that_a_file_holds_twice_is_refused(tmp_path):
     path.write_text("foreground:\n  min_coverage: 0.7\n  min_coverage: 0.8\n")
     with pytest.raises(UsageError, match=r"names 'min_coverage' \(line 3\) twice"):
         load_config("mini", path)
+
+
+def test_anchors_are_looked_at_once(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("prompts: &x\n  a: *x\n")
+    with pytest.raises(UsageError, match=r"prompts\.a: unknown field"):
+        load_config("mini", path)
+    lines = ["a0: &a0 {k: 1}", *(f"a{i}: &a{i} {{k: *a{i - 1}, l: *a{i - 1}}}" for i in range(1, 60))]
+    path.write_text("\n".join(lines))
+    with pytest.raises(UsageError, match="a0: unknown field"):
+        load_config("mini", path)
+    path.write_text("foreground: {<<: {min_coverage: 0.7}, <<: {closing_radius: 3}}\n")
+    foreground = load_config("mini", path).foreground
+    assert (foreground.min_coverage, foreground.closing_radius) == (0.7, 3)

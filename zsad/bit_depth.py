@@ -16,10 +16,11 @@ from zsad.errors import ImageError
 READ = "interleaved grey, RGB or RGBA of 8 or 16 unsigned bits, or grey of 32 bits"
 """What is read of TIFF files, in words."""
 
-_BITS, _PHOTOMETRIC, _SAMPLES, _PLANES, _FORMAT = 258, 262, 277, 284, 339
-_BIG = (b"+\0", b"\0+")
+_BITS, _COMPRESSION, _PHOTOMETRIC, _SAMPLES, _PLANES, _EXTRA, _FORMAT = 258, 259, 262, 277, 284, 338, 339
+_UNCOMPRESSED = 1
 _WHITE_IS_ZERO = 0
 _SEPARATE = 2
+_PREMULTIPLIED = 1
 _SIGNED = 2
 _FORMATS = {1: "unsigned", 2: "signed", 3: "floating-point", 4: "untyped", 5: "complex signed", 6: "complex"}
 
@@ -31,7 +32,7 @@ def tags_of(image: Image.Image) -> Mapping[int, Any]:
 
 def is_colour(image: Image.Image) -> bool:
     """Whether an image that is not loaded yet has several samples of 16 bits, of which Pillow keeps the high bytes."""
-    if image.mode not in ("RGB", "RGBA", "RGBX", "RGBa", "LA"):
+    if image.mode not in ("RGB", "RGBA", "RGBX", "LA", "CMYK"):
         return False
     if image.format == "TIFF":
         return _bits(tags_of(image)) > 8
@@ -40,11 +41,12 @@ def is_colour(image: Image.Image) -> bool:
     return image.format == "PNG" and isinstance(raw, str) and ";16" in raw
 
 
-def colour(data: bytes, white_level: float) -> NDArray[np.uint8]:
+def colour(data: bytes, image: Image.Image, white_level: float) -> NDArray[np.uint8]:
     """Decode colour of 16 bits, upright for TIFF and as stored for PNG, by OpenCV.
 
     Args:
         data: a whole PNG or TIFF file.
+        image: that file opened by Pillow, which tells what a fourth channel is.
         white_level: the value that becomes 255.
 
     Returns:
@@ -52,21 +54,31 @@ def colour(data: bytes, white_level: float) -> NDArray[np.uint8]:
 
     Raises:
         ImageError: OpenCV does not read it.
+        MemoryError: the pixels do not fit into memory just now.
     """
+    unread = ImageError(
+        "undecodable",
+        f"{image.mode} of 16 bits of a kind that is not read with images.white_level; save it as 16-bit RGB without alpha",
+    )
+    if image.mode == "CMYK":
+        raise unread
     # Not at the top: results are read without it, and their reader imports this file.
     import cv2
 
     try:
         stored = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     except cv2.error as error:
-        raise ImageError("undecodable", f"colour of 16 bits: {str(error)[:200]}") from None
+        if error.code == cv2.Error.STS_NO_MEM:
+            raise MemoryError(str(error)) from None
+        raise unread from None
     if stored is None or stored.dtype != np.uint16 or stored.ndim != 3 or stored.shape[2] not in (3, 4):
-        raise ImageError("undecodable", "colour of 16 bits that is not RGB or RGBA; save it as one of them")
+        raise unread
     rgb = np.asarray(stored[..., 2::-1], np.uint16)
     eight = _scaled(rgb, white_level)
-    if stored.shape[2] == 4:
+    if stored.shape[2] == 4 and image.mode in ("RGBA", "LA"):
         opacity = stored[..., 3:] / 65535
-        eight = np.rint(eight * opacity + 255 * (1 - opacity)).astype(np.uint8)
+        shown = eight if _PREMULTIPLIED in _each(tags_of(image).get(_EXTRA)) else eight * opacity
+        eight = _bytes(shown + 255 * (1 - opacity))
     return np.ascontiguousarray(eight)
 
 
@@ -88,6 +100,8 @@ def grey(image: Image.Image, white_level: float | None) -> NDArray[np.uint8]:
     if image.format == "PPM":
         # Pillow has scaled it by the white that the file states.
         white_level = None
+    if values.dtype.kind == "f" and not np.isfinite(values).any():
+        raise ImageError("undecodable", "floating-point pixels without a finite value")
     if white_level is not None:
         eight = _scaled(values, white_level)
     elif values.dtype.kind == "f":
@@ -109,30 +123,41 @@ def check_samples(image: Image.Image) -> None:
         return
     signed = _bits(tags) == 8 and _SIGNED in _each(tags.get(_FORMAT))
     apart = _bits(tags) > 8 and tags.get(_PLANES) == _SEPARATE and tags.get(_SAMPLES, 1) > 1
-    if signed or apart:
-        raise ImageError("undecodable", f"{_in_words(tags)}; expected {READ}")
+    # Pillow takes what is decompressed for big-endian, which it no longer is.
+    swapped = image.mode in ("I", "F") and _prefix(tags) == b"MM" and tags.get(_COMPRESSION, 1) != _UNCOMPRESSED
+    if signed or apart or swapped:
+        raise ImageError("undecodable", f"{in_words(tags)}; expected {READ}")
 
 
 def samples_in_words(data: bytes) -> str | None:
     """What a TIFF file says of its samples; None where its header cannot be read."""
+    if data.startswith(b"MM\0+"):
+        return "a big-endian TIFF of over 4 GiB (BigTIFF)"
     try:
         stream = io.BytesIO(data)
-        tags = ImageFileDirectory_v2(stream.read(16 if data[2:4] in _BIG else 8))
+        tags = ImageFileDirectory_v2(stream.read(16 if data.startswith(b"II+") else 8))
         stream.seek(tags.next)
         tags.load(stream)
-        return _in_words(tags) if _BITS in tags else None
+        return in_words(tags) if _BITS in tags else None
     except Exception:
         # Hostile bytes; the caller has words of its own.
         return None
 
 
-def _in_words(tags: Mapping[int, Any]) -> str:
+def in_words(tags: Mapping[int, Any]) -> str:
+    """What the tags of a TIFF say of its samples."""
     format = _FORMATS.get(_each(tags.get(_FORMAT, 1))[0], "unknown")
     number = int(tags.get(_SAMPLES, 1))
     channels = "1 channel" if number == 1 else f"{number} channels"
     apart = ", stored apart" if number > 1 and tags.get(_PLANES) == _SEPARATE else ""
     inverted = ", 0 is white" if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else ""
-    return f"a TIFF of {channels} of {_bits(tags)}-bit {format} samples{apart}{inverted}"
+    packed = ", compressed" if tags.get(_COMPRESSION, 1) != _UNCOMPRESSED else ""
+    order = ", big-endian" if _prefix(tags) == b"MM" else ""
+    return f"a TIFF of {channels} of {_bits(tags)}-bit {format} samples{apart}{inverted}{order}{packed}"
+
+
+def _prefix(tags: Mapping[int, Any]) -> bytes:
+    return bytes(getattr(tags, "prefix", b""))
 
 
 def _white(tags: Mapping[int, Any]) -> int:
@@ -168,8 +193,6 @@ def _integers(values: NDArray[Any], white: int) -> NDArray[np.uint8]:
 
 def _own_range(values: NDArray[Any]) -> NDArray[np.uint8]:
     finite = values[np.isfinite(values)]
-    if not finite.size:
-        raise ImageError("undecodable", "floating-point pixels without a finite value")
     low, high = float(finite.min()), float(finite.max())
     return _bytes((values.astype(np.float64) - low) / max(high - low, 1e-12) * 255)
 

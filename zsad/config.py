@@ -45,9 +45,9 @@ class ImagesConfig(Section):
     max_file_bytes: int = Field(512 * 1024**2, ge=1)
     max_aspect: float = Field(20.0, ge=1)
     """Images with a larger long/short ratio are error rows."""
-    white_level: float | None = Field(None, gt=0)
-    """The value that is white in PNG and TIFF files of more than 8 bits, such as 4095 for a camera of 12. Unset, it is the
-    largest of the type (65535), and for floating point the largest of the image."""
+    white_level: float | None = Field(None, gt=0, strict=True)
+    """The value that is white in PNG and TIFF files of more than 8 bits, such as 4095 for a camera of 12. Unset, it is
+    the largest of the type (65535), and for floating point the largest of the image."""
 
 
 class ForegroundConfig(Section):
@@ -310,7 +310,7 @@ def scored_fields(
 def _parse(text: str, source: str) -> dict[str, Any]:
     try:
         values = yaml.safe_load(text)
-        repeated = _repeated_key(yaml.compose(text, Loader=yaml.SafeLoader))
+        repeated = _repeated_key(yaml.compose(text, Loader=yaml.SafeLoader), set())
     except yaml.YAMLError as error:
         raise UsageError(f"{source} is not valid YAML: {error}") from None
     if repeated is not None:
@@ -322,18 +322,23 @@ def _parse(text: str, source: str) -> dict[str, Any]:
     return values
 
 
-def _repeated_key(node: yaml.Node | None) -> str | None:
-    """The first key that a mapping of the document holds twice, with its line."""
-    seen: set[str] = set()
+def _repeated_key(node: yaml.Node | None, visited: set[int]) -> str | None:
+    """The first key that a mapping of the document holds twice, with its line; an anchor is looked at once."""
+    if id(node) in visited:
+        return None
+    visited.add(id(node))
+    inner = list(node.value) if isinstance(node, yaml.SequenceNode) else []
+    seen: set[tuple[str, str]] = set()
     for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
-        if isinstance(key, yaml.ScalarNode):
-            if key.value in seen:
+        if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE:
+            if (key.tag, key.value) in seen:
                 return f"{key.value!r} (line {key.start_mark.line + 1})"
-            seen.add(key.value)
-        inner = _repeated_key(value)
-        if inner is not None:
-            return inner
-    return None
+            seen.add((key.tag, key.value))
+        inner.append(value)
+    return next(filter(None, (_repeated_key(value, visited) for value in inner)), None)
+
+
+_MERGE = "tag:yaml.org,2002:merge"
 
 
 def _parse_override(override: str) -> dict[str, Any]:

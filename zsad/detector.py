@@ -6,7 +6,7 @@ The distributed job runs the same steps as actor pools, so both give the same nu
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -137,10 +137,19 @@ class Detector:
         size = self.config.runtime.batch_size
         for start in range(0, len(images), size):
             pairs = zip(images[start : start + size], nouns[start : start + size], strict=True)
-            items = [as_item(image, noun, self.config.images.white_level) for image, noun in pairs]
+            items = [self._item(image, noun) for image, noun in pairs]
             self.run(items)
             detections += [_detection(item, trained, self.config.aggregation.mask_background) for item in items]
         return detections
+
+    def _item(self, image: ImageLike, noun: str) -> ImageItem:
+        try:
+            return as_item(image, noun, self.config.images.white_level)
+        except ImageError as error:
+            # Of an open PIL image whose pixels are read only now.
+            item = ImageItem(path="", class_name=noun)
+            item.fail("load", error)
+            return item
 
     def run(self, items: Sequence[ImageItem]) -> None:
         """Run the steps over the items, in place."""
@@ -196,6 +205,7 @@ def as_item(image: ImageLike, noun: str, white_level: float | None = None) -> Im
 
     Raises:
         UsageError: another type, an array that is not (H, W, 3) or (H, W) uint8, or no pixels.
+        ImageError: a PIL image whose pixels cannot be had.
     """
     if isinstance(image, bytes):
         return ImageItem(path="", class_name=noun, data=image)
@@ -219,9 +229,10 @@ def as_item(image: ImageLike, noun: str, white_level: float | None = None) -> Im
 
 
 def _nouns(given: object) -> list[str]:
-    """One noun per image. Raises UsageError for anything but texts in some order."""
+    """One noun per image. Raises UsageError for anything but texts in an order."""
+    ordered = isinstance(given, Iterable) and not isinstance(given, Set | Mapping)
     nouns = list(given) if isinstance(given, Iterable) else []
-    if not isinstance(given, Iterable) or not all(isinstance(noun, str) for noun in nouns):
+    if not ordered or not all(isinstance(noun, str) for noun in nouns):
         raise UsageError(
             f"The object is {given!r}. Expected a noun for what the images show, or a list of one for each."
         )

@@ -36,9 +36,10 @@ _Scalar = TypeVar("_Scalar", bound=np.generic)
 def decode(data: bytes, max_pixels: int, white_level: float | None = None) -> NDArray[np.uint8]:
     """Decode an encoded image to RGB.
 
-    EXIF orientation is applied; the first frame of an animation and the first page of a TIFF are taken;
-    16-bit grey is scaled by 1/257, 16-bit colour keeps its high byte, floating point is scaled from its
-    own finite range; grey is repeated; alpha is composited over white; colour profiles are ignored.
+    EXIF orientation is applied; the first frame of an animation and the first page of a TIFF are taken; grey is repeated;
+    alpha is composited over white; colour profiles are ignored. Of more than 8 bits, where no ``white_level`` is given,
+    grey is scaled from the largest value of its type (16 bits by 1/257), colour keeps its high byte, and floating point
+    is scaled from its own finite range.
 
     Args:
         data: an encoded JPEG, PNG, BMP, TIFF, WebP, GIF or PPM file.
@@ -96,7 +97,10 @@ def from_pil(image: Image.Image, white_level: float | None = None) -> NDArray[np
         raise
     except Exception as error:
         # Decoders fed with hostile bytes raise far more than they document.
-        raise _explain(error) from None
+        explained = _explain(error)
+        if image.format == "TIFF" and explained.kind == "undecodable":
+            explained = ImageError(explained.kind, f"{bit_depth.in_words(bit_depth.tags_of(image))}: {explained}")
+        raise explained from None
 
 
 def decode_mask(data: bytes, max_pixels: int) -> NDArray[np.bool_]:
@@ -191,9 +195,9 @@ def _whole(image: Image.Image, data: bytes, white_level: float | None) -> NDArra
     if white_level is None or not bit_depth.is_colour(image):
         return from_pil(image, white_level)
     # Pillow looks at the file as well: OpenCV does not mind one that is cut off.
-    turn = 1 if image.format == "TIFF" else _orientation(image)
     from_pil(image)
-    return orient(bit_depth.colour(data, white_level), turn)
+    turn = 1 if image.format == "TIFF" else _orientation(image)
+    return orient(bit_depth.colour(data, image, white_level), turn)
 
 
 def _to_rgb(image: Image.Image, white_level: float | None) -> NDArray[np.uint8]:

@@ -164,15 +164,19 @@ def test_what_a_run_wrote_is_no_input(tmp_path):
 
 
 def test_reports_and_exports_elsewhere_and_pictures_of_explain_are_no_input(tmp_path):
+    touch(tmp_path, "a.png", "r 1/pictures/ab/ab1-photo.jpg", "e/masks/b.png")
+    (tmp_path / "r 1" / "report.json").write_text('{"report_of": "/out"}')
+    (tmp_path / "e" / "export.json").write_text('{"format": "masks", "fingerprint": "f", "complete": false}')
+    # Folders of others that look alike.
     touch(
-        tmp_path, "a.png", "r/report.json", "r/pictures/ab/ab1-photo.jpg", "e/export.json", "e/index.parquet", "e/b.png"
+        tmp_path, "mine/report.json", "mine/pictures/1.jpg", "mine/c.png", "theirs/d.png", "odd/d.png", "odd/d.png.jpg"
     )
-    touch(tmp_path, "mine/report.json", "mine/export.json", "mine/c.png", "odd/d.png", "odd/d.png.jpg")
+    (tmp_path / "theirs" / "export.json").write_text('["format", "fingerprint"]')
     touch(tmp_path, "a-explained.png", "f-explained.png", "mine/a-explained.png")
     with pytest.warns(UserWarning) as caught:
         table = load_manifest("folder", str(tmp_path), object_name="x")
-    kept = ["a.png", "f-explained.png", "mine/a-explained.png", "mine/c.png", "odd/d.png", "odd/d.png.jpg"]
-    assert table["image_id"].to_pylist() == kept
+    kept = ["a.png", "f-explained.png", "mine/a-explained.png", "mine/c.png", "mine/pictures/1.jpg"]
+    assert table["image_id"].to_pylist() == [*kept, "odd/d.png", "odd/d.png.jpg", "theirs/d.png"]
     first = str(caught[0].message)
     assert "1 picture of zsad explain beside the photographs, e.g. 'a-explained.png'" in first
 

@@ -44,7 +44,7 @@ def flagged(decisions: pd.DataFrame) -> dict[str, int]:
     [
         *("", "f2", "F1", "quantile", "quantile:", "quantile:0", "quantile:0.0", "quantile:1", "quantile:1.5"),
         *("quantile:-0.5", "quantile:nan", "quantile:1/2", "budget:0", "budget:-3", "budget:2.5", "budget:1e3"),
-        *("budget:" + "9" * 5000, "200", "score:", "score:1.5", "score:-0.1", "score:nan", "score:1e-3"),
+        *("budget:" + "9" * 5000, "200", "score:", "score:1.5", "score:-0.1", "score:nan", "score:1e3"),
     ],
 )
 def test_wrong_rules_name_the_right_ones(text: str) -> None:

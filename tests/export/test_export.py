@@ -29,7 +29,15 @@ from zsad.export import export_run
 from zsad.export.fiftyone import to_fiftyone
 from zsad.export.names import file_names
 from zsad.export.table import defused
-from zsad.storage import SCORED_SCHEMA, encode_map, read_anomaly_map, read_predictions, write_decisions, write_part
+from zsad.storage import (
+    SCORED_SCHEMA,
+    encode_map,
+    read_anomaly_map,
+    read_predictions,
+    write_decisions,
+    write_part,
+    write_success,
+)
 
 IDS = ["bottle/test/broken/000.png", "bottle/test/good/001.png", "../../etc/passwd", "/abs.png", "a.png", "a.jpg"]
 
@@ -335,7 +343,11 @@ def test_files_of_another_run_are_noticed(output: str) -> None:
 def test_the_command(output: str, tmp_path: Path) -> None:
     result = CliRunner().invoke(app, ["export", output, "--format", "csv", "--output", str(tmp_path / "csv")])
     assert result.exit_code == 0, result.output
-    assert result.output == f"27 rows\n{tmp_path / 'csv'}\n"
+    said = f"27 rows\n{tmp_path / 'csv'}\n"
+    assert result.output == f"The run is unfinished (no _SUCCESS), so images may be missing.\n{said}"
+    write_success(output, {"images": 27, "ok": 27, "errors": 0}, "m")
+    result = CliRunner().invoke(app, ["export", output, "--format", "csv", "--output", str(tmp_path / "csv")])
+    assert result.output == said
     assert CliRunner().invoke(app, ["export", output, "--format", "xml"]).exit_code == 2
 
 

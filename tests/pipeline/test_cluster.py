@@ -40,6 +40,18 @@ def test_an_address_of_no_known_form_is_refused_at_once(monkeypatch, address):
         pass
 
 
+def test_an_address_of_the_environment_is_looked_at_as_well(monkeypatch):
+    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(cluster.ray, "init", lambda **_: pytest.fail("asked Ray"))
+    for address, error, words in (
+        ("http://host:8265", UsageError, r"'http://host:8265' of \$RAY_ADDRESS\. Expected"),
+        ("127.0.0.1:1", ZsadError, "Cannot reach Ray at 'auto': .*refused"),
+    ):
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(error, match=words), cluster.connected(None):
+            pass
+
+
 def test_local_paths_are_refused_where_there_are_several_nodes(tmp_path, monkeypatch):
     monkeypatch.setattr(cluster.ray, "nodes", lambda: [{"NodeID": name, "Alive": True} for name in "ab"])
     paths = (str(tmp_path / "in"), str(tmp_path / "out"))

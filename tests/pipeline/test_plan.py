@@ -214,6 +214,18 @@ def test_progress_counter_hands_every_failure_over_until_it_is_acknowledged():
     assert counter.read(2).failures == ()
 
 
+def test_a_remark_is_counted_and_the_first_shown_at_the_end_in_one_line(monkeypatch):
+    monkeypatch.setattr("zsad.pipeline.progress.ray.get", lambda reference, timeout: reference)
+    counter = ProgressCounter()
+    counter.add(3, [], {}, [("a\n\x1b b.png", "dark"), ("c.png", "dark too")])
+    counter.add(1, [], {}, [("d.png", "dark")])
+    stream = io.StringIO()
+    with ProgressReporter(Scripted(counter.read(0)), 4, stream):
+        pass
+    line = stream.getvalue().splitlines()[-1]
+    assert line == r'3 scored images with a remark in error_message, e.g. image_id="a\n\u001b b.png" message=dark'
+
+
 class Scripted:
     """Stands for the handle of a counter: gives one snapshot after the other."""
 

@@ -42,7 +42,7 @@ class FakeSAM:
 def strip_item():
     dis = np.zeros((HEIGHT, WIDTH), bool)
     dis[80:120, 50:850] = True
-    return ImageItem("x", "strip", image=np.zeros((HEIGHT, WIDTH, 3), np.uint8), dis_mask=dis)
+    return ImageItem("x", "strip", image=np.full((HEIGHT, WIDTH, 3), 200, np.uint8), dis_mask=dis)
 
 
 def run(item, *overrides, boxes=(), tile_side=64):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import posixpath
 import re
@@ -18,9 +19,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from pyarrow import fs
 
+from zsad.datasets.paths import uris
 from zsad.datasets.text import count
-from zsad.errors import UsageError
-from zsad.filesystem import absolute, is_local, redact, resolve
+from zsad.errors import ImageError, UsageError
+from zsad.filesystem import absolute, is_local, read_bytes, redact, resolve
 from zsad.images import EXTENSIONS
 
 _T = TypeVar("_T")
@@ -29,8 +31,11 @@ _Rows = NDArray[np.int64]
 _THREADS = 16
 _CHUNK = 4096
 _LIST_FROM = 100
-_OURS = {"run.json": "predictions", "report.json": "pictures", "export.json": "index.parquet"}
-"""What is written by us: folders with such a file, and beside it such a folder or file."""
+_RUN = "run.json"
+"""Beside a folder ``predictions`` the mark of a run."""
+_MARKS = {"report.json": frozenset({"report_of"}), "export.json": frozenset({"format", "fingerprint"})}
+"""The marks of a report and of an export, with what stands in them."""
+_MOST_BYTES = 1 << 16
 _DIGITS = re.compile(r"[0-9]+")
 
 
@@ -83,7 +88,7 @@ def list_files(root: str, *, follow_outside: bool = False) -> list[File]:
             for info in found
             if info.type == fs.FileType.File and not any(part.startswith(".") for part in info.path[start:].split("/"))
         ]
-    return sorted(_without_ours(files), key=lambda file: natural_key(file.path))
+    return sorted(_without_ours(root, files), key=lambda file: natural_key(file.path))
 
 
 def check_folder(root: str) -> None:
@@ -206,19 +211,28 @@ def _in_threads(look: Callable[[_Rows], _T], rows: _Rows, chunk: int = _CHUNK) -
         return list(pool.map(look, chunks))
 
 
-def _without_ours(files: list[File]) -> list[File]:
-    """The files that lie in no folder that we wrote, as ``_OURS`` tells; the root itself is not asked."""
-    marked = [file.path for file in files if posixpath.basename(file.path) in _OURS and "/" in file.path]
+def _without_ours(root: str, files: list[File]) -> list[File]:
+    """The files that lie in no folder that we wrote: a run, a report or an export; the root itself is not asked."""
+    marked = [posixpath.split(file.path) for file in files if "/" in file.path]
+    marked = [(folder, name) for folder, name in marked if name == _RUN or name in _MARKS]
     if not marked:
         return files
-    present = {file.path for file in files}
-    for file in files:
-        folder = posixpath.dirname(file.path)
-        while folder and folder not in present:
-            present.add(folder)
-            folder = posixpath.dirname(folder)
-    ours = tuple(f"{folder}/" for folder, mark in map(posixpath.split, marked) if f"{folder}/{_OURS[mark]}" in present)
+    folders = {posixpath.dirname(file.path) for file in files}
+    ours = tuple(
+        f"{folder}/"
+        for folder, name in marked
+        if (f"{folder}/predictions" in folders if name == _RUN else _holds(root, f"{folder}/{name}", _MARKS[name]))
+    )
     return [file for file in files if not file.path.startswith(ours)]
+
+
+def _holds(root: str, path: str, keys: frozenset[str]) -> bool:
+    """Whether the JSON file below ``root`` is an object with these keys."""
+    try:
+        found = json.loads(read_bytes(uris(root, pa.array([path]))[0].as_py(), _MOST_BYTES))
+    except (ImageError, ValueError):
+        return False
+    return isinstance(found, dict) and keys <= found.keys()
 
 
 def _walk(root: str, follow_outside: bool) -> list[File]:

@@ -2,41 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import unquote
 
 import pandas as pd
 import pyarrow as pa
+from pyarrow import fs
 
+from zsad.datasets.files import check_folder
 from zsad.datasets.manifest_file import find_manifest_file
 from zsad.datasets.paths import uris
 from zsad.errors import UsageError
-from zsad.filesystem import absolute, is_local, redact
+from zsad.filesystem import absolute, is_local, redact, resolve
+
+_TABLES = (".csv", ".parquet", ".pq")
 
 
-def relocate(predictions: pd.DataFrame, root: str, earlier: str | None = None) -> pd.DataFrame:
+def relocate(predictions: pd.DataFrame, root: str, dataset: Mapping[str, Any] = MappingProxyType({})) -> pd.DataFrame:
     """Predictions with ``image_path`` and ``mask_path`` below another root; what lay elsewhere keeps its path.
 
-    The root that a path was scored under is what stands in it before the ``image_id``, which is relative to the root
-    but where a manifest gives ids of its own; there it is ``earlier``.
+    What stands before the ``image_id`` in a path is the root it was scored under, since the id is relative to that.
+    A manifest may have ids of its own: there the root of the run comes first.
 
     Args:
         predictions: with the columns ``image_id``, ``image_path`` and ``mask_path``.
         root: folder, URI or manifest file of the dataset now.
-        earlier: that of the run, if known.
+        dataset: of the run (``RunInfo.dataset``), for its ``root`` and ``layout``.
 
     Raises:
-        UsageError: no image lay below such a root, or nothing is at ``root``.
+        UsageError: no folder at ``root``, or no image lay below a folder that it could stand for.
     """
     folder = _folder(root)
-    before = None if earlier is None else _plain(_parent_of_file(absolute(earlier))).rstrip("/") + "/"
+    before = _earlier_folders(dataset.get("root"))
+    by_root = dataset.get("layout") == "manifest"
     rows = zip(predictions["image_id"], predictions["image_path"], predictions["mask_path"], strict=True)
-    places = [_split(image_id, image, mask, before) for image_id, image, mask in rows]
+    places = [_split(image_id, image, mask, before, by_root) for image_id, image, mask in rows]
     if places and not any(image is not None for image, _ in places):
         raise UsageError(
             f"None of the {len(places)} images lay in a folder that --root {redact(root)!r} could stand for, e.g. "
-            f"{redact(str(predictions['image_path'].iloc[0]))!r}. Expected the folder of the dataset; leave --root out where "
-            "it has not moved."
+            f"{redact(str(predictions['image_path'].iloc[0]))!r}. Expected the folder of the dataset; leave --root out "
+            "where it has not moved."
         )
     columns = {}
     for name, relative in zip(("image_path", "mask_path"), zip(*places, strict=True), strict=False):
@@ -46,16 +53,20 @@ def relocate(predictions: pd.DataFrame, root: str, earlier: str | None = None) -
     return predictions.assign(**columns)
 
 
-def _split(image_id: Any, image: Any, mask: Any, before: str | None) -> tuple[str | None, str | None]:
+def _split(
+    image_id: Any, image: Any, mask: Any, before: tuple[str, ...], by_root: bool
+) -> tuple[str | None, str | None]:
     """Image and mask relative to the root they were under; None for what was under none."""
     path = _plain(image) if isinstance(image, str) else ""
-    if path.endswith(f"/{image_id}"):
-        before = path.removesuffix(str(image_id))
-    return _below(path, before), _below(_plain(mask), before) if isinstance(mask, str) else None
+    own = (path.removesuffix(str(image_id)),) if path.endswith(f"/{image_id}") else ()
+    for folder in (*before, *own) if by_root else (*own, *before):
+        if path.startswith(folder):
+            return path.removeprefix(folder), _below(_plain(mask), folder) if isinstance(mask, str) else None
+    return None, None
 
 
-def _below(path: str, before: str | None) -> str | None:
-    return path.removeprefix(before) if before is not None and path.startswith(before) else None
+def _below(path: str, folder: str) -> str | None:
+    return path.removeprefix(folder) if path.startswith(folder) else None
 
 
 def _plain(uri: str) -> str:
@@ -64,13 +75,19 @@ def _plain(uri: str) -> str:
 
 
 def _folder(root: str) -> str:
-    """The root that paths are relative to: the folder itself, or that of a manifest file."""
-    return find_manifest_file(root)[1] if _is_table(root) else absolute(root)
+    """The folder that paths are relative to: the root itself, or that of a manifest file."""
+    if root.partition("?")[0].lower().endswith(_TABLES):
+        filesystem, path = resolve(root)
+        if filesystem.get_file_info(path).type == fs.FileType.File:
+            return find_manifest_file(root)[1]
+    check_folder(root)
+    return absolute(root)
 
 
-def _parent_of_file(root: str) -> str:
-    return root.rpartition("/")[0] if _is_table(root) else root
-
-
-def _is_table(root: str) -> bool:
-    return root.partition("?")[0].lower().endswith((".csv", ".parquet", ".pq"))
+def _earlier_folders(root: Any) -> tuple[str, ...]:
+    """The run's root with a slash at its end, and where that looks like a manifest file its folder."""
+    if not isinstance(root, str) or not root:
+        return ()
+    plain = _plain(absolute(root)).rstrip("/")
+    above = (plain.rpartition("/")[0] + "/",) if plain.lower().endswith(_TABLES) else ()
+    return (f"{plain}/", *above)

@@ -38,7 +38,7 @@ from zsad.storage.decisions import DECISIONS_SCHEMA
 
 _QUANTILE = re.compile(r"quantile:(0?\.[0-9]{1,15})")
 _BUDGET = re.compile(r"budget:([0-9]{1,15})")
-_SCORE = re.compile(r"score:([01]|[01]?\.[0-9]{1,15})")
+_SCORE = re.compile(r"score:([01]|[0-9]?\.?[0-9]{1,20}(?:e-?[0-9]{1,2})?)")
 
 
 @dataclass(frozen=True)

@@ -65,8 +65,10 @@ def connected(address: str | None) -> Iterator[None]:
         UsageError: an address of no such form.
         ZsadError: no cluster answers at the address.
     """
-    if address and not _ADDRESS.fullmatch(address):
-        raise UsageError(f"Cannot read the address {address!r}. Expected local, auto or HOST:PORT.")
+    given = address or os.environ.get("RAY_ADDRESS") or "local"
+    if not _ADDRESS.fullmatch(given):
+        source = "" if address else " of $RAY_ADDRESS"
+        raise UsageError(f"Cannot read the address {redact(given)!r}{source}. Expected local, auto or HOST:PORT.")
     if ray.is_initialized():
         yield
         return
@@ -75,7 +77,7 @@ def connected(address: str | None) -> Iterator[None]:
     starts = address == "local"
     own: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False} if starts else {}
     try:
-        _knock(address)
+        _knock(given)
         with (
             _signals(held=starts),
             _environment(_OWN_RAY if starts else {}),
@@ -99,7 +101,7 @@ def connected(address: str | None) -> Iterator[None]:
 def _knock(address: str) -> None:
     """Raise OSError where nothing listens at ``HOST:PORT``; Ray would go on asking for longer than ten minutes."""
     host, separator, port = address.rpartition(":")
-    if separator and "//" not in host:
+    if separator and not address.startswith("ray://"):
         socket.create_connection((host.strip("[]"), int(port)), _KNOCK_SECONDS).close()
 
 

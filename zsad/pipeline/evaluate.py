@@ -133,18 +133,14 @@ def decide_run(
 
 def _load(output: str, split: str | None, info: RunInfo | None, root: str | None) -> pd.DataFrame:
     predictions = load_predictions(output, split)
-    return predictions if root is None else relocate(predictions, root, _root(info))
+    return predictions if root is None else relocate(predictions, root, {} if info is None else info.dataset)
 
 
 def _paths(output: str, info: RunInfo | None, root: str | None) -> list[str]:
     """What the nodes read: the run, and the dataset with its masks."""
-    root = _root(info) if root is None else absolute(root)
-    return [output] if root is None else [output, root]
-
-
-def _root(info: RunInfo | None) -> str | None:
-    root = info.dataset.get("root") if info else None
-    return root if isinstance(root, str) else None
+    if root is None and info is not None:
+        root = info.dataset.get("root")
+    return [output, absolute(root)] if isinstance(root, str) else [output]
 
 
 def _shared(info: RunInfo | None) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 
 import ray
 
-from zsad.pipeline.text import count, failure_line, progress_line
+from zsad.pipeline.text import count, failure_line, progress_line, remark_line
 
 FailedImage = tuple[str, str, str, str]
 """image_id, stage, type, message."""
@@ -102,9 +102,8 @@ class ProgressReporter:
         if self._terminal:
             self._stream.write("\n")
         if self._last.remark is not None:
-            image_id, remark = self._last.remark
             images = count(self._last.remarked, "scored image")
-            self._stream.write(f"{images} with a remark in error_message, e.g. {image_id}: {remark}\n")
+            self._stream.write(f"{images} with a remark in error_message, e.g. {remark_line(*self._last.remark)}\n")
         self._stream.flush()
 
     @property

@@ -54,8 +54,12 @@ def stage_times(ms: Mapping[str, float]) -> str:
 
 def failure_line(image_id: str, stage: str, kind: str, message: str) -> str:
     """One line per failed image that grep and log tools take apart: ``image_id=a.png stage=load type=...``."""
-    values = {"image_id": image_id, "stage": stage, "type": kind, "message": message}
-    return " ".join(f"{name}={_quoted(value)}" for name, value in values.items())
+    return _fields({"image_id": image_id, "stage": stage, "type": kind, "message": message})
+
+
+def remark_line(image_id: str, message: str) -> str:
+    """As ``failure_line``, for an image that was scored all the same."""
+    return _fields({"image_id": image_id, "message": message})
 
 
 def format_compaction(done: Compaction) -> str:
@@ -77,6 +81,10 @@ def format_compaction(done: Compaction) -> str:
 def _digits(value: float, number: int) -> str:
     """So many significant ones, and all of those before the point: ``0.842``, ``74,250``."""
     return f"{value:.{number}g}" if value < 10 ** (number - 1) else f"{value:,.0f}"
+
+
+def _fields(values: Mapping[str, str]) -> str:
+    return " ".join(f"{name}={_quoted(value)}" for name, value in values.items())
 
 
 def _quoted(value: str) -> str:

@@ -100,7 +100,7 @@ def build_report(
     folder = ReportFolder(join(output, "report") if destination is None else absolute(destination))
     _claim(output, folder)
     if root is not None:
-        predictions = relocate(predictions, root, None if info is None else info.dataset.get("root"))
+        predictions = relocate(predictions, root, {} if info is None else info.dataset)
     ranked = rank(predictions)
     thresholds, scale = f1_thresholds(ranked), colour_scale(ranked)
     wanted = subjects(ranked, choose_large(ranked, thresholds, details), scale)

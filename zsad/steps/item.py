@@ -135,7 +135,9 @@ def load(items: Sequence[ImageItem], config: ImagesConfig, threads: int = 1) -> 
                 "(images.max_aspect)",
             )
         if item.image[::8, ::8].max() < _DARK and (brightest := int(item.image.max())) < _DARK:
-            item.remark(f"dark: no value above {brightest} of 255 (images.white_level sets what is white)")
+            item.remark(
+                f"dark: no value above {brightest} of 255 (images.white_level says what is white in files of over 8 bits)"
+            )
 
     _each("load", items, load_one, threads)
 

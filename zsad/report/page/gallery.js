@@ -162,10 +162,20 @@ zsad.gallery = (() => {
     });
   }
 
+  /** As few digits as tell a score, which has 32 bits, from its neighbours: what is copied from the box decides alike. */
+  function exact(value) {
+    for (let digits = 6; digits < 9; digits++) {
+      const short = Number(value.toPrecision(digits));
+      if (Math.fround(short) === Math.fround(value)) return short;
+    }
+    return Number(value.toPrecision(9));
+  }
+
   function setThreshold(value, fromSlider = false) {
+    if (fromSlider) value = Number(value.toPrecision(6));
     threshold = value;
     if (!fromSlider) byId("threshold").value = Math.round((value - low) / span * STEPS);
-    if (document.activeElement !== byId("threshold-value")) byId("threshold-value").value = Number(value.toPrecision(6));
+    if (document.activeElement !== byId("threshold-value")) byId("threshold-value").value = exact(value);
     byId("threshold").setAttribute("aria-valuetext", number(value));
     update();
   }
