@@ -33,7 +33,7 @@ def test_job_reads_from_and_writes_to_s3(ray_local, bucket, tmp_path):
     query, client, local = bucket
     remote = f"s3://factory/visa{query}"
     output = f"s3://factory/out{query}"
-    options = {"dataset": "visa", "preset": "mini"}
+    options = {"dataset": "visa", "preset": "mini", "overrides": ("runtime.fused.size=1",)}
     summary = score(ScoreOptions(root=remote, output=output, **options))
     assert (summary.images, summary.errors) == (2, 0)
     assert read_success(output).counts == {"images": 2, "ok": 2, "errors": 0}
