@@ -74,7 +74,6 @@ CASES = {
     "a noun too long for the text model": (["--object", "very " * 80 + "long"], r"77"),
     "infinite temperature": (["--object", "x", "--set", "tile_level.temperature=.inf"], r"tile_level.temperature"),
     "a GPU where there is none": (["--object", "x", "--set", "runtime.device=cuda"], r"the cluster has no GPU"),
-    "more memory than there is": (["--object", "x", "--set", "runtime.memory_gib=5000"], r"5000.*the cluster has"),
     "an output that cannot be written": (["--object", "x", "--output", "/proc/zsad"], r"Cannot write to the output"),
     "a secret with a slash": (["--object", "x", "--root", "s3://AKIA:ab/hunter2@b/o"], r"environment"),
     "unknown model": (["--object", "x", "--set", "models.sam.name=nosuch"], r"nosuch.*sam-vit-h"),

@@ -29,7 +29,7 @@ def job(ray_local, corpus, tmp_path_factory):
         output=str(output),
         preset="mini",
         object_name="disc",
-        overrides=(*SETTINGS, "runtime.topology=fused"),
+        overrides=(*SETTINGS, "runtime.topology=fused", "runtime.fused.size=1"),
     )
     with pytest.warns(UserWarning, match="1 repeated row "):
         summary = score(options, io.StringIO())

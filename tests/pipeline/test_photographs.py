@@ -33,7 +33,14 @@ def run(ray_local, tmp_path_factory):
             continue
     output = str(tmp_path_factory.mktemp("out") / "run")
     summary = score(
-        ScoreOptions(dataset="folder", root=str(folder), output=output, preset="mini", object_name="photographed thing")
+        ScoreOptions(
+            dataset="folder",
+            root=str(folder),
+            output=output,
+            preset="mini",
+            object_name="photographed thing",
+            overrides=("runtime.fused.size=1",),
+        )
     )
     return folder, output, summary
 

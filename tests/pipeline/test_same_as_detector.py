@@ -38,7 +38,7 @@ def job(request, ray_local, photographs, tmp_path_factory):
         output=output,
         preset="mini",
         object_name=NOUN,
-        overrides=(*BRANCHES, f"runtime.topology={topology}", f"runtime.batch_size={batch}"),
+        overrides=(*BRANCHES, f"runtime.topology={topology}", f"runtime.batch_size={batch}", "runtime.fused.size=1"),
     )
     stream = io.StringIO()
     summary = score(options, stream)
