@@ -121,3 +121,10 @@ def test_anchors_are_looked_at_once(tmp_path):
     path.write_text("foreground: {<<: {min_coverage: 0.7}, <<: {closing_radius: 3}}\n")
     foreground = load_config("mini", path).foreground
     assert (foreground.min_coverage, foreground.closing_radius) == (0.7, 3)
+
+
+def test_a_file_that_is_nested_too_deeply_is_refused(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("a: " + "[" * 3000 + "]" * 3000 + "\n")
+    with pytest.raises(UsageError, match=r"c\.yaml is not valid YAML: .*recursion"):
+        load_config("mini", path)

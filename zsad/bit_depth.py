@@ -58,7 +58,7 @@ def colour(data: bytes, image: Image.Image, white_level: float) -> NDArray[np.ui
     """
     unread = ImageError(
         "undecodable",
-        f"{image.mode} of 16 bits of a kind that is not read with images.white_level; save it as 16-bit RGB without alpha",
+        f"{image.mode} of 16 bits of a kind that is not read with images.white_level; save it as 16-bit RGB",
     )
     if image.mode == "CMYK":
         raise unread

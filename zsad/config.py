@@ -311,7 +311,7 @@ def _parse(text: str, source: str) -> dict[str, Any]:
     try:
         values = yaml.safe_load(text)
         repeated = _repeated_key(yaml.compose(text, Loader=yaml.SafeLoader), set())
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise UsageError(f"{source} is not valid YAML: {error}") from None
     if repeated is not None:
         raise UsageError(f"{source} names {repeated} twice, of which YAML would take the last. Put them together.")

@@ -67,8 +67,8 @@ def list_files(root: str, *, follow_outside: bool = False) -> list[File]:
     """All visible files below ``root``, naturally sorted.
 
     Names that start with ``.`` are hidden, and folders below the root that hold a run, a report or an export of ours are
-    left out whole, so that their pictures are not taken for input. Locally, links are followed only where they stay inside the
-    root (or with ``follow_outside``); the others are left out with a warning.
+    left out whole, so that their pictures are not taken for input. Locally, links are followed only where they stay
+    inside the root (or with ``follow_outside``); the others are left out with a warning.
 
     Raises:
         UsageError: the root does not exist, is not a folder or cannot be read.

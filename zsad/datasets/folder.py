@@ -24,8 +24,8 @@ _READ = ", ".join(sorted(EXTENSIONS))
 def read_folder(root: str, *, object_name: str | None, allow_outside_root: bool = False) -> pa.Table:
     """A manifest of every image below ``root`` in natural order; ``object_name`` is the noun of all of them.
 
-    Files whose names end unlike an image's are left out with a warning, and so are pictures of ``zsad explain`` that lie
-    beside their photographs.
+    Files whose names end unlike an image's are left out with a warning, and so are pictures of ``zsad explain`` beside
+    their photographs.
 
     Raises:
         UsageError: no ``object_name``; the root is missing, or holds no image.
@@ -54,8 +54,8 @@ def read_folder(root: str, *, object_name: str | None, allow_outside_root: bool 
     if others:
         shown = ", ".join(f"{repr(name) if name else 'no ending'} ({number:,})" for name, number in others[:5])
         warnings.warn(
-            f"Left out {count(sum(number for _, number in others), 'file', 'files')} of {redact(root)!r} by ending: {shown}"
-            f"{f' and {len(others) - 5} more' if len(others) > 5 else ''}. These are read: {_READ}.",
+            f"Left out {count(sum(number for _, number in others), 'file', 'files')} of {redact(root)!r} by ending: "
+            f"{shown}{f' and {len(others) - 5} more' if len(others) > 5 else ''}. These are read: {_READ}.",
             stacklevel=2,
         )
     paths = pa.array([file.path for file in images], pa.string())

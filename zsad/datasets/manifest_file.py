@@ -38,8 +38,9 @@ def read_manifest_file(
         class_names: noun per category, over the default table.
 
     Raises:
-        UsageError: the file is unreadable, lacks ``image_path``, has rows without a path or
-            without a noun, none that would take ``object_name``, unknown labels, sizes or times that are no whole numbers, or paths outside the folder.
+        UsageError: the file is unreadable, lacks ``image_path``, has rows without a path or without a noun, none that
+            would take ``object_name``, unknown labels, sizes or times that are no whole numbers, or paths outside the
+            folder.
     """
     table = read_table(uri, ["image_path"], _OPTIONAL)
     columns = {name: table[name] for name in table.column_names}

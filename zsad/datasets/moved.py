@@ -76,12 +76,19 @@ def _plain(uri: str) -> str:
 
 def _folder(root: str) -> str:
     """The folder that paths are relative to: the root itself, or that of a manifest file."""
-    if root.partition("?")[0].lower().endswith(_TABLES):
-        filesystem, path = resolve(root)
-        if filesystem.get_file_info(path).type == fs.FileType.File:
-            return find_manifest_file(root)[1]
+    if root.partition("?")[0].lower().endswith(_TABLES) and _is_file(root):
+        return find_manifest_file(root)[1]
     check_folder(root)
     return absolute(root)
+
+
+def _is_file(root: str) -> bool:
+    filesystem, path = resolve(root)
+    try:
+        return bool(filesystem.get_file_info(path).type == fs.FileType.File)
+    except OSError:
+        # Whoever looks next says what is wrong.
+        return False
 
 
 def _earlier_folders(root: Any) -> tuple[str, ...]:

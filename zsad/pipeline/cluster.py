@@ -40,7 +40,7 @@ as much. Else glibc gives it back, and the system clears every page again. Ray c
 would keep too little."""
 _SIGNALS = signal.SIGTERM, signal.SIGINT
 _KNOCK_SECONDS = 10
-_ADDRESS = re.compile(r"local|auto|ray://\S+|([^\s:/]+|\[[0-9a-fA-F:]+\]):[0-9]{1,5}")
+_ADDRESS = re.compile(r"local|auto|(?!https?:)[a-z0-9+.-]+://\S+|([^\s:/]+|\[[0-9a-fA-F:]+\]):[0-9]{1,5}")
 _OWN_RAY = {
     # Ray's core prints a harmless but alarming error per actor pool into the terminal (ray#53727).
     "RAY_BACKEND_LOG_LEVEL": "fatal",
@@ -101,7 +101,7 @@ def connected(address: str | None) -> Iterator[None]:
 def _knock(address: str) -> None:
     """Raise OSError where nothing listens at ``HOST:PORT``; Ray would go on asking for longer than ten minutes."""
     host, separator, port = address.rpartition(":")
-    if separator and not address.startswith("ray://"):
+    if separator and "://" not in address:
         socket.create_connection((host.strip("[]"), int(port)), _KNOCK_SECONDS).close()
 
 
