@@ -29,6 +29,9 @@ kernels. 5: so has CLIPSeg's decoder, SAM's attention adds position terms to log
 images at once. 6: in CLIP's convolutional towers the batch norms are folded into the convolutions, and pooling computes
 one token only."""
 
+_MERGE = "tag:yaml.org,2002:merge"
+"""Of YAML's ``<<``, which may stand in a mapping several times."""
+
 Precision = Literal["fp32", "bf16", "fp16"]
 
 
@@ -336,9 +339,6 @@ def _repeated_key(node: yaml.Node | None, visited: set[int]) -> str | None:
             seen.add((key.tag, key.value))
         inner.append(value)
     return next(filter(None, (_repeated_key(value, visited) for value in inner)), None)
-
-
-_MERGE = "tag:yaml.org,2002:merge"
 
 
 def _parse_override(override: str) -> dict[str, Any]:

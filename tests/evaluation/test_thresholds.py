@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from zsad.cli import app
 from zsad.errors import UsageError, ZsadError
 from zsad.evaluation import evaluable_parts, evaluate_part, load_predictions, merge_states
+from zsad.evaluation.ranking import format_top
 from zsad.evaluation.thresholds import decide, format_decisions, parse_rule, rows_to_count
 from zsad.pipeline.evaluate import decide_run
 from zsad.storage import DECISIONS_SCHEMA, RunInfo, read_decisions, read_predictions, write_run
@@ -104,6 +105,19 @@ def test_a_score_of_ones_own_decides_alike_in_every_class(run) -> None:
     assert "one threshold for all classes" in text and "0.6200" in text and ">" not in text.split("threshold.")[1]
     assert flagged(decided(output, "score:0")) == {"candle": 4, "pcb1": 1}
     assert flagged(decided(output, "score:1")) == {"candle": 0, "pcb1": 0}
+
+
+def test_top_of_a_category_ranks_its_images_only(run) -> None:
+    fill(run, [0.2, 0.9], "candle")
+    fill(run, [0.5, 0.4], "pcb1")
+    output = run.write()
+    assert [line.split()[-1] for line in format_top(output, 9, categories=["pcb1"]).splitlines()[2:]] == [
+        "pcb1-0",
+        "pcb1-1",
+    ]
+    assert "4 of 4 scored" in format_top(output, 9, categories=["pcb1", "candle"])
+    with pytest.raises(UsageError, match="No image of category 'pcb'. Expected of candle, pcb1."):
+        format_top(output, 9, categories=["pcb"])
 
 
 def test_classes_share_a_budget_and_never_exceed_it(run) -> None:

@@ -5,10 +5,12 @@ import shutil
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.report.conftest import CLASSES, HOSTILE
 from zsad import read_predictions
+from zsad.evaluation.thresholds import parse_rule
 from zsad.report.site import build_report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -188,6 +190,9 @@ def test_threshold_of_a_class_is_that_of_the_metrics_table(page, predictions, ou
         page.set("filter-class", position)
         row = metrics[metrics["category"] == name].iloc[0]
         assert page.counts() == expected_counts(predictions[predictions["category"] == name], row["threshold"])
+        # What is copied from the box into --threshold score:S decides alike.
+        shown = page.run("return document.getElementById('threshold-value').value")
+        assert np.float32(parse_rule(f"score:{shown}").score) == np.float32(row["threshold"])
         f1 = float(page.text("rates").split("F1 ")[1].split()[0])
         assert f1 == pytest.approx(100 * row["value"], abs=0.051)
 
