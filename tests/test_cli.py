@@ -319,3 +319,11 @@ cli.command(sys.argv[1:])
     assert done.stdout.endswith("said last\n") == ("mini-clipseg" in done.stdout) == (closed[:1] != ">")
     failed = subprocess.run(f"{line} nosuch", shell=True, capture_output=True, text=True)
     assert failed.returncode == 2 and "taken apart" not in failed.stderr
+
+
+@pytest.mark.parametrize("option", ["--root", "--output", "--object"])
+def test_arguments_that_are_not_utf8_are_refused(folder, tmp_path, option):
+    given = {"--root": folder, "--output": tmp_path / "out", "--object": "bolt", option: "caf\udce9"}
+    pairs = [str(part) for pair in given.items() for part in pair]
+    done = zsad("score", "--dataset", "folder", *pairs, "--preset", "mini")
+    refused(done, tmp_path, r"Given 'caf\\udce9', which is not UTF-8")

@@ -33,6 +33,11 @@ def test_file_goes_over_preset_and_override_over_file(tmp_path):
         ("mini", ["foreground.foo=1"], r"foreground.foo: unknown field. Expected one of: .*min_coverage"),
         ("mini", ["foreground.min_coverage=7"], r"foreground.min_coverage: given 7; .*less than or equal to 1"),
         ("mini", ["foreground.min_coverage"], r"Expected section.field=value"),
+        (
+            "mini",
+            ["models.sam=mini-sam"],
+            r"models.sam: given 'mini-sam', but it is a section. Expected one of: name, ",
+        ),
         ("mini", ["foreground.min_coverage=[1"], r"not valid YAML"),
         ("mini", ["preset=strong"], r"Preset 'mini' was asked for.*preset='strong'.*--preset"),
     ],

@@ -411,7 +411,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     stderr, sys.stderr = sys.stderr, cast(TextIO, _Stderr(sys.stderr))
     try:
-        app(args=None if arguments is None else list(arguments))
+        given = list(sys.argv[1:] if arguments is None else arguments)
+        for argument in given:
+            _check_utf8(argument)
+        app(args=given)
     except UsageError as error:
         print(f"Error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -420,6 +423,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(1)
     finally:
         sys.stderr = stderr
+
+
+def _check_utf8(argument: str) -> None:
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        raise UsageError(
+            f"Given {argument!r}, which is not UTF-8. Expected UTF-8; rename such a file or folder."
+        ) from None
 
 
 def command(arguments: Sequence[str] | None = None) -> NoReturn:

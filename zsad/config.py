@@ -16,7 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
 
 from zsad.errors import UsageError
-from zsad.images import DECODER, RESIZE
+from zsad.images import DECODER, MOST_PIXELS, RESIZE
 from zsad.projection import PROJECTION
 
 METHOD_VERSION = 1
@@ -44,7 +44,7 @@ class Section(BaseModel):
 class ImagesConfig(Section):
     """Limits on what is decoded, and what is white in it."""
 
-    max_pixels: int = Field(100_000_000, ge=1, le=178_000_000)
+    max_pixels: int = Field(100_000_000, ge=1, le=MOST_PIXELS)
     max_file_bytes: int = Field(512 * 1024**2, ge=1)
     max_aspect: float = Field(20.0, ge=1)
     """Images with a larger long/short ratio are error rows."""
@@ -373,6 +373,8 @@ def _explain(error: ValidationError) -> str:
         given = problem.get("input")
         if problem["type"] == "extra_forbidden":
             lines.append(f"{'.'.join(location)}: unknown field. {_known_fields(location[:-1])}")
+        elif problem["type"] == "model_type":
+            lines.append(f"{'.'.join(location)}: given {given!r}, but it is a section. {_known_fields(location)}")
         else:
             lines.append(f"{'.'.join(location)}: given {given!r}; {problem['msg']}.")
     return "Wrong configuration:\n  " + "\n  ".join(lines)

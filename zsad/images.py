@@ -24,6 +24,9 @@ EXTENSIONS = frozenset(
     {".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"}
 )
 
+MOST_PIXELS = 178_000_000
+"""No cap on an image is higher: Pillow refuses what is larger."""
+_CAP = f"images.max_pixels, at most {MOST_PIXELS:,}"
 _ORIENTATION_TAG = 0x0112
 _TRANSPOSED = frozenset({5, 6, 7, 8})
 _SIGNATURES = {b"\xff\xd8\xff": "JPEG", b"\x89PNG": "PNG", b"GIF8": "GIF"} | dict.fromkeys(
@@ -170,14 +173,14 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
                 raise ImageError("undecodable", f"starts like {name}, but its header is cut off or broken") from None
         raise ImageError("not_an_image", f"the content is none of {', '.join(FORMATS)}") from None
     except Image.DecompressionBombError:
-        raise ImageError("too_many_pixels", f"over the cap of {max_pixels:,} pixels (images.max_pixels)") from None
+        raise ImageError("too_many_pixels", f"over the cap of {max_pixels:,} pixels ({_CAP})") from None
     except (MemoryError, ImportError):
         raise
     except Exception as error:
         raise _explain(error) from None
     width, height = image.size
     if width * height > max_pixels:
-        raise ImageError("too_many_pixels", f"{width} x {height} pixels; the cap is {max_pixels:,} (images.max_pixels)")
+        raise ImageError("too_many_pixels", f"{width} x {height} pixels; the cap is {max_pixels:,} ({_CAP})")
     return image
 
 

@@ -473,6 +473,12 @@ def expect(message: str, dataset: str, root: Path | str, **options: object) -> N
         load_manifest(dataset, str(root), **options)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("name", ["list.xlsx", "LIST.XLS", "list.ods"])
+def test_a_spreadsheet_is_no_manifest(tmp_path, name):
+    touch(tmp_path, name)
+    expect("is a spreadsheet. Expected a CSV file; save it as 'CSV UTF-8", "manifest", tmp_path / name)
+
+
 @pytest.mark.parametrize("dataset", ["visa", "mvtec", "folder"])
 def test_missing_root_or_file_as_root(tmp_path, dataset):
     options = {"object_name": "x"} if dataset == "folder" else {}

@@ -104,6 +104,14 @@ def test_precomputed_foreground_of_another_size_is_an_error_row(tmp_path):
     assert item.failure.kind == "foreground_size" and "10 x 10" in item.failure.message
 
 
+def test_a_foreground_that_is_missing_is_named(tmp_path):
+    item = strip_item()
+    item.foreground_path = str(tmp_path / "gone.png")
+    Instances(FakeSAM([]), load_config("vand2023"), 64)([item])
+    assert item.failure.kind == "missing"
+    assert item.failure.message == f"the foreground '{tmp_path}/gone.png': no file at this path"
+
+
 @pytest.mark.parametrize("pruned", [False, True])
 def test_point_pruning_asks_only_near_the_dis_mask(pruned):
     item = strip_item()

@@ -124,6 +124,8 @@ def test_a_folder_that_is_not_ours_is_refused(rows, tmp_path):
         check_output(str(tmp_path), "a", {})
     with pytest.raises(UsageError, match="is a file"):
         check_output(str(tmp_path / "thesis.docx"), "a", {})
+    with pytest.raises(UsageError, match="neither a file nor a folder"):
+        check_output("/dev/null", "a", {})
     out = str(tmp_path / "lost")
     write_part(out, part_name("r", 0), rows.table(rows.row("a", error=True)))
     with pytest.raises(UsageError, match="holds no run.json"):

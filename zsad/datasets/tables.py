@@ -19,6 +19,7 @@ _OURS = "pred_score"
 """A column that tells a table of predictions, whose other columns are not read either."""
 _INDEX = re.compile(r"|index|level_[0-9]+|Unnamed: [0-9]+.*|__index_level_[0-9]+__")
 """What pandas calls the number of a row."""
+_SPREADSHEETS = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")
 _NORMAL = ("0", "0.0", "normal", "good", "ok", "pass", "false")
 _ANOMALOUS = ("1", "1.0", "anomaly", "anomalous", "bad", "nok", "ng", "fail", "true")
 
@@ -30,9 +31,13 @@ def read_table(uri: str, required: Sequence[str], optional: Sequence[str]) -> pa
     those of our predictions or an index of pandas.
 
     Raises:
-        UsageError: the file is missing or unreadable, has no row, or lacks a required column.
+        UsageError: the file is missing, unreadable or a spreadsheet, has no row, or lacks a required column.
     """
     filesystem, path = resolve(uri)
+    if path.lower().endswith(_SPREADSHEETS):
+        raise UsageError(
+            f"{redact(uri)!r} is a spreadsheet. Expected a CSV file; save it as 'CSV UTF-8 (comma delimited)'."
+        )
     is_parquet = path.lower().endswith((".parquet", ".pq"))
     try:
         with filesystem.open_input_file(path) as file:

@@ -53,7 +53,7 @@ def verify(names: Sequence[str]) -> Iterator[str]:
             wrong.append(name)
             yield f"{name}: {error}"
     if wrong:
-        raise UsageError(f"{len(wrong)} of {len(names)} models are not as expected: {', '.join(wrong)}.")
+        raise UsageError(f"{len(wrong)} of {len(names)} models are missing or not as expected: {', '.join(wrong)}.")
 
 
 def _verified(name: str) -> str:

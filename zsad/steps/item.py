@@ -177,11 +177,15 @@ def load_foreground(item: ImageItem, config: ImagesConfig) -> NDArray[np.bool_]:
     """The precomputed (H, W) bool foreground of ``item.foreground_path``.
 
     Raises:
-        ImageError: unreadable, or of another size than the image.
+        ImageError: missing, unreadable, or of another size than the image.
     """
     if item.foreground_path is None:
         raise ValueError("the item has no foreground_path")
-    mask = decode_mask(read_bytes(item.foreground_path, config.max_file_bytes), config.max_pixels)
+    try:
+        mask = decode_mask(read_bytes(item.foreground_path, config.max_file_bytes), config.max_pixels)
+    except ImageError as error:
+        words = f"the foreground {redact(item.foreground_path)!r}: {error}"
+        raise ImageError(error.kind, words, transient=error.transient) from None
     if mask.shape != (item.height, item.width):
         raise ImageError(
             "foreground_size",

@@ -109,8 +109,9 @@ def check_output(output: str, fingerprint: str, scored_fields: Mapping[str, Any]
         kind = filesystem.get_file_info(path).type
     except OSError as error:
         raise UsageError(f"Cannot reach the output {shown!r}: {redact(str(error))}") from None
-    if kind == fs.FileType.File:
-        raise UsageError(f"The output {shown!r} is a file. Expected a folder; give another --output.")
+    if kind in (fs.FileType.File, fs.FileType.Unknown):
+        what = "a file" if kind == fs.FileType.File else "neither a file nor a folder"
+        raise UsageError(f"The output {shown!r} is {what}. Expected a folder; give another --output.")
     info = read_run(output)
     if info is None:
         present = [entry.base_name for entry in list_files(output) if not entry.base_name.startswith(".")]
