@@ -209,8 +209,14 @@ def test_a_figure_of_zero_counts_in_the_mean(run) -> None:
     assert value(metrics, "mean", "sample", "auroc").value == 0.5
 
 
-def test_unlabelled_folder_is_all_null_and_keeps_its_types_on_disk(run, tmp_path: Path) -> None:
+def test_a_run_without_labels_is_refused(run) -> None:
     run.add("a", None, category=None, split=None)
+    with pytest.raises(UsageError, match="None of the 1 images in .* has a label"):
+        evaluate(run.write())
+
+
+def test_normal_images_alone_give_nulls_that_keep_their_types_on_disk(run, tmp_path: Path) -> None:
+    run.add("a", 0, category=None, split=None)
     metrics = evaluate(run.write())
     assert set(metrics["category"]) == {"(none)", "mean"}
     assert metrics["value"].isna().all()

@@ -98,14 +98,18 @@ def test_maps_decode_to_the_scored_bits(rows, run):
 
 def test_a_part_is_iterated_one_map_at_a_time(rows, run):
     part = read_predictions(run).set_index("image_id")["map_part"]["b/1.png"]
-    assert [image_id for image_id, _ in iter_maps(run, part)] == ["b/1.png", "a/2.png"]
-    (only,) = iter_maps(run, part, row_groups=[1])
-    assert only[0] == "a/2.png"
-    np.testing.assert_array_equal(only[1], rows.expected(2)[0])
+    pointers = [("b/1.png", 0), ("a/2.png", 1)]
+    assert [stored.row["image_id"] for stored in iter_maps(run, part, pointers)] == ["b/1.png", "a/2.png"]
+    (only,) = iter_maps(run, part, pointers[1:])
+    scores, foreground = rows.expected(2)
+    np.testing.assert_array_equal(only.anomaly_map(), scores)
+    np.testing.assert_array_equal(only.foreground(), foreground)
     with pytest.raises(ZsadError, match="point to 2"):
-        list(iter_maps(run, part, row_groups=[2]))
+        list(iter_maps(run, part, [("a/2.png", 2)]))
+    with pytest.raises(ZsadError, match=r"holds the map of 'a/2.png' instead of 'b/1.png'"):
+        list(iter_maps(run, part, [("b/1.png", 1)]))
     with pytest.raises(ZsadError, match="missing"):
-        list(iter_maps(run, "part-x-000000.parquet"))
+        list(iter_maps(run, "part-x-000000.parquet", []))
 
 
 class Counting:

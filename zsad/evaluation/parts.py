@@ -10,19 +10,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from pydantic import ValidationError
 
 from zsad.config import ImagesConfig
 from zsad.errors import ImageError, UsageError, ZsadError
 from zsad.evaluation.histograms import PixelHistogram
 from zsad.evaluation.masks import read_mask, resize_mask
 from zsad.projection import resize
-from zsad.storage import RunInfo, iter_maps
+from zsad.storage import iter_maps
 
 RESOLUTIONS = ("native", "518", "400", "240")
 """Native is primary; the squares are those of other papers (APRIL-GAN 518, WinCLIP 240)."""
 
-_DECODING = ("max_pixels", "max_file_bytes", "white_level")
 DEFAULT_LIMITS = ImagesConfig()
 """For runs that do not say."""
 NO_CATEGORY = "(none)"
@@ -104,20 +102,6 @@ def check_resolution(resolution: str) -> str:
     return resolution
 
 
-def mask_limits(info: RunInfo | None) -> ImagesConfig:
-    """How a run decoded its images; its caps also hold for the masks.
-
-    Raises:
-        UsageError: ``run.json`` holds values out of range.
-    """
-    images = {} if info is None else info.config.get("images", {})
-    try:
-        return ImagesConfig(**{name: images[name] for name in _DECODING if name in images})
-    except ValidationError as error:
-        reasons = "; ".join(f"images.{fault['loc'][0]}: {fault['msg']}" for fault in error.errors())
-        raise UsageError(f"The configuration in run.json is not valid: {reasons}.") from None
-
-
 def category_of(predictions: pd.DataFrame) -> pd.Series:
     """The class of every row; ``(none)`` where the manifest named none."""
     return predictions["category"].astype(object).where(predictions["category"].notna(), NO_CATEGORY)
@@ -153,7 +137,7 @@ def evaluate_part(
             without a label are passed over, and maps without a row (superseded ones) are never read.
         resolution: "native", or the side of the square to which map and mask are resized. A resized
             map is rounded to float16 again; a mask is binarised first.
-        limits: caps on a mask (``max_pixels``) and its file (``max_file_bytes``), from ``mask_limits``.
+        limits: caps on a mask (``max_pixels``) and its file (``max_file_bytes``), from ``images_config``.
 
     Raises:
         ZsadError: the part is missing or damaged, does not fit ``rows``, or a map holds NaN.
@@ -162,15 +146,10 @@ def evaluate_part(
     state = PartState(resolution)
     labelled = rows[rows["gt_label"].notna()]
     records = labelled.assign(category=category_of(labelled)).to_dict("records")
-    row_groups = [int(row["map_row_group"]) for row in records]
-    for row, (image_id, scores) in zip(records, iter_maps(output, part_name, row_groups), strict=True):
-        if image_id != row["image_id"]:
-            raise ZsadError(
-                f"Row group {row['map_row_group']} of {part_name!r} holds the map of {image_id!r} instead of "
-                f"{row['image_id']!r}; the files of predictions and anomaly_maps do not belong together."
-            )
+    pointers = [(str(row["image_id"]), int(row["map_row_group"])) for row in records]
+    for row, stored in zip(records, iter_maps(output, part_name, pointers), strict=True):
         counts = state.classes.setdefault(str(row["category"]), ClassState())
-        _count_image(counts, row, scores, resolution, limits)
+        _count_image(counts, row, stored.anomaly_map(), resolution, limits)
     return state
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from zsad.errors import UsageError, ZsadError
+from zsad.errors import UsageError
 from zsad.filesystem import redact
 from zsad.storage import iter_maps, read_decisions, read_predictions
 
@@ -99,11 +99,8 @@ def each_map(output: str, rows: pd.DataFrame, work: Callable[[Row, NDArray[np.fl
     """
 
     def task(part_name: str, chunk: list[Row]) -> list[Result]:
-        maps = iter_maps(output, part_name, [int(row.map_row_group) for row in chunk])
-        return [
-            _checked(row, image_id, part_name, work, scores)
-            for row, (image_id, scores) in zip(chunk, maps, strict=True)
-        ]
+        maps = iter_maps(output, part_name, [(row.image_id, int(row.map_row_group)) for row in chunk])
+        return [work(row, stored.anomaly_map()) for row, stored in zip(chunk, maps, strict=True)]
 
     threads = min(os.cpu_count() or 1, _MAX_THREADS)
     waiting = _chunks(rows)
@@ -122,18 +119,3 @@ def _chunks(rows: pd.DataFrame) -> Iterator[tuple[str, list[Row]]]:
     for part_name, part in rows.groupby("map_part", sort=False):
         for start in range(0, len(part), _MAPS_PER_TASK):
             yield str(part_name), list(part.iloc[start : start + _MAPS_PER_TASK].itertuples(index=False))
-
-
-def _checked(
-    row: Row,
-    image_id: str,
-    part_name: str,
-    work: Callable[[Row, NDArray[np.float16]], Result],
-    scores: NDArray[np.float16],
-) -> Result:
-    if image_id != row.image_id:
-        raise ZsadError(
-            f"Row group {row.map_row_group} of {part_name!r} holds the map of {image_id!r} instead of "
-            f"{row.image_id!r}; the files of predictions and anomaly_maps do not belong together."
-        )
-    return work(row, scores)

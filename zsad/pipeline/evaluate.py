@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
@@ -13,23 +14,12 @@ import pyarrow.parquet as pq
 import ray
 
 from zsad.config import ImagesConfig
-from zsad.datasets.moved import relocate
-from zsad.errors import UsageError, ZsadError
-from zsad.evaluation import (
-    METRICS_SCHEMA,
-    PartState,
-    evaluable_parts,
-    evaluate_part,
-    load_predictions,
-    mask_limits,
-    summarise,
-)
-from zsad.evaluation.parts import check_resolution
-from zsad.evaluation.summary import check_bootstrap
-from zsad.evaluation.thresholds import decide, parse_rule, rows_to_count
-from zsad.filesystem import absolute, join, redact
+from zsad.errors import ZsadError
+from zsad.evaluation import METRICS_SCHEMA, PartState, decide_by, evaluate, evaluate_part
+from zsad.evaluation.run import Counter
+from zsad.filesystem import absolute, join
 from zsad.pipeline.cluster import check_readable, connected
-from zsad.storage import RunInfo, read_run, while_unchanged, write_atomically, write_decisions
+from zsad.storage import RunInfo, read_run, write_atomically, write_decisions
 
 _IN_FLIGHT_PER_CPU = 2
 
@@ -62,27 +52,9 @@ def evaluate_run(
             path on a cluster of several nodes.
         ZsadError: a map is missing or damaged.
     """
-    check_resolution(resolution)
-    check_bootstrap(bootstrap)
     output = absolute(output)
-    info = read_run(output)
-    limits, paths = mask_limits(info), _paths(output, info, root)
-    shared_filesystem = shared_filesystem or _shared(info)
-
-    def measure() -> tuple[pd.DataFrame, PartState]:
-        predictions = _load(output, split, info, root)
-        if predictions["gt_label"].notna().sum() == 0:
-            raise UsageError(
-                f"None of the {len(predictions)} images in {redact(output)!r} has a label, so there is nothing to "
-                "compare with. Expected a dataset with labels, or a manifest with gt_label; 'zsad top' ranks without "
-                "labels, and --threshold quantile:0.99 or budget:200 decides without."
-            )
-        with connected(address):
-            check_readable(paths, shared_filesystem)
-            return predictions, _merge_parts(output, evaluable_parts(predictions), resolution, limits)
-
-    predictions, merged = while_unchanged(output, measure)
-    metrics = summarise([merged], predictions, resolution, info.fingerprint if info else None, bootstrap)
+    count = _counter(output, address, shared_filesystem, root)
+    metrics = evaluate(output, resolution, split, bootstrap, root, count)
     _write(metrics, metrics_uri(output, resolution, split))
     return metrics
 
@@ -112,28 +84,24 @@ def decide_run(
             of several nodes.
         ZsadError: a map is missing or damaged.
     """
-    rule = parse_rule(threshold)
     output = absolute(output)
-    info = read_run(output)
-    limits, paths = mask_limits(info), _paths(output, info, root)
-    shared_filesystem = shared_filesystem or _shared(info)
-
-    def measure() -> tuple[pd.DataFrame, PartState]:
-        predictions = _load(output, split, info, root)
-        counted = rows_to_count(predictions, rule)
-        with connected(address):
-            check_readable(paths, shared_filesystem)
-            return predictions, _merge_parts(output, evaluable_parts(counted), "native", limits)
-
-    predictions, merged = while_unchanged(output, measure)
-    decisions = decide(predictions, merged, rule, info.fingerprint if info else None)
+    decisions = decide_by(output, threshold, split, root, _counter(output, address, shared_filesystem, root))
     write_decisions(output, decisions)
     return decisions
 
 
-def _load(output: str, split: str | None, info: RunInfo | None, root: str | None) -> pd.DataFrame:
-    predictions = load_predictions(output, split)
-    return predictions if root is None else relocate(predictions, root, {} if info is None else info.dataset)
+def _counter(output: str, address: str | None, shared_filesystem: bool, root: str | None) -> Counter:
+    """Counts on the cluster at ``address``, to which it connects once there is something to count."""
+    info = read_run(output)
+
+    def count(
+        output: str, parts: Iterable[tuple[str, pd.DataFrame]], resolution: str, limits: ImagesConfig
+    ) -> PartState:
+        with connected(address):
+            check_readable(_paths(output, info, root), shared_filesystem or _shared(info))
+            return _merge_parts(output, parts, resolution, limits)
+
+    return count
 
 
 def _paths(output: str, info: RunInfo | None, root: str | None) -> list[str]:
@@ -158,7 +126,7 @@ def metrics_uri(output: str, resolution: str = "native", split: str | None = Non
 
 
 def _merge_parts(
-    output: str, parts: list[tuple[str, pd.DataFrame]], resolution: str, limits: ImagesConfig
+    output: str, parts: Iterable[tuple[str, pd.DataFrame]], resolution: str, limits: ImagesConfig
 ) -> PartState:
     task: Any = ray.remote(num_cpus=1, max_retries=3)(evaluate_part)
     limit = max(2, int(ray.cluster_resources().get("CPU", 1)) * _IN_FLIGHT_PER_CPU)

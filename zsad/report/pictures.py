@@ -15,7 +15,7 @@ from zsad.config import ImagesConfig
 from zsad.errors import ZsadError
 from zsad.report.drawing import Drawn, Scale, Subject, draw, picture_name
 from zsad.report.folder import ReportFolder
-from zsad.storage import iter_maps_with_foreground
+from zsad.storage import iter_maps
 
 _PER_TASK = 64
 _DRAWN = "drawn"
@@ -101,11 +101,10 @@ def _with_maps(output: str, part: str | None, subjects: Sequence[Subject]) -> It
         if part is None:
             yield waiting.pop(0), None, None, ""
             continue
-        groups = [subject.map_row_group for subject in waiting if subject.map_row_group is not None]
+        pointers = [(each.image_id, each.map_row_group) for each in waiting if each.map_row_group is not None]
         try:
-            for image_id, anomaly_map, foreground in iter_maps_with_foreground(output, part, groups):
-                if image_id != waiting[0].image_id:
-                    raise ZsadError(f"{part!r} holds the map of another image in its place.")
+            for stored in iter_maps(output, part, pointers):
+                anomaly_map, foreground = stored.anomaly_map(), stored.foreground()
                 yield waiting.pop(0), anomaly_map, foreground, ""
         except ZsadError as error:
             yield waiting.pop(0), None, None, f"No heatmap: {error}"

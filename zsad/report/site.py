@@ -16,7 +16,6 @@ import pandas as pd
 
 from zsad.datasets.moved import relocate
 from zsad.errors import UsageError
-from zsad.evaluation import mask_limits
 from zsad.evaluation.table import COLUMNS
 from zsad.filesystem import Uri, absolute, join, redact
 from zsad.report.drawing import Scale
@@ -34,7 +33,7 @@ from zsad.report.records import (
     subjects,
 )
 from zsad.report.summary import summarise_run
-from zsad.storage import describe_run, read_predictions, read_run, read_success, write_atomically
+from zsad.storage import describe_run, images_config, read_predictions, read_run, read_success, write_atomically
 from zsad.storage.files import list_files
 
 DETAILS = 20
@@ -105,7 +104,7 @@ def build_report(
     thresholds, scale = f1_thresholds(ranked), colour_scale(ranked)
     wanted = subjects(ranked, choose_large(ranked, thresholds, details), scale)
     parts = [None if pd.isna(part) else str(part) for part in ranked["map_part"]]
-    drawn = draw_all(output, parts, wanted, scale, mask_limits(info), folder, progress)
+    drawn = draw_all(output, parts, wanted, scale, images_config(info), folder, progress)
 
     scores = ranked["pred_score"].dropna().to_numpy(np.float64)
     aggregation = {} if info is None else info.config.get("aggregation", {})

@@ -8,7 +8,6 @@ from zsad.storage.files import list_parts, write_atomically
 from zsad.storage.lock import Lock, output_lock
 from zsad.storage.reader import (
     iter_maps,
-    iter_maps_with_foreground,
     read_anomaly_map,
     read_foreground,
     read_predictions,
@@ -21,6 +20,7 @@ from zsad.storage.run import (
     check_output,
     clear_success,
     describe_run,
+    images_config,
     manifest_hash,
     read_run,
     read_success,
@@ -56,8 +56,8 @@ __all__ = [
     "encode_map",
     "encode_rle",
     "encode_tile_maps",
+    "images_config",
     "iter_maps",
-    "iter_maps_with_foreground",
     "list_parts",
     "manifest_hash",
     "new_run_id",

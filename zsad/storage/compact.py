@@ -21,6 +21,7 @@ from zsad.storage.cleanup import drop_superseded
 from zsad.storage.committed import committed_rows
 from zsad.storage.files import Sink, delete, list_files, list_parts, open_part, read_part, write_atomically
 from zsad.storage.lock import no_results, output_lock
+from zsad.storage.reader import check_owner
 from zsad.storage.run import read_run, resume_success, suspend_success
 from zsad.storage.schemas import ANOMALY_MAPS, ANOMALY_MAPS_SCHEMA, PREDICTIONS, PREDICTIONS_SCHEMA, conform
 from zsad.storage.writer import maps_writer, new_run_id, part_name, write_predictions
@@ -170,14 +171,10 @@ def _read_maps(output: str, pointers: Sequence[tuple[str, int, str]]) -> Iterato
             for _, row_group, image_id in wanted:
                 try:
                     one = conform(part.read_row_group(row_group), ANOMALY_MAPS_SCHEMA)
-                    found = one["image_id"].to_pylist()
+                    (found,) = one["image_id"].to_pylist()
                 except (OSError, pa.ArrowException, IndexError) as error:
                     raise ZsadError(
                         f"Row group {row_group} of {name!r} is damaged or out of reach: {redact(str(error))}"
                     ) from error
-                if found != [image_id]:
-                    raise ZsadError(
-                        f"Row group {row_group} of {name!r} holds the map of {found} instead of {image_id!r}; "
-                        "the files of predictions and anomaly_maps do not belong together."
-                    )
+                check_owner(found, image_id, name, row_group)
                 yield one

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -108,34 +108,51 @@ def while_unchanged(output: str, read: Callable[[], T]) -> T:
     )
 
 
-def iter_maps(
-    output: str, part_name: str, row_groups: Sequence[int] | None = None
-) -> Iterator[tuple[str, NDArray[np.float16]]]:
-    """(image_id, (H, W) float16 anomaly map) of one part, one in memory at a time.
+class StoredMap:
+    """A row of ``anomaly_maps``, decoded when asked.
+
+    Attributes:
+        row: its columns.
+    """
+
+    def __init__(self, row: dict[str, Any]) -> None:
+        self.row = row
+
+    def anomaly_map(self) -> NDArray[np.float16]:
+        """(H, W) float16. Raises ZsadError where it cannot be decoded."""
+        return _decode(self.row)
+
+    def foreground(self) -> NDArray[np.bool_]:
+        """(H, W) bool."""
+        return decode_rle(self.row["foreground_rle"], self.row["height"], self.row["width"])
+
+
+def iter_maps(output: str, part_name: str, pointers: Iterable[tuple[str, int]]) -> Iterator[StoredMap]:
+    """The maps of some images of one part, one in memory at a time.
 
     Args:
         output: folder or URI of the run.
-        part_name: as in the column ``map_part``.
-        row_groups: as in the column ``map_row_group``; all by default. Before a run has finished, a part
-            may hold maps that no valid row of the predictions points to.
+        part_name: as in the column ``map_part`` of the predictions.
+        pointers: ``image_id`` and ``map_row_group`` of valid rows of the predictions. Before a run has finished, a
+            part may hold maps to which no row points.
 
     Raises:
-        ZsadError: the part is missing or damaged.
+        ZsadError: the part is missing or damaged, or its maps are not those of the images.
     """
     with open_part(output, ANOMALY_MAPS, part_name) as part:
-        for index in range(part.num_row_groups) if row_groups is None else row_groups:
+        for image_id, index in pointers:
             row = _read_row(part, join(output, ANOMALY_MAPS, part_name), index, ANOMALY_MAPS_SCHEMA.names)
-            yield row["image_id"], _decode(row)
+            check_owner(row["image_id"], image_id, part_name, index)
+            yield StoredMap(row)
 
 
-def iter_maps_with_foreground(
-    output: str, part_name: str, row_groups: Sequence[int]
-) -> Iterator[tuple[str, NDArray[np.float16], NDArray[np.bool_]]]:
-    """As ``iter_maps``, with the (H, W) bool foreground as the third."""
-    with open_part(output, ANOMALY_MAPS, part_name) as part:
-        for index in row_groups:
-            row = _read_row(part, join(output, ANOMALY_MAPS, part_name), index, ANOMALY_MAPS_SCHEMA.names)
-            yield row["image_id"], _decode(row), decode_rle(row["foreground_rle"], row["height"], row["width"])
+def check_owner(found: str, expected: str, part_name: str, row_group: int) -> None:
+    """Raises ZsadError where a row group holds the map of another image than the predictions say."""
+    if found != expected:
+        raise ZsadError(
+            f"Row group {row_group} of {part_name!r} holds the map of {found!r} instead of {expected!r}; "
+            "the files of predictions and anomaly_maps do not belong together."
+        )
 
 
 def _valid_rows(output: str, columns: Sequence[str], image_id: str | None = None) -> pa.Table:
@@ -175,11 +192,7 @@ def _map_row(output: str, image_id: str, columns: Sequence[str]) -> dict[str, An
     name, index = found["map_part"], found["map_row_group"]
     with open_part(output, ANOMALY_MAPS, name) as part:
         row = _read_row(part, join(output, ANOMALY_MAPS, name), index, columns)
-    if row["image_id"] != image_id:
-        raise ZsadError(
-            f"Row group {index} of {name!r} holds the map of {row['image_id']!r} instead of {image_id!r}; "
-            "the files of predictions and anomaly_maps do not belong together."
-        )
+    check_owner(row["image_id"], image_id, name, index)
     return row
 
 

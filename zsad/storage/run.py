@@ -13,8 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import fs
+from pydantic import ValidationError
 
-from zsad.config import differences
+from zsad.config import ImagesConfig, differences
 from zsad.errors import UsageError, ZsadError
 from zsad.filesystem import join, redact, resolve
 from zsad.storage.files import list_files, list_parts, write_atomically
@@ -91,6 +92,20 @@ def describe_run(output: str) -> tuple[str | None, str | None]:
     if trained is None:
         return dataset.get("layout"), "unknown"
     return dataset.get("layout"), None if trained else "untrained"
+
+
+def images_config(info: RunInfo | None) -> ImagesConfig:
+    """How a run decoded its images, and so how to decode them and their masks again; defaults for what it does not say.
+
+    Raises:
+        UsageError: ``run.json`` holds values out of range.
+    """
+    images = {} if info is None else info.config.get("images", {})
+    try:
+        return ImagesConfig(**{name: images[name] for name in ImagesConfig.model_fields if name in images})
+    except ValidationError as error:
+        reasons = "; ".join(f"images.{fault['loc'][0]}: {fault['msg']}" for fault in error.errors())
+        raise UsageError(f"The configuration in {RUN} is not valid: {reasons}.") from None
 
 
 def check_output(output: str, fingerprint: str, scored_fields: Mapping[str, Any]) -> RunInfo | None:
