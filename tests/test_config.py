@@ -32,6 +32,7 @@ def test_file_goes_over_preset_and_override_over_file(tmp_path):
         ("mini", ["foo.bar=1"], r"foo: unknown field. Expected one of: .*foreground"),
         ("mini", ["foreground.foo=1"], r"foreground.foo: unknown field. Expected one of: .*min_coverage"),
         ("mini", ["foreground.min_coverage=7"], r"foreground.min_coverage: given 7; .*less than or equal to 1"),
+        ("mini", ["foreground.min_coverage=0"], r"foreground.min_coverage: given 0; .*greater than 0"),
         ("mini", ["foreground.min_coverage"], r"Expected section.field=value"),
         (
             "mini",

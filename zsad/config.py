@@ -61,7 +61,7 @@ class ForegroundConfig(Section):
     binarise_threshold: float = Field(0.5, ge=0, le=1)
     empty_guard: float = Field(0.5, ge=0, le=1)
     """The raw sigmoid must exceed this somewhere, or the DIS mask counts as empty. 0 turns it off."""
-    min_coverage: float = Field(0.80, ge=0, le=1)
+    min_coverage: float = Field(0.80, gt=0, le=1)
     closing_radius: int = Field(5, ge=0)
     min_component_fraction: float = Field(0.001, ge=0, lt=1)
     min_part_inside: float = Field(0.50, ge=0, le=1)

@@ -473,6 +473,12 @@ def expect(message: str, dataset: str, root: Path | str, **options: object) -> N
         load_manifest(dataset, str(root), **options)  # type: ignore[arg-type]
 
 
+def test_no_category_is_called_as_the_row_of_means(tmp_path):
+    touch(tmp_path, "mean/test/good/0.png", "nut/test/good/0.png")
+    expect("A category of .* is named 'mean'.* rename it", "mvtec", tmp_path)
+    assert len(load_manifest("mvtec", str(tmp_path), categories=["nut"])) == 1
+
+
 @pytest.mark.parametrize("name", ["list.xlsx", "LIST.XLS", "list.ods"])
 def test_a_spreadsheet_is_no_manifest(tmp_path, name):
     touch(tmp_path, name)

@@ -209,6 +209,18 @@ def test_a_figure_of_zero_counts_in_the_mean(run) -> None:
     assert value(metrics, "mean", "sample", "auroc").value == 0.5
 
 
+def test_empty_masks_of_anomalous_images_are_named(run) -> None:
+    run.add("good", 0, 0.1)
+    run.add("bad", 1, 0.9, mask=np.eye(4, 6, dtype=np.uint8))
+    for name in ("b", "a", "d", "c"):
+        run.add(name, 1, 0.8, mask=np.zeros((4, 6), np.uint8), category="pcb1")
+    named = "^The masks of 4 anomalous images are empty, so all their pixels count as normal: 'b', 'a', 'd' and others."
+    with pytest.warns(UserWarning, match=named):
+        metrics = evaluate(run.write())
+    pixel = value(metrics, "pcb1", "pixel", "f1_max")
+    assert (pixel.num_images, pixel.num_anomalous, pixel.excluded_no_mask) == (4, 4, 0)
+
+
 def test_a_run_without_labels_is_refused(run) -> None:
     run.add("a", None, category=None, split=None)
     with pytest.raises(UsageError, match="None of the 1 images in .* has a label"):

@@ -13,6 +13,7 @@ from zsad.models.text_cache import cached_texts
 
 @dataclass
 class Model:
+    name: str = "a/b"
     sha256: str = "a" * 64
     precision: str = "fp32"
     device: str = "cpu"
@@ -41,7 +42,9 @@ def test_the_same_texts_are_encoded_once():
     assert again.dtype == np.float32 and np.array_equal(first, again)
 
 
-@pytest.mark.parametrize("change", [{"sha256": "b" * 64}, {"precision": "bf16"}, {"device": "cuda:1"}])
+@pytest.mark.parametrize(
+    "change", [{"name": "a-quickgelu/b"}, {"sha256": "b" * 64}, {"precision": "bf16"}, {"device": "cuda:1"}]
+)
 def test_other_models_share_nothing(change):
     encode = Encoder()
     cached_texts(Model(), ["a"], encode)

@@ -135,6 +135,16 @@ def test_other_open_clip_names_are_accepted() -> None:
     assert weights.entry("ViT-B-16-SigLIP2/webli").tokenizer == "timm/ViT-B-16-SigLIP2"
 
 
+@pytest.mark.parametrize("name", ["ViT-L-14-336/openai", "ViT-H-14-378/dfn5b", "RN50/cc12m"])
+def test_weights_of_quickgelu_ask_for_its_model(name: str) -> None:
+    model, _, tag = name.partition("/")
+    with pytest.raises(
+        UsageError, match=f"QuickGELU, which '{name}' does not compute. Expected '{model}-quickgelu/{tag}'"
+    ):
+        weights.entry(name)
+    assert weights.entry(f"{model}-quickgelu/{tag}").family == "clip"
+
+
 @pytest.mark.parametrize("name", ["nothing", "ViT-B-32/nothing", "nothing/laion2b_s34b_b79k"])
 def test_unknown_name_lists_the_known_ones(name: str) -> None:
     with pytest.raises(UsageError, match=r"Unknown model .*sam-vit-h.*MODEL/TAG"):

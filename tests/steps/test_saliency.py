@@ -45,3 +45,21 @@ def test_images_that_share_a_forward_do_not_share_its_failure(batch_size, batche
         if index != 2:
             np.testing.assert_array_equal(item.dis_mask, images[index][..., 0] == 255)
     assert sorted(model.batches, reverse=True) == sorted(batches, reverse=True)
+
+
+class Broken(Brightness):
+    """Its saliency of a bright image holds one value that is no number."""
+
+    def predict(self, batch: torch.Tensor) -> torch.Tensor:
+        found = super().predict(batch).clone()
+        found[found.flatten(1).max(1).values > 0, 3, 5] = float("nan")
+        return found
+
+
+def test_saliency_that_is_no_number_is_an_error_row():
+    images = [np.full((8, 8, 3), value, np.uint8) for value in (0, 200, 0)]
+    items = [ImageItem(path=str(index), class_name="part", image=image) for index, image in enumerate(images)]
+    model: Any = Broken(4)
+    Saliency(model, load_config("mini"))(items)
+    assert [item.failure and item.failure.kind for item in items] == [None, "not_finite", None]
+    assert items[1].failure.message.startswith("IS-Net's saliency holds NaN or infinity; ")

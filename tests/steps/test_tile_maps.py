@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from zsad.config import load_config
 from zsad.method.tiling import Tile
@@ -64,3 +65,22 @@ def test_no_more_logits_at_once_than_a_decoder_call_makes(model, prompts, tiles)
 def test_a_gpu_decodes_all_tiles_at_once():
     on_gpu = clipseg.CLIPSegModel("random-clipseg", clipseg.build("random-clipseg"), "", "cuda", "bf16")
     assert on_gpu.tiles_at_once(18) is None
+
+
+def test_maps_that_are_no_number_are_an_error_row(model, monkeypatch):
+    items = [item(0, 2), item(1, 3), item(2, 1)]
+    crop = items[1].image[5:65, 20:80]
+    encode = model.encode_tiles
+    bad = model.preprocess([crop])[0]
+
+    def broken(batch):
+        levels = encode(batch)
+        for index, tile in enumerate(batch):
+            if torch.equal(tile, bad):
+                levels[0][index, 1, 1] = float("nan")
+        return levels
+
+    monkeypatch.setattr(model, "encode_tiles", broken)
+    TileMaps(model, CONFIG)(items)
+    assert [each.failure and each.failure.kind for each in items] == [None, "not_finite", None]
+    assert items[0].tile_maps is not None and items[1].tile_maps is None

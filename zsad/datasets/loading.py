@@ -18,6 +18,7 @@ from zsad.errors import UsageError
 from zsad.filesystem import is_local, redact
 
 DATASETS = ("visa", "mvtec", "folder", "manifest")
+_MEAN = "mean"
 
 
 def load_manifest(
@@ -59,6 +60,11 @@ def load_manifest(
     table, folder = _read(dataset, root, object_name, class_names, allow_outside_root)
     table = select(table, split, categories, redact(root))
     table = collapse_duplicates(table)
+    if pc.any(pc.equal(table["category"], _MEAN)).as_py():
+        raise UsageError(
+            f"A category of {redact(root)!r} is named {_MEAN!r}, which in tables of metrics is the mean over the categories. "
+            "Expected another name; rename it."
+        )
     if limit is not None:
         table = table.slice(0, limit)
     if dataset != "manifest" and table["file_size"].null_count < len(table):

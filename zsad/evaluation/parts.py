@@ -46,6 +46,8 @@ class ClassState:
         excluded_mask_size: masks of neither the oriented nor the stored image size.
         excluded_mask_unreadable: masks that are missing or cannot be decoded.
         bad_masks: the first images of these two kinds, each with what is wrong.
+        num_empty_masks: anomalous images that were counted, but whose mask has no anomalous pixel.
+        empty_masks: the first of these.
     """
 
     histogram: PixelHistogram = field(default_factory=PixelHistogram)
@@ -55,6 +57,8 @@ class ClassState:
     excluded_mask_size: int = 0
     excluded_mask_unreadable: int = 0
     bad_masks: list[str] = field(default_factory=list)
+    num_empty_masks: int = 0
+    empty_masks: list[str] = field(default_factory=list)
 
     @property
     def num_seen(self) -> int:
@@ -70,6 +74,8 @@ class ClassState:
         self.excluded_mask_size += other.excluded_mask_size
         self.excluded_mask_unreadable += other.excluded_mask_unreadable
         self.bad_masks = [*self.bad_masks, *other.bad_masks][:MAX_NAMED]
+        self.num_empty_masks += other.num_empty_masks
+        self.empty_masks = [*self.empty_masks, *other.empty_masks][:MAX_NAMED]
 
 
 @dataclass
@@ -178,6 +184,9 @@ def _count_image(
             else:
                 counts.excluded_mask_unreadable += 1
             return
+        if not mask.any():
+            counts.num_empty_masks += 1
+            counts.empty_masks = [*counts.empty_masks, repr(row["image_id"])][:MAX_NAMED]
     if resolution != "native":
         side = int(resolution)
         scores = resize(scores, side, side).astype(np.float16)

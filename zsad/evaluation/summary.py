@@ -92,7 +92,8 @@ def summarise(
         fingerprint: of the run, recorded with every figure.
         bootstrap: resamples for ``low`` and ``high``, see ``zsad.evaluation.bootstrap_interval``; 0 for none.
 
-    Warns where a class has too few images for an interval, and of masks that could not be used.
+    Warns where a class has too few images for an interval, of masks that could not be used, and of anomalous images whose
+    mask is empty.
 
     Raises:
         UsageError: unknown resolution, or negative ``bootstrap``.
@@ -167,6 +168,19 @@ def _warn_of_bad_masks(state: PartState) -> None:
         warnings.warn(
             f"{count} {masks} cannot be used, which leaves {images} out at pixel level: "
             f"{', '.join(named)}{' and others' if count > len(named) else ''}. Correct and evaluate again.",
+            stacklevel=3,
+        )
+    empty = sum(each.num_empty_masks for each in classes)
+    if empty:
+        named = [text for each in classes for text in each.empty_masks][:MAX_NAMED]
+        masks, its = (
+            ("The mask of 1 anomalous image is", "its")
+            if empty == 1
+            else (f"The masks of {empty} anomalous images are", "their")
+        )
+        warnings.warn(
+            f"{masks} empty, so all {its} pixels count as normal: "
+            f"{', '.join(named)}{' and others' if empty > len(named) else ''}. Transparency does not count as a mask.",
             stacklevel=3,
         )
 

@@ -113,8 +113,8 @@ def _along(
 ) -> tuple[list[tuple[int, int, int]], bool]:
     """(left, top, side) of the tiles along the long axis of a box, and whether the step was widened.
 
-    Every point of the long axis lies in the central half of at least one tile (unless the step was
-    widened). The tiles pad at the image border instead of shifting, or the ends would never be central.
+    With steps of up to half a tile, every point of the long axis lies in the central half of at least one tile
+    (unless the step was widened). The tiles pad at the image border instead of shifting, or the ends would never be central.
     """
     horizontal = x1 - x0 >= y1 - y0
     begin, end = (x0, x1) if horizontal else (y0, y1)

@@ -226,6 +226,11 @@ def _open_clip_entry(name: str) -> WeightsEntry | None:
     hub, url = (found or {}).get("hf_hub", ""), (found or {}).get("url", "")
     if architecture is None or not (hub or url):
         return None
+    if (found or {}).get("quick_gelu") and not architecture.get("quick_gelu"):
+        raise UsageError(
+            f"The weights {tag!r} of {model} were trained with the activation QuickGELU, which {name!r} does not compute. "
+            f"Expected '{model}-quickgelu/{tag}'."
+        )
     repository, _, file = hub.rpartition("/")
     file = file or "open_clip_model.safetensors"
     return WeightsEntry(

@@ -7,6 +7,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 def cached_texts(
     model: CLIPModel | CLIPSegModel, texts: Sequence[str], encode: Callable[[], NDArray[np.float32]]
 ) -> NDArray[np.float32]:
-    """``encode()``, or what it gave earlier for the same weights, precision, kind of device and texts.
+    """``encode()``, or what it gave earlier for the same model, weights, precision, kind of device and texts.
 
     Of several processes that ask at once, one encodes. A cache that cannot be used costs encoding, no more; a
     model without a hash of its weights is never cached.
@@ -52,7 +53,9 @@ def cached_texts(
 def _path(model: CLIPModel | CLIPSegModel, texts: Sequence[str]) -> Path:
     import torch
 
-    what = [model.sha256, model.precision, torch.device(model.device).type, torch.__version__, list(texts)]
+    # One file of weights fits models of several names, which may differ in the activation.
+    which = [model.name, model.sha256, model.precision, torch.device(model.device).type]
+    what = [*which, torch.__version__, *map(version, ("open_clip_torch", "transformers")), list(texts)]
     return cache_folder() / "texts" / f"{hashlib.sha256(json.dumps(what).encode()).hexdigest()}.npy"
 
 

@@ -142,6 +142,14 @@ def load(items: Sequence[ImageItem], config: ImagesConfig, threads: int = 1) -> 
     _each("load", items, load_one, threads)
 
 
+def require_numbers(values: NDArray[np.float32], what: str) -> None:
+    """Raises ImageError where ``values`` hold NaN or infinity, as weights that do not fit or a faulty GPU give them."""
+    if not np.isfinite(values.max()) or not np.isfinite(values.min()):
+        raise ImageError(
+            "not_finite", f"{what} holds NaN or infinity; are these the right weights? Try models.precision=fp32"
+        )
+
+
 def fitting(items: Sequence[ImageItem], max_pixels: int) -> int:
     """How many of the first items, read but not decoded, have ``max_pixels`` in all at most; at least one."""
     total = 0

@@ -8,7 +8,7 @@ from zsad.config import Config
 from zsad.method.foreground import FULL_IMAGE, binarise_saliency
 from zsad.models import isnet
 from zsad.models.device import to_host
-from zsad.steps.item import ImageItem, alive, isolate, load, timed
+from zsad.steps.item import ImageItem, alive, isolate, load, require_numbers, timed
 
 
 class Saliency:
@@ -41,6 +41,7 @@ class Saliency:
         if len(images) < len(items):
             raise ValueError("an image is not decoded")
         found = to_host(self.model.predict(self.model.preprocess(images, self.config.runtime.threads)))
+        require_numbers(found, "IS-Net's saliency")
         for item, saliency in zip(items, found, strict=True):
             if item.trace is not None:
                 item.trace.saliency = saliency.copy()

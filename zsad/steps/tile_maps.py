@@ -18,7 +18,7 @@ from zsad.method.tiling import crop
 from zsad.models import clipseg
 from zsad.models.device import to_host
 from zsad.models.text_cache import cached_texts
-from zsad.steps.item import ImageItem, alive, even_batch, in_device_batches, isolate, load, timed
+from zsad.steps.item import ImageItem, alive, even_batch, in_device_batches, isolate, load, require_numbers, timed
 
 
 class TileMaps:
@@ -88,6 +88,7 @@ class TileMaps:
 
     def _store(self, items: list[ImageItem]) -> None:
         for item, maps in zip(items, self.predict(items), strict=True):
+            require_numbers(maps, "a map of CLIPSeg")
             item.tile_maps = maps.astype(np.float16)
 
     def _prompts(self, noun: str | None) -> tuple[Tensor, list[float]]:

@@ -15,7 +15,7 @@ from zsad.method.tiling import crop
 from zsad.models import clip
 from zsad.models.device import to_host
 from zsad.models.text_cache import cached_texts
-from zsad.steps.item import ImageItem, alive, even_batch, in_device_batches, isolate, load, timed
+from zsad.steps.item import ImageItem, alive, even_batch, in_device_batches, isolate, load, require_numbers, timed
 
 
 class TileScores:
@@ -53,6 +53,7 @@ class TileScores:
 
         batches = in_device_batches(len(queue), even_batch(len(queue), self.config.runtime.device_batch), forward)
         embeddings = np.concatenate(batches)
+        require_numbers(embeddings, "an embedding of CLIP")
         bounds = np.cumsum([len(item.tiles) for item in items])[:-1]
         for item, images in zip(items, np.split(embeddings, bounds), strict=True):
             scores = score_tiles(images, *self._prompts(item.class_name), self.scale)
