@@ -293,7 +293,9 @@ def probe(output: str) -> None:
     is_new = filesystem.get_file_info(folder).type == FileType.NotFound
     path = f"{folder}/.probe-{secrets.token_hex(8)}"
     try:
-        filesystem.create_dir(folder, recursive=True)
+        if is_local(output):
+            # An object store has no folders, and to make their markers takes rights that a run needs for nothing else.
+            filesystem.create_dir(folder, recursive=True)
         with filesystem.open_output_stream(path) as sink:
             sink.write(b"probe")
         with filesystem.open_input_stream(path) as source:
