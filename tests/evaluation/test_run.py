@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -112,3 +114,29 @@ def test_masks_of_a_dataset_that_moved_are_found_with_its_root(ray_local, run, o
     with pytest.raises(UsageError, match="None of the 10 images lay in"):
         write_run(output, RunInfo("a" * 64, {}, {}, dataset={}))
         evaluate_run(output, root=str(moved))
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("killed", "A process that counted the maps ended: .*run the same command again"),
+        ("waits", r"No part of the maps was counted within 0\.5 s; the cluster has 2 CPUs.*--address local"),
+    ],
+)
+def test_a_count_that_does_not_come_is_said_in_words(
+    ray_local, monkeypatch, output: str, kind: str, words: str
+) -> None:
+    monkeypatch.setattr("zsad.pipeline.evaluate.evaluate_part", {"killed": killed, "waits": waits}[kind])
+    monkeypatch.setattr("zsad.pipeline.evaluate._PART_SECONDS", 0.5 if kind == "waits" else 60)
+    with pytest.raises(ZsadError, match=words) as caught:
+        evaluate_run(output)
+    assert not isinstance(caught.value, UsageError)
+    assert not Path(metrics_uri(output)).exists()
+
+
+def killed(*_: object) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def waits(*_: object) -> None:
+    time.sleep(5)

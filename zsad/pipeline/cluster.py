@@ -222,6 +222,11 @@ def only_node(root: str, output: str, config: Config) -> str | None:
     return ray.get_runtime_context().get_node_id() if local else None
 
 
+def on_this_node() -> NodeAffinitySchedulingStrategy:
+    """Where files of this machine are read and written."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+
+
 def check_readable(paths: Sequence[str], shared: bool) -> None:
     """As ``check_nodes``, for a job that only reads the files of a run.
 

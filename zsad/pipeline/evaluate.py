@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Any
 
@@ -17,11 +18,13 @@ from zsad.config import ImagesConfig
 from zsad.errors import ZsadError
 from zsad.evaluation import METRICS_SCHEMA, PartState, decide_by, evaluate, evaluate_part
 from zsad.evaluation.run import Counter
-from zsad.filesystem import absolute, join
-from zsad.pipeline.cluster import check_readable, connected
+from zsad.filesystem import absolute, is_local, join, redact
+from zsad.pipeline.cluster import check_readable, connected, on_this_node
 from zsad.storage import RunInfo, read_run, write_atomically, write_decisions
 
 _IN_FLIGHT_PER_CPU = 2
+_PART_SECONDS = 3600.0
+"""Within which the next part is counted, the wait for a node included."""
 
 
 def evaluate_run(
@@ -93,13 +96,15 @@ def decide_run(
 def _counter(output: str, address: str | None, shared_filesystem: bool, root: str | None) -> Counter:
     """Counts on the cluster at ``address``, to which it connects once there is something to count."""
     info = read_run(output)
+    paths, shared = _paths(output, info, root), shared_filesystem or _shared(info)
 
     def count(
         output: str, parts: Iterable[tuple[str, pd.DataFrame]], resolution: str, limits: ImagesConfig
     ) -> PartState:
         with connected(address):
-            check_readable(_paths(output, info, root), shared_filesystem or _shared(info))
-            return _merge_parts(output, parts, resolution, limits)
+            check_readable(paths, shared)
+            place = {} if shared or not any(map(is_local, paths)) else {"scheduling_strategy": on_this_node()}
+            return _merge_parts(output, parts, resolution, limits, place)
 
     return count
 
@@ -126,26 +131,44 @@ def metrics_uri(output: str, resolution: str = "native", split: str | None = Non
 
 
 def _merge_parts(
-    output: str, parts: Iterable[tuple[str, pd.DataFrame]], resolution: str, limits: ImagesConfig
+    output: str,
+    parts: Iterable[tuple[str, pd.DataFrame]],
+    resolution: str,
+    limits: ImagesConfig,
+    place: Mapping[str, Any],
 ) -> PartState:
-    task: Any = ray.remote(num_cpus=1, max_retries=3)(evaluate_part)
-    limit = max(2, int(ray.cluster_resources().get("CPU", 1)) * _IN_FLIGHT_PER_CPU)
+    task: Any = ray.remote(num_cpus=1, max_retries=3, **place)(evaluate_part)
     merged, waiting = PartState(resolution), iter(parts)
-
-    def start(part: tuple[str, pd.DataFrame]) -> Any:
-        return task.remote(output, *part, resolution, limits)
-
-    running: deque[Any] = deque(start(part) for part in islice(waiting, limit))
+    running: deque[Any] = deque()
+    if _cpus() < 1:
+        print("Waiting for a node with a CPU.", file=sys.stderr, flush=True)
     try:
-        # Merged in order of name, so that sums of floats have the same bits every time.
-        while running:
-            merged.merge(ray.get(running.popleft()))
-            running.extend(start(part) for part in islice(waiting, 1))
+        while True:
+            # Anew each time: nodes of an autoscaled cluster come and go.
+            free = max(2, int(_cpus()) * _IN_FLIGHT_PER_CPU) - len(running)
+            running.extend(task.remote(output, *part, resolution, limits) for part in islice(waiting, free))
+            if not running:
+                return merged
+            # Merged in order of name, so that sums of floats have the same bits every time.
+            merged.merge(ray.get(running.popleft(), timeout=_PART_SECONDS))
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, ZsadError):
             raise error.cause from None
         raise
-    return merged
+    except ray.exceptions.GetTimeoutError:
+        raise ZsadError(
+            f"No part of the maps was counted within {_PART_SECONDS:g} s; the cluster has {_cpus():g} CPUs. Wait for "
+            "capacity and run the same command again, or run it on one machine with --address local."
+        ) from None
+    except ray.exceptions.RayError as error:
+        raise ZsadError(
+            f"A process that counted the maps ended: {redact(str(error))[:300]} The predictions stay as they are; run the "
+            "same command again, where memory was short with more of it."
+        ) from None
+
+
+def _cpus() -> float:
+    return float(ray.cluster_resources().get("CPU", 0))
 
 
 def _write(metrics: pd.DataFrame, uri: str) -> None:
