@@ -128,7 +128,7 @@ def test_every_exclusion_is_counted(run, tmp_path: Path, caplog: pytest.LogCaptu
     run.add_failed("broken")
     named = (
         r"^3 masks cannot be used, .*: 'other-size' \(the mask has 6 x 5 pixels, the image 6 x 4\), "
-        r"'mask-gone' \(no file at this path\), 'mask-is-text' \(.*\)\. Correct"
+        r"'mask-gone' \(no file at this path\), 'mask-is-text' \(.*\)\. If the dataset has moved"
     )
     with caplog.at_level(logging.WARNING), pytest.warns(UserWarning, match=named):
         metrics = evaluate(run.write())

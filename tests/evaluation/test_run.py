@@ -106,7 +106,8 @@ def test_masks_of_a_dataset_that_moved_are_found_with_its_root(ray_local, run, o
     moved.mkdir()
     for mask in run.folder.glob("*.png"):
         mask.rename(moved / mask.name)
-    lost = evaluate_run(output)
+    with pytest.warns(UserWarning, match=r"4 masks cannot be used.* If the dataset has moved, say .* --root FOLDER"):
+        lost = evaluate_run(output)
     assert set(lost[lost["level"] == "pixel"]["excluded_mask_unreadable"]) == {4}
     pd.testing.assert_frame_equal(evaluate_run(output, root=str(moved)), before)
     pd.testing.assert_frame_equal(decide_run(output, "f1", root=str(moved)), decided)

@@ -46,6 +46,7 @@ class ClassState:
         excluded_mask_size: masks of neither the oriented nor the stored image size.
         excluded_mask_unreadable: masks that are missing or cannot be decoded.
         bad_masks: the first images of these two kinds, each with what is wrong.
+        num_missing_masks: of the unreadable ones those with no file at their path.
         num_empty_masks: anomalous images that were counted, but whose mask has no anomalous pixel.
         empty_masks: the first of these.
     """
@@ -57,6 +58,7 @@ class ClassState:
     excluded_mask_size: int = 0
     excluded_mask_unreadable: int = 0
     bad_masks: list[str] = field(default_factory=list)
+    num_missing_masks: int = 0
     num_empty_masks: int = 0
     empty_masks: list[str] = field(default_factory=list)
 
@@ -74,6 +76,7 @@ class ClassState:
         self.excluded_mask_size += other.excluded_mask_size
         self.excluded_mask_unreadable += other.excluded_mask_unreadable
         self.bad_masks = [*self.bad_masks, *other.bad_masks][:MAX_NAMED]
+        self.num_missing_masks += other.num_missing_masks
         self.num_empty_masks += other.num_empty_masks
         self.empty_masks = [*self.empty_masks, *other.empty_masks][:MAX_NAMED]
 
@@ -183,6 +186,7 @@ def _count_image(
                 counts.excluded_mask_size += 1
             else:
                 counts.excluded_mask_unreadable += 1
+                counts.num_missing_masks += error.kind == "missing"
             return
         if not mask.any():
             counts.num_empty_masks += 1
