@@ -44,7 +44,11 @@ def test_added_changed_and_removed_files_and_errors(ray_local, collection, tmp_p
     output = tmp_path / "out"
     first = run(collection, output)
     assert (first.images, first.errors, first.scored_now, first.exit_code) == (5, 1, 5, 3)
-    before = rows(output)
+    before, described = rows(output), read_run(str(output))
+    assert (described.dataset["split"], described.dataset["limit"]) == (None, None)
+    nothing = run(collection, output, limit=2)
+    assert (nothing.images, nothing.scored_now) == (2, 0)
+    assert read_run(str(output)).dataset == described.dataset
 
     cv2.imwrite(str(collection / "new.png"), draw(np.random.default_rng(2), 90, 90, 1))
     cv2.imwrite(str(collection / "1.png"), draw(np.random.default_rng(3), 80, 80, 1))

@@ -166,7 +166,9 @@ def _warn_of_bad_masks(state: PartState) -> None:
         named = [text for each in classes for text in each.bad_masks][:MAX_NAMED]
         masks, images = ("mask", "its image") if count == 1 else ("masks", "their images")
         moved = any(each.num_missing_masks for each in classes)
-        advice = "If the dataset has moved, say where it is with --root FOLDER." if moved else "Correct and evaluate again."
+        advice = (
+            "If the dataset has moved, say where it is with --root FOLDER." if moved else "Correct and evaluate again."
+        )
         warnings.warn(
             f"{count} {masks} cannot be used, which leaves {images} out at pixel level: "
             f"{', '.join(named)}{' and others' if count > len(named) else ''}. {advice}",

@@ -145,9 +145,11 @@ def score(options: ScoreOptions, stream: TextIO | None = None) -> ScoreSummary:
                 print(f"Set aside a broken part of an earlier run: {name}", file=stream)
         work = work_left(manifest, output, mark, options.retry_errors)
         _announce(options, config, manifest, work, mark, trained, stream)
-        info = _run_info(options, config, mark, fields, weights, root)
+        has_splits = manifest["split"].null_count < manifest.num_rows
+        info = _run_info(options, config, mark, fields, weights, root, has_splits)
         if earlier is not None:
-            info = replace(info, timings=earlier.timings)
+            # Where nothing is left to do, what was scored is what an earlier command named.
+            info = replace(info, timings=earlier.timings) if work.num_rows else earlier
         if work.num_rows:
             _warn_of_another_root(earlier, root, stream)
             print("Checking that weights and prompts fit.", file=stream, flush=True)
@@ -299,7 +301,13 @@ def _finish(
 
 
 def _run_info(
-    options: ScoreOptions, config: Config, mark: str, fields: dict[str, object], weights: dict[str, str], root: str
+    options: ScoreOptions,
+    config: Config,
+    mark: str,
+    fields: dict[str, object],
+    weights: dict[str, str],
+    root: str,
+    has_splits: bool,
 ) -> RunInfo:
     return RunInfo(
         fingerprint=mark,
@@ -311,7 +319,7 @@ def _run_info(
         dataset={
             "layout": options.dataset,
             "root": root,
-            "split": options.split,
+            "split": options.split if has_splits else None,
             "object": options.object_name,
             "categories": list(options.categories),
             "limit": options.limit,

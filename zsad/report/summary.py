@@ -110,7 +110,7 @@ def _facts(
         ("Limit", dataset.get("limit")),
         ("Preset", config.get("preset")),
         ("Fingerprint", info.fingerprint if info else None),
-        ("Manifest", success.manifest_hash if success else None),
+        ("Hash of the image list", success.manifest_hash if success else None),
         ("Duration of the last run", _duration(timings.get("seconds"))),
         ("Images in the last run", timings.get("images")),
         ("Versions", ", ".join(f"{name} {version}" for name, version in (info.versions if info else {}).items())),
