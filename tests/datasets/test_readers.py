@@ -479,6 +479,19 @@ def test_no_category_is_called_as_the_row_of_means(tmp_path):
     assert len(load_manifest("mvtec", str(tmp_path), categories=["nut"])) == 1
 
 
+def test_a_noun_for_no_category_is_named(tmp_path, recwarn):
+    touch(tmp_path, "gear/test/good/0.png", "nut/test/good/0.png")
+    load_manifest("mvtec", str(tmp_path), categories=["nut"], class_names={"gear": "cog"})
+    assert not recwarn.list
+    with pytest.warns(
+        UserWarning, match=r"class_names names 'gaer', which is not in .*: its categories are gear, nut\."
+    ):
+        table = load_manifest("mvtec", str(tmp_path), class_names={"gaer": "cog", "nut": "hex nut"})
+    assert set(table["class_name"].to_pylist()) == {"gear", "hex nut"}
+    with pytest.warns(UserWarning, match=r"'gear', which is not in .*: it has no categories\."):
+        load_manifest("folder", str(tmp_path), object_name="part", class_names={"gear": "cog"})
+
+
 @pytest.mark.parametrize("name", ["list.xlsx", "LIST.XLS", "list.ods"])
 def test_a_spreadsheet_is_no_manifest(tmp_path, name):
     touch(tmp_path, name)

@@ -96,6 +96,17 @@ def test_precomputed_foreground_replaces_both_models(tmp_path):
     np.testing.assert_array_equal(item.foreground, mask > 0)
 
 
+def test_an_empty_precomputed_foreground_is_remarked(tmp_path):
+    cv2.imwrite(str(tmp_path / "mask.png"), np.zeros((HEIGHT, WIDTH), np.uint8))
+    item = strip_item()
+    item.foreground_path = str(tmp_path / "mask.png")
+    run(item, boxes=PARTS)
+    assert (item.foreground_source, item.note) == (
+        "full_image",
+        "the given foreground is empty, so the whole image was taken",
+    )
+
+
 def test_precomputed_foreground_of_another_size_is_an_error_row(tmp_path):
     cv2.imwrite(str(tmp_path / "mask.png"), np.ones((10, 10), np.uint8))
     item = strip_item()

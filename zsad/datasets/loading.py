@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 
@@ -58,6 +59,7 @@ def load_manifest(
     if limit is not None and limit < 1:
         raise UsageError(f"limit is {limit}. Expected a number of images of at least 1, or none for all images.")
     table, folder = _read(dataset, root, object_name, class_names, allow_outside_root)
+    _warn_of_unused(class_names, table, redact(root))
     table = select(table, split, categories, redact(root))
     table = collapse_duplicates(table)
     if pc.any(pc.equal(table["category"], _MEAN)).as_py():
@@ -71,6 +73,15 @@ def load_manifest(
         # The listing that found the images gave their sizes, and left out links that leave the root.
         return table
     return _look_up(table, folder, allow_outside_root)
+
+
+def _warn_of_unused(class_names: Mapping[str, str], table: pa.Table, root: str) -> None:
+    """A noun for a category that is not there is mostly misspelt, or meant for another dataset."""
+    known = pc.unique(table["category"].drop_null()).to_pylist()
+    unused = [name for name in class_names if name not in known]
+    if unused:
+        has = f"its categories are {', '.join(known[:20])}" if known else "it has no categories"
+        warnings.warn(f"prompts.class_names names {unused[0]!r}, which is not in {root}: {has}.", stacklevel=3)
 
 
 def _look_up(table: pa.Table, folder: str, allow_outside: bool) -> pa.Table:

@@ -108,7 +108,10 @@ class Instances:
     def _foreground(self, item: ImageItem, annotations: list[sam.Annotation] | None) -> Foreground:
         config = self.config.foreground
         if config.source != FULL_IMAGE and item.foreground_path is not None:
-            return foreground_from_mask(load_foreground(item, self.config.images), config)
+            given = load_foreground(item, self.config.images)
+            if not given.any():
+                item.remark("the given foreground is empty, so the whole image was taken")
+            return foreground_from_mask(given, config)
         dis_mask = item.dis_mask
         if dis_mask is None:
             dis_mask = np.zeros((item.height, item.width), np.bool_)
