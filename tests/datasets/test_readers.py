@@ -492,6 +492,17 @@ def test_a_noun_for_no_category_is_named(tmp_path, recwarn):
         load_manifest("folder", str(tmp_path), object_name="part", class_names={"gear": "cog"})
 
 
+@pytest.mark.parametrize(
+    "mask", ["nut/ground_truth/bent/0_mask.png", "ground_truth/bent/0.png", "nut/Data/Masks/0.png"]
+)
+def test_a_folder_that_holds_masks_may_be_another_layout(tmp_path, mask):
+    touch(tmp_path, "nut/test/good/0.png", "notground_truth/a.png", mask)
+    with pytest.warns(
+        UserWarning, match=f"1 image is in folders of masks, e.g. '{mask}', as datasets of --dataset mvtec"
+    ):
+        assert len(load_manifest("folder", str(tmp_path), object_name="nut")) == 3
+
+
 @pytest.mark.parametrize("name", ["list.xlsx", "LIST.XLS", "list.ods"])
 def test_a_spreadsheet_is_no_manifest(tmp_path, name):
     touch(tmp_path, name)

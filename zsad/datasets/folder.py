@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections import Counter
 from posixpath import splitext
@@ -18,6 +19,7 @@ from zsad.images import EXTENSIONS
 
 EXPLAINED = "-explained.png"
 """The end of the name that ``zsad explain`` gives its picture; before it stands the name of the photograph."""
+_MASKS = re.compile(r"(^|/)(ground_truth|Data/Masks)/")
 _READ = ", ".join(sorted(EXTENSIONS))
 
 
@@ -25,7 +27,7 @@ def read_folder(root: str, *, object_name: str | None, allow_outside_root: bool 
     """A manifest of every image below ``root`` in natural order; ``object_name`` is the noun of all of them.
 
     Files whose names end unlike an image's are left out with a warning, and so are pictures of ``zsad explain`` beside
-    their photographs.
+    their photographs. Warns of folders of masks, which are not known for masks here.
 
     Raises:
         UsageError: no ``object_name``; the root is missing, or holds no image.
@@ -49,6 +51,13 @@ def read_folder(root: str, *, object_name: str | None, allow_outside_root: bool 
         raise UsageError(
             f"No image in {redact(root)!r} ({count(len(files), 'other file', 'other files')}). "
             f"Expected files that end in {_READ}; check --root."
+        )
+    masks = [file.path for file in images if _MASKS.search(file.path)]
+    if masks:
+        warnings.warn(
+            f"{count(len(masks), 'image is', 'images are')} in folders of masks, e.g. {masks[0]!r}, as datasets of --dataset "
+            "mvtec and visa have; as a folder they are scored like photographs.",
+            stacklevel=2,
         )
     others = Counter(ending(file.path) for file in files if not is_image(file.path)).most_common()
     if others:
