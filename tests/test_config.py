@@ -95,7 +95,7 @@ def test_fingerprint_depends_on_weights_and_object():
 def test_fingerprint_of_half_precision_alone_depends_on_its_version(monkeypatch, precision):
     config = load_config("mini", None, [f"models.precision={precision}"])
     before = fingerprint(config, WEIGHTS)
-    monkeypatch.setattr("zsad.config.HALF_PRECISION", 99)
+    monkeypatch.setattr("zsad.config.HALF_PRECISION_VERSION", 99)
     assert (fingerprint(config, WEIGHTS) != before) == (precision != "fp32")
 
 

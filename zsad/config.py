@@ -21,16 +21,11 @@ from zsad.projection import PROJECTION
 
 METHOD_VERSION = 1
 """Raised whenever a change of code changes scores by more than float32's rounding: old and new rows are never mixed."""
-HALF_PRECISION = 6
-"""The same for what only half precision changes. 2: SAM's grid of positions is encoded in float32. 3: on a CPU its
-encoder rounds the position terms as a mask. 4: IS-Net's batch norms are folded into its convolutions, and all of it
-computes in half precision; SAM's decoder holds its weights so, and on a GPU its encoder and decoder have their own
-kernels. 5: so has CLIPSeg's decoder, SAM's attention adds position terms to logits instead of keys, and IS-Net takes four
-images at once. 6: in CLIP's convolutional towers the batch norms are folded into the convolutions, and pooling computes
-one token only."""
+HALF_PRECISION_VERSION = 6
+"""As ``METHOD_VERSION``, for changes that alter scores in half precision only; see the history of this line."""
 
 _MERGE = "tag:yaml.org,2002:merge"
-"""Of YAML's ``<<``, which may stand in a mapping several times."""
+"""Tag of YAML's ``<<``, which may stand in a mapping several times."""
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -45,7 +40,9 @@ class ImagesConfig(Section):
     """Limits on what is decoded, and what is white in it."""
 
     max_pixels: int = Field(100_000_000, ge=1, le=MOST_PIXELS)
+    """Most pixels of an image; one with more is an error row, refused before it is decoded."""
     max_file_bytes: int = Field(512 * 1024**2, ge=1)
+    """Largest file that is read."""
     max_aspect: float = Field(20.0, ge=1)
     """Images with a larger long/short ratio are error rows."""
     white_level: float | None = Field(None, gt=0, strict=True)
@@ -59,19 +56,29 @@ class ForegroundConfig(Section):
     source: Literal["sam+dis", "dis", "full_image"] = "sam+dis"
     """Where the fallback chain sam+dis -> dis -> full_image starts."""
     binarise_threshold: float = Field(0.5, ge=0, le=1)
+    """The saliency, stretched to 0..1 in each image, is foreground above this (IS-Net; paper is silent)."""
     empty_guard: float = Field(0.5, ge=0, le=1)
     """The raw sigmoid must exceed this somewhere, or the DIS mask counts as empty. 0 turns it off."""
     min_coverage: float = Field(0.80, gt=0, le=1)
+    """Share of a SAM annotation that the DIS mask must cover for it to be kept (paper: 80 %)."""
     closing_radius: int = Field(5, ge=0)
+    """Radius, in native pixels, of the disc that closes gaps in the foreground; 0 = none (paper is silent)."""
     min_component_fraction: float = Field(0.001, ge=0, lt=1)
+    """Components smaller than this share of the image are dropped, the largest never (paper is silent)."""
     min_part_inside: float = Field(0.50, ge=0, le=1)
+    """A kept annotation counts as part of a component from this share of its area inside it (paper is silent)."""
     points_per_side: int = Field(32, ge=1)
+    """SAM is prompted at a grid of so many points along each side, as its automatic mask generator does by default."""
     points_per_batch: int = Field(64, ge=1)
     """Points that SAM decodes at once on a CPU; on a GPU up to eight times as many, as its memory allows."""
     pred_iou_threshold: float = 0.88
+    """``pred_iou_thresh`` of SAM's automatic mask generator."""
     stability_threshold: float = 0.95
+    """Its ``stability_score_thresh``."""
     stability_offset: float = Field(1.0, ge=0)
+    """Its ``stability_score_offset``."""
     box_nms_threshold: float = Field(0.7, ge=0, le=1)
+    """Its ``box_nms_thresh``."""
     point_pruning: Literal["none", "dis"] = "none"
     """``dis`` prompts SAM only at points inside the dilated DIS mask: faster, not exact."""
     pruning_dilation: float = Field(0.05, ge=0, le=1)
@@ -84,10 +91,13 @@ class TilingConfig(Section):
     min_side: int | None = Field(None, ge=1)
     """Smallest tile side in native pixels; null = the input size of the pixel-level model (352)."""
     elongated_aspect: float = Field(1.5, ge=1)
+    """A component is elongated when its box is longer than so many times its width (paper: 1.5) ..."""
     elongated_parts: int = Field(20, ge=0)
+    """... and it has more than so many parts, see ``min_part_inside`` (paper: 20)."""
     elongated_step: float = Field(0.5, gt=0, le=1)
     """Step along the long axis as a fraction of the short side."""
     max_tiles: int = Field(64, ge=1)
+    """Most tiles of one component; a wider step keeps to it, and the row says so (paper is silent)."""
 
 
 class PromptsConfig(Section):
@@ -98,6 +108,7 @@ class PromptsConfig(Section):
     normal_states: tuple[str, ...] | None = Field(None, min_length=1)
     """Replaces the normal states; each holds ``[o]`` where the noun goes."""
     anomalous_states: tuple[str, ...] | None = Field(None, min_length=1)
+    """The same for the anomalous states."""
     localising: tuple[str, ...] | None = Field(None, min_length=1)
     """Replaces the 19 localising prompts of Fig. 2 (c)."""
     duplicates: Literal["weight", "drop"] = "weight"
@@ -110,6 +121,7 @@ class TileLevelConfig(Section):
     """Tile-level predictor (paper section 2): CLIP similarity to the two prompt sets."""
 
     prompt_pooling: Literal["mean_similarity", "mean_embedding"] = "mean_similarity"
+    """Mean of the similarities to the prompts (paper), or similarity to the renormalised mean prompt (WinCLIP)."""
     temperature: Literal["checkpoint"] | PositiveFloat = "checkpoint"
     """Factor on the similarities before the softmax; ``checkpoint`` = exp(logit_scale), about 100."""
 
@@ -118,6 +130,7 @@ class PixelLevelConfig(Section):
     """Pixel-level predictor (paper section 2): CLIPSeg averaged over the localising prompts."""
 
     prompt_average: Literal["harmonic", "arithmetic", "max"] = "harmonic"
+    """How the maps of the prompts become one (paper: harmonic mean)."""
     prompts: Literal["localising", "sample"] = "localising"
     """``sample`` uses the anomalous sample-level prompts instead (the paper advises against it)."""
 
@@ -130,6 +143,7 @@ class AggregationConfig(Section):
     top_fraction: float = Field(0.25, ge=0, le=1)
     """Share of the highest component scores averaged to the sample score; at least one (0 = max, 1 = mean)."""
     mask_background: bool = False
+    """Whether the anomaly map is 0 outside the foreground, inside tiles as well (paper is silent)."""
 
 
 class ModelConfig(Section):
@@ -143,6 +157,7 @@ class ModelsConfig(Section):
     """The four foundation models."""
 
     precision: Precision = "fp32"
+    """What the models compute in. Half precision is faster and differs in the scores: an option."""
     isnet: ModelConfig = ModelConfig(name="isnet-general-use")
     sam: ModelConfig = ModelConfig(name="sam-vit-h")
     clip: ModelConfig = ModelConfig(name="ViT-B-16-plus-240/laion400m_e31")
@@ -166,7 +181,9 @@ class RuntimeConfig(Section):
     """How the work is run. Nothing here changes a score beyond float rounding; not in the fingerprint."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """``auto`` = the GPUs where there are any."""
     topology: Literal["auto", "fused", "pools"] = "auto"
+    """``fused`` = all models in each actor; ``pools`` = an actor pool per model; ``auto`` = ``pools`` from two GPUs on."""
     compile: bool = False
     """Whether CLIP, CLIPSeg and SAM's encoder on a GPU go through ``torch.compile``, which takes up to half a minute per network
     at the start of every actor. On a CPU it was slower than without, and is not done."""
@@ -300,7 +317,7 @@ def scored_fields(
     }
     fields["precision"] = config.models.precision
     if config.models.precision != "fp32":
-        fields["half_precision"] = HALF_PRECISION
+        fields["half_precision"] = HALF_PRECISION_VERSION
     fields["object"] = object_name
     fields["precomputed_foreground"] = foreground
     fields["method_version"] = METHOD_VERSION
