@@ -1,4 +1,4 @@
-"""The one setting of the process that scoring makes."""
+"""Large pages are asked for, unless the user has decided."""
 
 import os
 
