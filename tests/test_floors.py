@@ -19,6 +19,7 @@ FLOORS = {
     "projection": 1,
     "resize": 1,
     "stretch": 1,
+    "text": 1,
     "kernels": 1,
     "method": 2,
     "models": 2,

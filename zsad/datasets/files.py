@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from pyarrow import fs
 
 from zsad.datasets.paths import uris
-from zsad.datasets.text import count
 from zsad.errors import ImageError, UsageError
 from zsad.filesystem import absolute, is_local, read_bytes, redact, resolve
 from zsad.images import EXTENSIONS
+from zsad.text import count
 
 _T = TypeVar("_T")
 _Rows = NDArray[np.int64]

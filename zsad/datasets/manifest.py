@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from zsad.datasets.text import count
 from zsad.errors import UsageError
 from zsad.filesystem import redact
+from zsad.text import count
 
 MANIFEST_SCHEMA = pa.schema(
     [
@@ -97,7 +97,7 @@ def select(table: pa.Table, split: str | None, categories: Sequence[str], where:
         )
     if table["split"].null_count:
         warnings.warn(
-            f"Left out {count(table['split'].null_count, 'row', 'rows')} of {where} without a split "
+            f"Left out {count(table['split'].null_count, 'row')} of {where} without a split "
             f"(split {split!r} was asked for; --split all takes every row).",
             stacklevel=2,
         )
@@ -149,7 +149,7 @@ def collapse_duplicates(table: pa.Table) -> pa.Table:
     group = pc.index_in(table["image_id"].take(pa.array(dropped)), value_set=groups["image_id"].combine_chunks())
     _require_same(table, dropped, groups["row_min"].take(group).to_numpy())
     warnings.warn(
-        f"Collapsed {count(len(dropped), 'repeated row', 'repeated rows')} (each says the same as an earlier one).",
+        f"Collapsed {count(len(dropped), 'repeated row')} (each says the same as an earlier one).",
         stacklevel=2,
     )
     keep = np.ones(len(table), np.bool_)

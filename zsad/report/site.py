@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from itertools import chain
 
@@ -36,6 +37,7 @@ from zsad.report.records import (
 from zsad.report.summary import summarise_run
 from zsad.storage import describe_run, read_predictions, read_run, read_success, write_atomically
 from zsad.storage.files import list_files
+from zsad.text import printable
 
 DETAILS = 20
 """Default of how many images per class and kind get large pictures."""
@@ -179,13 +181,8 @@ def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["visible"] = visible
+    environment.filters["visible"] = partial(printable, replacement="\N{REPLACEMENT CHARACTER}")
     return environment
-
-
-def visible(text: object) -> str:
-    """``text`` with control characters replaced, so that no name can reorder or break up a line."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(text))
 
 
 def _stops(scale: Scale) -> list[tuple[str, str]]:
