@@ -14,10 +14,9 @@ from zsad.datasets.paths import uris
 from zsad.errors import UsageError
 from zsad.filesystem import redact
 from zsad.images import EXTENSIONS
+from zsad.layout import EXPLAINED
 from zsad.text import count
 
-EXPLAINED = "-explained.png"
-"""The end of the name that ``zsad explain`` gives its picture; before it stands the name of the photograph."""
 _READ = ", ".join(sorted(EXTENSIONS))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+from zsad.layout import ANOMALY_MAPS, PREDICTIONS
 from zsad.storage.compact import Compaction
 from zsad.text import count, duration, size
 
@@ -40,11 +41,11 @@ def format_compaction(done: Compaction) -> str:
     lines = []
     for name, before, after in (
         (
-            "predictions",
+            PREDICTIONS,
             (done.before.predictions, done.before.predictions_bytes),
             (done.after.predictions, done.after.predictions_bytes),
         ),
-        ("anomaly_maps", (done.before.maps, done.before.maps_bytes), (done.after.maps, done.after.maps_bytes)),
+        (ANOMALY_MAPS, (done.before.maps, done.before.maps_bytes), (done.after.maps, done.after.maps_bytes)),
     ):
         shown = [f"{count(files, 'file')}, {size(number)}" for files, number in (before, after)]
         lines.append(f"{name:<12}  {shown[0]} -> {shown[1]}")

@@ -20,6 +20,7 @@ from zsad.errors import UsageError
 from zsad.evaluation import mask_limits
 from zsad.evaluation.table import COLUMNS
 from zsad.filesystem import Uri, absolute, join, redact
+from zsad.layout import REPORT_MARK, REPORT_OF
 from zsad.report.drawing import Scale
 from zsad.report.figures import draw_curves, f1_thresholds, overall_threshold, read_metrics
 from zsad.report.folder import ReportFolder
@@ -41,8 +42,6 @@ from zsad.text import printable
 
 DETAILS = 20
 """Default of how many images per class and kind get large pictures."""
-MARK = "report.json"
-"""Says that a folder is a report's, so that its old files may be replaced."""
 ASSETS = ("report.css", "page.js", "gallery.js", "detail.js", "icon.svg")
 
 
@@ -160,14 +159,14 @@ def _claim(output: str, folder: ReportFolder) -> None:
         raise UsageError(
             f"Cannot write the report to {shown!r}: it lies among the results. Expected a folder elsewhere."
         )
-    if folder.get(MARK) is None:
+    if folder.get(REPORT_MARK) is None:
         present = [info.base_name for info in list_files(folder.uri) if not info.base_name.startswith(".")]
         if present:
             raise UsageError(
                 f"Cannot write the report to {shown!r}: it holds files of something else, such as {present[0]!r}. "
                 "Expected a new or empty folder, or an earlier report."
             )
-    folder.put(MARK, json.dumps({"report_of": redact(output)}).encode())
+    folder.put(REPORT_MARK, json.dumps({REPORT_OF: redact(output)}).encode())
 
 
 def print_progress(done: int, total: int) -> None:

@@ -12,14 +12,16 @@ import pyarrow.compute as pc
 
 from zsad.errors import ZsadError
 from zsad.filesystem import join, patiently, redact, resolve
+from zsad.layout import ANOMALY_MAPS, LOCK_HOLDER, PREDICTIONS, RUN, SUCCESS, SUSPENDED_SUCCESS
 from zsad.storage.committed import committed_rows, hash_ids, superseded
 from zsad.storage.files import DamagedPart, delete, list_files, list_parts, open_part, read_part
 from zsad.storage.run import clear_success
-from zsad.storage.schemas import ANOMALY_MAPS, PREDICTIONS, PREDICTIONS_SCHEMA, SUPERSEDING_COLUMNS
+from zsad.storage.schemas import PREDICTIONS_SCHEMA, SUPERSEDING_COLUMNS
 from zsad.storage.writer import run_of_file, write_predictions
 
 _THREADS = 8
-_LEFTOVER = re.compile(r"\.(run\.json|_SUCCESS|\._SUCCESS-suspended|\.lock\.json)\.[0-9a-f]{8}\.tmp")
+_WHOLE_FILES = (RUN, SUCCESS, SUSPENDED_SUCCESS, LOCK_HOLDER)
+_LEFTOVER = re.compile(rf"\.({'|'.join(map(re.escape, _WHOLE_FILES))})\.[0-9a-f]{{8}}\.tmp")
 """What a killed write of one of these files leaves in the output itself."""
 
 

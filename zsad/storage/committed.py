@@ -14,8 +14,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from zsad.errors import UsageError
+from zsad.layout import PREDICTIONS
 from zsad.storage.files import list_parts, read_part
-from zsad.storage.schemas import PREDICTIONS, SUPERSEDING_COLUMNS
+from zsad.storage.schemas import SUPERSEDING_COLUMNS
 
 _READ_AHEAD = 4
 _HASH_SLICE = 1 << 18

@@ -5,11 +5,8 @@ from __future__ import annotations
 import pyarrow as pa
 
 from zsad.errors import ZsadError
-
-PREDICTIONS = "predictions"
-"""Folder of the light table, one row per input image."""
-ANOMALY_MAPS = "anomaly_maps"
-"""Folder of the heavy table, one row (and one row group) per scored image."""
+from zsad.layout import ANOMALY_MAPS as ANOMALY_MAPS  # noqa: PLC0414 - for reader.py, compact.py
+from zsad.layout import PREDICTIONS as PREDICTIONS  # noqa: PLC0414 - for reader.py, compact.py
 
 _BOX = [pa.field(name, pa.int32()) for name in ("x0", "y0", "x1", "y1")]
 BOX = pa.struct(_BOX)

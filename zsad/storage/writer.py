@@ -21,12 +21,11 @@ from numpy.typing import NDArray
 
 from zsad.errors import ZsadError
 from zsad.filesystem import join
+from zsad.layout import ANOMALY_MAPS, PREDICTIONS
 from zsad.storage.files import Sink, list_parts, write_atomically
 from zsad.storage.schemas import (
-    ANOMALY_MAPS,
     ANOMALY_MAPS_SCHEMA,
     MAP_COLUMNS,
-    PREDICTIONS,
     PREDICTIONS_SCHEMA,
     SCORED_SCHEMA,
     conform,
