@@ -7,7 +7,18 @@ import pytest
 from pyarrow import fs
 
 from zsad.errors import ImageError, UsageError
-from zsad.filesystem import BACK_OFF, absolute, exists, is_local, join, patiently, read_bytes, redact, resolve
+from zsad.filesystem import (
+    BACK_OFF,
+    absolute,
+    exists,
+    is_local,
+    join,
+    patiently,
+    read_bytes,
+    redact,
+    replace_file,
+    resolve,
+)
 
 
 def test_local_paths(tmp_path, monkeypatch):
@@ -140,3 +151,18 @@ def test_a_named_pipe_is_not_waited_for(tmp_path):
     with pytest.raises(ImageError) as caught:
         read_bytes(str(tmp_path / "pipe"))
     assert caught.value.kind == "not_a_file"
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "new" / "a.txt"
+    assert replace_file(path, lambda file: file.write(b"first")) == 5
+    assert replace_file(str(path), lambda file: file.write(b"second")) == 6
+
+    def fail(file):
+        file.write(b"half")
+        raise OSError("no space left")
+
+    for target in (path, path.with_name("b.txt")):
+        with pytest.raises(OSError, match="no space left"):
+            replace_file(target, fail)
+    assert [(found.name, found.read_bytes()) for found in path.parent.iterdir()] == [("a.txt", b"second")]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import re
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 from urllib.parse import unquote
 
 import numpy as np
@@ -177,6 +178,35 @@ def read_bytes(uri: str, max_bytes: int | None = None) -> bytes:
         transient = isinstance(error, OSError) and may_pass(error)
         message = getattr(error, "strerror", None) or str(error)
         raise ImageError("unreadable", redact(message)[:300], transient=transient) from None
+
+
+def replace_file(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> int:
+    """Create or replace the local file at ``path``, whole or not at all, and the folders above it.
+
+    Args:
+        path: of the file; not a URI.
+        write: called once with an open binary file; it may flush and sync that itself.
+
+    Returns:
+        The number of bytes.
+
+    Raises:
+        OSError: it cannot be written. Whatever ``write`` raises leaves no file behind, either.
+    """
+    folder, name = os.path.split(path)
+    os.makedirs(folder or ".", exist_ok=True)
+    # Two processes may write the same file at once, so the temporary name is not shared.
+    temporary = os.path.join(folder, f".{name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+            size = file.tell()
+        os.replace(temporary, path)
+    except BaseException:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        raise
+    return size
 
 
 def _check_size(size: int, max_bytes: int | None) -> None:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zsad.errors import UsageError
+from zsad.filesystem import replace_file
 from zsad.models.download import DownloadError, Progress, fetch, hash_file, offline, resolve_url
 from zsad.models.registry import REGISTRY, WeightsEntry, entry, is_trained, size_text
 from zsad.models.state_dicts import load_into, load_state_dict, seeded, sha256_of_state_dict
@@ -105,7 +105,7 @@ def locate(
             else:
                 _remember(target, sha256)
                 if item.sha256 is None:
-                    _write_atomically(_record(item), sha256 + "\n")
+                    replace_file(_record(item), lambda file: file.write(f"{sha256}\n".encode()))
                 return target
     raise UsageError(_missing(item, reason))
 
@@ -250,15 +250,7 @@ def _remember(path: Path, sha256: str) -> None:
     status = path.stat()
     known = {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": sha256}
     try:
-        _write_atomically(_memory(path), json.dumps(known))
+        replace_file(_memory(path), lambda file: file.write(json.dumps(known).encode()))
     except OSError:
         # A read-only cache only costs hashing again.
         return
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    with os.fdopen(handle, "w", encoding="utf-8") as stream:
-        stream.write(text)
-    os.replace(temporary, path)

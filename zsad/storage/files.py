@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
 from zsad.errors import ZsadError
-from zsad.filesystem import join, patiently, redact, resolve
+from zsad.filesystem import join, patiently, redact, replace_file, resolve
 
 T = TypeVar("T")
 
@@ -63,22 +62,13 @@ def write_atomically(uri: str, write: Callable[[Sink], object]) -> int:
 
 
 def _write_local(path: str, write: Callable[[Sink], object]) -> int:
-    folder, name = os.path.split(path)
-    os.makedirs(folder, exist_ok=True)
-    # Two attempts of one task may run at once, so the temporary name is not shared.
-    temporary = os.path.join(folder, f".{name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-            size = file.tell()
-        os.replace(temporary, path)
-    except BaseException:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-        raise
-    _sync_folder(folder)
+    def write_synced(file: BinaryIO) -> None:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+
+    size = replace_file(path, write_synced)
+    _sync_folder(os.path.dirname(path))
     return size
 
 
