@@ -16,6 +16,7 @@ FLOORS = {
     "coverage": 1,
     "images": 1,
     "filesystem": 1,
+    "id_hashes": 1,
     "layout": 1,
     "projection": 1,
     "resize": 1,

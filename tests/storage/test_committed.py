@@ -12,6 +12,7 @@ from pyarrow import fs
 
 from zsad import filesystem as filesystem_module
 from zsad.errors import UsageError, ZsadError
+from zsad.id_hashes import KEYS
 from zsad.storage import (
     Counts,
     broken_parts,
@@ -208,9 +209,9 @@ def test_colliding_hashes_of_the_manifest_change_the_key(rows, out, monkeypatch)
     write_part(out, part_name("run", 0), rows.table(rows.row("a")))
     real = committed_module.hash_ids
 
-    def colliding(ids, key=committed_module._HASH_KEYS[0]):
+    def colliding(ids, key=KEYS[0]):
         hashes = real(ids, key)
-        return np.zeros_like(hashes) if key == committed_module._HASH_KEYS[0] else hashes
+        return np.zeros_like(hashes) if key == KEYS[0] else hashes
 
     monkeypatch.setattr(committed_module, "hash_ids", colliding)
     assert left(manifest("a", "b"), out, rows) == ["b"]

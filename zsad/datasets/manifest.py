@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from zsad.errors import UsageError
 from zsad.filesystem import redact
+from zsad.id_hashes import hash_ids, repeated
 from zsad.text import count
 
 MANIFEST_SCHEMA = pa.schema(
@@ -41,7 +41,6 @@ _Rows = NDArray[np.int64]
 _SAID = ("category", "class_name", "split", "gt_label", "mask_path", "foreground_path")
 """What several rows of one image must agree on, beside its path."""
 DEFAULT_SPLIT = "test"
-_HASH_SLICE = 1 << 18
 _NULLS = 1 << 16
 """Rows that share the memory of their nulls, where a whole column has no value."""
 
@@ -120,13 +119,11 @@ def collapse_duplicates(table: pa.Table) -> pa.Table:
         UsageError: one id stands for several paths, or for rows that say different things of one image; the message
             lists the first five.
     """
-    # A table of all texts would take as much memory as the manifest itself; of their hashes, 8 bytes a row.
-    hashes = _hashes(table["image_id"])
-    ordered = np.sort(hashes)
-    repeated = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
-    if not len(repeated):
+    hashes = hash_ids(table["image_id"])
+    several = repeated(hashes)
+    if not len(several):
         return table
-    candidates = np.flatnonzero(np.isin(hashes, repeated))
+    candidates = np.flatnonzero(np.isin(hashes, several))
     numbered = table.select(["image_id", "image_path"]).take(pa.array(candidates))
     numbered = numbered.append_column("row", pa.array(candidates))
     groups = numbered.group_by("image_id", use_threads=False).aggregate(
@@ -198,15 +195,6 @@ def _nulls(length: int, kind: pa.DataType) -> pa.ChunkedArray:
     whole, rest = divmod(length, _NULLS)
     chunk = pa.nulls(_NULLS if whole else rest, kind)
     return pa.chunked_array([chunk] * whole + [chunk.slice(0, rest)], kind)
-
-
-def _hashes(texts: pa.ChunkedArray) -> NDArray[np.uint64]:
-    """64-bit SipHash of every text, in slices, so that few of them are Python strings at a time."""
-    hashes = np.empty(len(texts), np.uint64)
-    for start in range(0, len(texts), _HASH_SLICE):
-        values = texts.slice(start, _HASH_SLICE).to_numpy().astype(object, copy=False)
-        hashes[start : start + len(values)] = pd.util.hash_array(values, categorize=False)
-    return hashes
 
 
 def _quoted(names: Sequence[str]) -> str:

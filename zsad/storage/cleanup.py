@@ -12,8 +12,9 @@ import pyarrow.compute as pc
 
 from zsad.errors import ZsadError
 from zsad.filesystem import join, patiently, redact, resolve
+from zsad.id_hashes import hash_ids, repeated
 from zsad.layout import ANOMALY_MAPS, LOCK_HOLDER, PREDICTIONS, RUN, SUCCESS, SUSPENDED_SUCCESS
-from zsad.storage.committed import committed_rows, hash_ids, superseded
+from zsad.storage.committed import committed_rows, superseded
 from zsad.storage.files import DamagedPart, delete, list_files, list_parts, open_part, read_part
 from zsad.storage.run import clear_success
 from zsad.storage.schemas import PREDICTIONS_SCHEMA, SUPERSEDING_COLUMNS
@@ -116,13 +117,12 @@ def _superseded_rows(output: str, fingerprint: str) -> dict[str, list[int]]:
                 "this run's. Move it away, or use another --output."
             )
         hashes.append(hash_ids(rows["image_id"]))
-    every = np.sort(np.concatenate(hashes)) if hashes else np.zeros(0, np.uint64)
-    repeated = np.unique(every[1:][every[1:] == every[:-1]])
-    if not repeated.size:
+    several = repeated(np.concatenate(hashes)) if hashes else np.zeros(0, np.uint64)
+    if not several.size:
         return {}
     names, positions, candidates = [], [], []
     for name, rows in committed_rows(output, SUPERSEDING_COLUMNS):
-        position = np.flatnonzero(np.isin(hash_ids(rows["image_id"]), repeated))
+        position = np.flatnonzero(np.isin(hash_ids(rows["image_id"]), several))
         names += [name] * position.size
         positions += position.tolist()
         candidates.append(rows.take(pa.array(position)))
