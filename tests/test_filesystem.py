@@ -13,11 +13,11 @@ from zsad.filesystem import (
     exists,
     is_local,
     join,
-    patiently,
     read_bytes,
     redact,
     replace_file,
     resolve,
+    retry_io,
 )
 
 
@@ -118,7 +118,7 @@ def test_what_may_pass_is_tried_five_times_and_all_else_once(monkeypatch, error,
         raise error
 
     with pytest.raises(OSError, match=re.escape(str(error))):
-        patiently(work)
+        retry_io(work)
     assert len(calls) == (5 if passes else 1)
     assert waits == [pytest.approx(usual, rel=0.5) for usual in BACK_OFF[: len(waits)]]
 

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from zsad.errors import ZsadError
-from zsad.filesystem import join, patiently, redact, resolve
+from zsad.filesystem import join, redact, resolve, retry_io
 from zsad.id_hashes import hash_ids, repeated
 from zsad.layout import ANOMALY_MAPS, LOCK_HOLDER, PREDICTIONS, RUN, SUCCESS, SUSPENDED_SUCCESS
 from zsad.storage.committed import committed_rows, superseded
@@ -162,7 +162,7 @@ def _ends_whole(output: str, name: str) -> bool:
             return bool(size > 8 and file.read_at(4, size - 4) == b"PAR1")
 
     try:
-        return patiently(look)
+        return retry_io(look)
     except FileNotFoundError:
         return False
     except OSError as error:

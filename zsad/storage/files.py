@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from pyarrow import fs
 
 from zsad.errors import ZsadError
-from zsad.filesystem import join, patiently, redact, replace_file, resolve
+from zsad.filesystem import join, redact, replace_file, resolve, retry_io
 
 T = TypeVar("T")
 
@@ -55,7 +55,7 @@ def write_atomically(uri: str, write: Callable[[Sink], object]) -> int:
             with filesystem.open_output_stream(path) as stream:
                 stream.write(content)
 
-        patiently(put)
+        retry_io(put)
         return int(content.size)
     except OSError as error:
         raise ZsadError(f"Cannot write {redact(uri)!r}: {redact(str(error))}") from error
@@ -163,7 +163,7 @@ def _look(uri: str, work: Callable[[pa.NativeFile], T]) -> T:
     with suppress(*_COMPLAINTS):
         return work(filesystem.open_input_file(path))
     try:
-        content = patiently(lambda: _content(filesystem, path))
+        content = retry_io(lambda: _content(filesystem, path))
     except FileNotFoundError:
         raise DamagedPart(
             f"The part {redact(uri)!r} is missing. If 'zsad compact' is at work there, do this again after it. {_REPAIR}"

@@ -28,7 +28,7 @@ from filelock import FileLock, Timeout
 from pyarrow import fs
 
 from zsad.errors import UsageError, ZsadError
-from zsad.filesystem import join, patiently, redact, resolve
+from zsad.filesystem import join, redact, resolve, retry_io
 from zsad.layout import LOCK_HOLDER
 from zsad.storage.files import list_files, write_atomically
 
@@ -59,11 +59,11 @@ class Lock:
             ZsadError: another run has taken the output over, this one has ended, or the lock cannot be read.
         """
         try:
-            found = patiently(lambda: _read(self.output))
+            found = retry_io(lambda: _read(self.output))
             if found is None:
                 # A client of NFS may remember for a minute that a name was missing; opening the folder corrects it.
                 list_files(self.output)
-                found = patiently(lambda: _read(self.output))
+                found = retry_io(lambda: _read(self.output))
         except OSError as error:
             raise ZsadError(f"Cannot read the lock of {redact(self.output)!r}: {redact(str(error))}") from error
         if _parse(found).get("token") != self.token:
@@ -186,10 +186,10 @@ def _object_lock(output: str, stream: TextIO, beat: float, stale: float) -> Iter
 
 def _take(lock: Lock, holder: Mapping[str, Any], stream: TextIO, beat: float, stale: float) -> None:
     """Return once the lock is held; refuse when another run holds it that is alive."""
-    found = patiently(lambda: _read(lock.output))
+    found = retry_io(lambda: _read(lock.output))
     if found is not None:
         _outlive(lock.output, found, stream, beat, stale)
-    patiently(lambda: _write(lock.output, _encode(holder)))
+    retry_io(lambda: _write(lock.output, _encode(holder)))
     # Of several that come this far at once the last to write has it, and all of them see which one that is.
     time.sleep(_SETTLE_SECONDS)
     found = _read(lock.output)
