@@ -28,7 +28,8 @@ from zsad.evaluation.parts import check_resolution
 from zsad.evaluation.summary import check_bootstrap
 from zsad.evaluation.thresholds import decide, parse_rule, rows_to_count
 from zsad.filesystem import absolute, join, redact
-from zsad.pipeline.cluster import check_readable, connected
+from zsad.pipeline.cluster import check_readable
+from zsad.pipeline.ray_session import connected
 from zsad.storage import RunInfo, read_run, while_unchanged, write_atomically, write_decisions
 
 _IN_FLIGHT_PER_CPU = 2

@@ -66,7 +66,7 @@ class ScoreOptions:
         categories: only these; empty = all.
         split: only this split, where the dataset has splits; ``all`` for every one.
         limit: only the first N images.
-        address: see ``zsad.pipeline.cluster.connected``.
+        address: see ``zsad.pipeline.ray_session.connected``.
         retry_errors: do images again whose row is an error.
         max_error_fraction: share of images that may fail before the exit code is 3.
         allow_outside_root: allow manifest paths that leave the root.

@@ -5,8 +5,6 @@ from __future__ import annotations
 import pyarrow as pa
 
 from zsad.errors import ZsadError
-from zsad.layout import ANOMALY_MAPS as ANOMALY_MAPS  # noqa: PLC0414 - for reader.py, compact.py
-from zsad.layout import PREDICTIONS as PREDICTIONS  # noqa: PLC0414 - for reader.py, compact.py
 
 _BOX = [pa.field(name, pa.int32()) for name in ("x0", "y0", "x1", "y1")]
 BOX = pa.struct(_BOX)
