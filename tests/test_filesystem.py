@@ -155,8 +155,8 @@ def test_a_named_pipe_is_not_waited_for(tmp_path):
 
 def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
     path = tmp_path / "new" / "a.txt"
-    assert replace_file(path, lambda file: file.write(b"first")) == 5
-    assert replace_file(str(path), lambda file: file.write(b"second")) == 6
+    replace_file(path, lambda file: file.write(b"first"))
+    replace_file(str(path), lambda file: file.write(b"second"))
 
     def fail(file):
         file.write(b"half")

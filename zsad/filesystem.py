@@ -185,15 +185,12 @@ def read_bytes(uri: str, max_bytes: int | None = None) -> bytes:
         raise ImageError("unreadable", redact(message)[:300], transient=transient) from None
 
 
-def replace_file(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> int:
+def replace_file(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
     """Create or replace the local file at ``path``, whole or not at all, and the folders above it.
 
     Args:
         path: of the file; not a URI.
         write: called once with an open binary file; it may flush and sync that itself.
-
-    Returns:
-        The number of bytes.
 
     Raises:
         OSError: it cannot be written. Whatever ``write`` raises leaves no file behind, either.
@@ -205,13 +202,11 @@ def replace_file(path: str | os.PathLike[str], write: Callable[[BinaryIO], objec
     try:
         with open(temporary, "wb") as file:
             write(file)
-            size = file.tell()
         os.replace(temporary, path)
     except BaseException:
         if os.path.exists(temporary):
             os.unlink(temporary)
         raise
-    return size
 
 
 def _check_size(size: int, max_bytes: int | None) -> None:

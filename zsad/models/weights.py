@@ -110,7 +110,7 @@ def locate(
     raise UsageError(_missing(item, reason))
 
 
-def locate_tokenizer(name: str, explicit: str | Path | None = None, download: bool = True) -> Path | None:
+def locate_tokenizer(name: str, explicit: str | Path | None = None) -> Path | None:
     """Folder with the tokenizer files of a model whose text side needs its own; None when it does not.
 
     Looked for beside the explicit weights (``NAME-tokenizer/``), in ``$ZSAD_WEIGHTS``, in the cache, then
@@ -127,8 +127,8 @@ def locate_tokenizer(name: str, explicit: str | Path | None = None, download: bo
     for place in places:
         if all((place / file).is_file() for file in TOKENIZER_FILES):
             return place
-    reason = "offline mode is on" if offline() else "not downloaded, as asked"
-    if download and not offline():
+    reason = "offline mode is on"
+    if not offline():
         try:
             for file in TOKENIZER_FILES:
                 fetch(resolve_url(f"hf://{item.tokenizer}/{file}"), places[-1] / file, None)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -26,17 +25,7 @@ _LEFTOVER = re.compile(rf"\.({'|'.join(map(re.escape, _WHOLE_FILES))})\.[0-9a-f]
 """What a killed write of one of these files leaves in the output itself."""
 
 
-@dataclass(frozen=True)
-class Cleanup:
-    """What ``drop_superseded`` did: numbers of rows and files."""
-
-    rows_dropped: int
-    parts_rewritten: int
-    parts_removed: int
-    maps_removed: int
-
-
-def drop_superseded(output: str, fingerprint: str) -> Cleanup:
+def drop_superseded(output: str, fingerprint: str) -> None:
     """Make a raw read of ``predictions`` hold every image once, and remove maps nobody points to.
 
     To be called by the driver after its own run has ended and before ``_SUCCESS``. Each part is replaced
@@ -51,19 +40,15 @@ def drop_superseded(output: str, fingerprint: str) -> Cleanup:
     Raises:
         ZsadError: a part is damaged or lacks its maps, or holds rows of another fingerprint.
     """
-    dropped = rewritten = removed = 0
     for name, rows in _superseded_rows(output, fingerprint).items():
         table = read_part(output, PREDICTIONS, name, PREDICTIONS_SCHEMA.names)
         keep = np.ones(table.num_rows, np.bool_)
         keep[rows] = False
-        dropped += len(rows)
         if keep.any():
             write_predictions(output, name, table.filter(pa.array(keep)))
-            rewritten += 1
         else:
             delete(output, PREDICTIONS, name)
-            removed += 1
-    return Cleanup(dropped, rewritten, removed, _remove_orphans(output))
+    _remove_orphans(output)
 
 
 def broken_parts(output: str) -> list[str]:
@@ -132,7 +117,7 @@ def _superseded_rows(output: str, fingerprint: str) -> dict[str, list[int]]:
     return result
 
 
-def _remove_orphans(output: str) -> int:
+def _remove_orphans(output: str) -> None:
     used: set[str] = set()
     for _, rows in committed_rows(output, ["map_part"]):
         used.update(pc.unique(rows["map_part"].drop_null()).to_pylist())
@@ -140,9 +125,9 @@ def _remove_orphans(output: str) -> int:
     missing = used.difference(present)
     if missing:
         raise ZsadError(f"The maps part {min(missing)!r} is missing. Running the same command again scores its images.")
-    orphans = [name for name in present if name not in used and run_of_file(name) is not None]
-    for name in orphans:
-        delete(output, ANOMALY_MAPS, name)
+    for name in present:
+        if name not in used and run_of_file(name) is not None:
+            delete(output, ANOMALY_MAPS, name)
     for folder in (PREDICTIONS, ANOMALY_MAPS):
         for info in list_files(join(output, folder)):
             if info.base_name.endswith(".tmp") and run_of_file(info.base_name) is not None:
@@ -150,7 +135,6 @@ def _remove_orphans(output: str) -> int:
     for info in list_files(output):
         if _LEFTOVER.fullmatch(info.base_name):
             delete(output, info.base_name)
-    return len(orphans)
 
 
 def _ends_whole(output: str, name: str) -> bool:

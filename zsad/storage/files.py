@@ -27,7 +27,7 @@ class DamagedPart(ZsadError):
     """A part that is missing, cut off, or not of this program (not one that is merely out of reach now)."""
 
 
-def write_atomically(uri: str, write: Callable[[Sink], object]) -> int:
+def write_atomically(uri: str, write: Callable[[Sink], object]) -> None:
     """Create or replace the file at ``uri``, whole or not at all.
 
     On a local file system a hidden temporary name in the same folder, fsync and ``os.replace``; on an
@@ -37,16 +37,14 @@ def write_atomically(uri: str, write: Callable[[Sink], object]) -> int:
         uri: path or URI of the file.
         write: called once with a sink.
 
-    Returns:
-        The number of bytes.
-
     Raises:
         ZsadError: the file cannot be written (no space, no permission, no connection).
     """
     filesystem, path = resolve(uri)
     try:
         if isinstance(filesystem, fs.LocalFileSystem):
-            return _write_local(path, write)
+            _write_local(path, write)
+            return
         buffer = pa.BufferOutputStream()
         write(buffer)
         content = buffer.getvalue()
@@ -56,20 +54,18 @@ def write_atomically(uri: str, write: Callable[[Sink], object]) -> int:
                 stream.write(content)
 
         retry_io(put)
-        return int(content.size)
     except OSError as error:
         raise ZsadError(f"Cannot write {redact(uri)!r}: {redact(str(error))}") from error
 
 
-def _write_local(path: str, write: Callable[[Sink], object]) -> int:
+def _write_local(path: str, write: Callable[[Sink], object]) -> None:
     def write_synced(file: BinaryIO) -> None:
         write(file)
         file.flush()
         os.fsync(file.fileno())
 
-    size = replace_file(path, write_synced)
+    replace_file(path, write_synced)
     _sync_folder(os.path.dirname(path))
-    return size
 
 
 def _sync_folder(folder: str) -> None:
