@@ -33,10 +33,10 @@ from zsad.datasets import load_manifest
 from zsad.detector import METHOD, Step
 from zsad.method.tiling import Tile
 from zsad.pipeline.actor import StepActor
-from zsad.pipeline.cluster import connected
 from zsad.pipeline.execute import start_ledger
 from zsad.pipeline.graph import run_graph
 from zsad.pipeline.pools import Pool
+from zsad.pipeline.ray_session import connected
 from zsad.pipeline.sink import PartSink
 from zsad.steps.item import ImageItem, load
 from zsad.storage import count_rows, new_run_id

@@ -27,10 +27,11 @@ from zsad.datasets import load_manifest
 from zsad.detector import METHOD, Step
 from zsad.models.weights import all_trained
 from zsad.pipeline.actor import StepActor
-from zsad.pipeline.cluster import cluster_resources, connected
+from zsad.pipeline.cluster import cluster_resources
 from zsad.pipeline.execute import start_ledger
 from zsad.pipeline.graph import run_graph
 from zsad.pipeline.pools import Pool, plan_pools
+from zsad.pipeline.ray_session import connected
 from zsad.pipeline.sink import PartSink
 from zsad.steps.instances import Instances
 from zsad.steps.saliency import Saliency

@@ -7,7 +7,18 @@ import pytest
 from pyarrow import fs
 
 from zsad.errors import ImageError, UsageError
-from zsad.filesystem import BACK_OFF, absolute, exists, is_local, join, patiently, read_bytes, redact, resolve
+from zsad.filesystem import (
+    BACK_OFF,
+    absolute,
+    exists,
+    is_local,
+    join,
+    read_bytes,
+    redact,
+    replace_file,
+    resolve,
+    retry_io,
+)
 
 
 def test_local_paths(tmp_path, monkeypatch):
@@ -107,7 +118,7 @@ def test_what_may_pass_is_tried_five_times_and_all_else_once(monkeypatch, error,
         raise error
 
     with pytest.raises(OSError, match=re.escape(str(error))):
-        patiently(work)
+        retry_io(work)
     assert len(calls) == (5 if passes else 1)
     assert waits == [pytest.approx(usual, rel=0.5) for usual in BACK_OFF[: len(waits)]]
 
@@ -140,3 +151,18 @@ def test_a_named_pipe_is_not_waited_for(tmp_path):
     with pytest.raises(ImageError) as caught:
         read_bytes(str(tmp_path / "pipe"))
     assert caught.value.kind == "not_a_file"
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "new" / "a.txt"
+    replace_file(path, lambda file: file.write(b"first"))
+    replace_file(str(path), lambda file: file.write(b"second"))
+
+    def fail(file):
+        file.write(b"half")
+        raise OSError("no space left")
+
+    for target in (path, path.with_name("b.txt")):
+        with pytest.raises(OSError, match="no space left"):
+            replace_file(target, fail)
+    assert [(found.name, found.read_bytes()) for found in path.parent.iterdir()] == [("a.txt", b"second")]

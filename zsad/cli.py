@@ -313,7 +313,8 @@ def explain(
     from zsad.pipeline.cost import slow_warning
     from zsad.report.explain import explain as run
     from zsad.report.explain_figure import write_figure
-    from zsad.report.explain_text import format_explanation, printable
+    from zsad.report.explain_text import format_explanation
+    from zsad.text import printable
 
     slow = slow_warning(settings, device_of(settings))
     if slow:

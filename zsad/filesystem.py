@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import re
+import secrets
 import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 from urllib.parse import unquote
 
 import numpy as np
@@ -102,23 +103,28 @@ def _resolve(uri: str) -> tuple[fs.FileSystem, str]:
 @lru_cache(maxsize=64)
 def _client(uri: str) -> tuple[fs.FileSystem, str]:
     # Opening a bucket may ask the store where it is.
-    filesystem, root = patiently(lambda: fs.FileSystem.from_uri(uri), BACK_OFF[:2])
+    filesystem, root = retry_io(lambda: fs.FileSystem.from_uri(uri), BACK_OFF[:2])
     return filesystem, root
 
 
-def patiently(work: Callable[[], T], waits: Sequence[float] = BACK_OFF) -> T:
+def retry_io(work: Callable[[], T], waits: Sequence[float] = BACK_OFF) -> T:
     """``work()``; on an I/O error that may pass by itself again after each of ``waits`` (seconds)."""
     for wait in waits:
         try:
             return work()
         except OSError as error:
-            if not may_pass(error):
+            if not is_transient_io(error):
                 raise
-        time.sleep(wait * np.random.default_rng().uniform(0.5, 1.5))
+        sleep_about(wait)
     return work()
 
 
-def may_pass(error: OSError) -> bool:
+def sleep_about(seconds: float) -> None:
+    """Wait for ``seconds``, up to half more or less, so that those who failed together do not come again together."""
+    time.sleep(seconds * np.random.default_rng().uniform(0.5, 1.5))
+
+
+def is_transient_io(error: OSError) -> bool:
     """Whether an I/O error may pass by itself: no wrong name or missing permission, but a store out of reach now."""
     if isinstance(error, FileNotFoundError | NotADirectoryError | PermissionError) or error.errno in _LASTING:
         return False
@@ -174,9 +180,33 @@ def read_bytes(uri: str, max_bytes: int | None = None) -> bytes:
     except PermissionError:
         raise ImageError("unreadable", "no permission to read this file") from None
     except (OSError, ValueError) as error:
-        transient = isinstance(error, OSError) and may_pass(error)
+        transient = isinstance(error, OSError) and is_transient_io(error)
         message = getattr(error, "strerror", None) or str(error)
         raise ImageError("unreadable", redact(message)[:300], transient=transient) from None
+
+
+def replace_file(path: str | os.PathLike[str], write: Callable[[BinaryIO], object]) -> None:
+    """Create or replace the local file at ``path``, whole or not at all, and the folders above it.
+
+    Args:
+        path: of the file; not a URI.
+        write: called once with an open binary file; it may flush and sync that itself.
+
+    Raises:
+        OSError: it cannot be written. Whatever ``write`` raises leaves no file behind, either.
+    """
+    folder, name = os.path.split(path)
+    os.makedirs(folder or ".", exist_ok=True)
+    # Two processes may write the same file at once, so the temporary name is not shared.
+    temporary = os.path.join(folder, f".{name}.{secrets.token_hex(4)}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            write(file)
+        os.replace(temporary, path)
+    except BaseException:
+        if os.path.exists(temporary):
+            os.unlink(temporary)
+        raise
 
 
 def _check_size(size: int, max_bytes: int | None) -> None:

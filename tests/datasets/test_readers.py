@@ -455,7 +455,7 @@ def test_paths_are_read_in_slices_of_any_size(tmp_path, monkeypatch):
     root = write_manifest(tmp_path / "m.csv", "image_path\n" + rows)
     whole = load_manifest("manifest", root, object_name="x", allow_outside_root=True)
     monkeypatch.setattr("zsad.datasets.paths._SLICE", 3)
-    monkeypatch.setattr("zsad.datasets.manifest._HASH_SLICE", 3)
+    monkeypatch.setattr("zsad.id_hashes._SLICE", 3)
     assert load_manifest("manifest", root, object_name="x", allow_outside_root=True) == whole
     with pytest.raises(UsageError, match="7 paths in column 'image_path' leave the root") as caught:
         load_manifest("manifest", root, object_name="x")
@@ -463,7 +463,7 @@ def test_paths_are_read_in_slices_of_any_size(tmp_path, monkeypatch):
 
 
 def test_two_ids_with_one_hash_are_two_images(tmp_path, monkeypatch):
-    monkeypatch.setattr("zsad.datasets.manifest._hashes", lambda texts: np.zeros(len(texts), np.uint64))
+    monkeypatch.setattr("zsad.datasets.manifest.hash_ids", lambda texts: np.zeros(len(texts), np.uint64))
     root = write_manifest(tmp_path / "m.csv", "image_path\na.png\nb.png\n")
     assert load_manifest("manifest", root, object_name="x")["image_id"].to_pylist() == ["a.png", "b.png"]
 

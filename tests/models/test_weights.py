@@ -186,7 +186,7 @@ def test_missing_offline_says_everything(folders: Path, monkeypatch: pytest.Monk
         weights.locate("sam-vit-h")
     for part in (
         "sam_vit_h_4b8939.pth",
-        "2.4 GiB",
+        "2.6 GB",
         str(folders / "shared" / "sam_vit_h_4b8939.pth"),
         str(folders / "cache" / "weights" / "sam_vit_h_4b8939.pth"),
         "zsad models download sam-vit-h",

@@ -2,12 +2,6 @@
 
 import gc
 import io
-import os
-import signal
-import subprocess
-import sys
-import threading
-from contextlib import contextmanager
 
 import pytest
 from PIL import Image
@@ -28,28 +22,6 @@ def test_a_run_from_outside_the_cluster_is_refused(tmp_path, monkeypatch):
             cluster.check_nodes(*given, load_config("mini"))
     with pytest.raises(UsageError, match=r"out' is a local path, but the cluster has machines of its own"):
         cluster.check_readable([paths[1]], shared=False)
-
-
-@pytest.mark.parametrize("address", ["here", "http://a:8265", "host:", "host:port", "a b:1"])
-def test_an_address_of_no_known_form_is_refused_at_once(monkeypatch, address):
-    monkeypatch.setattr(cluster.ray, "init", lambda **_: pytest.fail("asked Ray"))
-    with (
-        pytest.raises(UsageError, match=rf"the address '{address}'\. Expected local, auto or HOST:PORT"),
-        cluster.connected(address),
-    ):
-        pass
-
-
-def test_an_address_of_the_environment_is_looked_at_as_well(monkeypatch):
-    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(cluster.ray, "init", lambda **_: pytest.fail("asked Ray"))
-    for address, error, words in (
-        ("http://host:8265", UsageError, r"'http://host:8265' of \$RAY_ADDRESS\. Expected"),
-        ("127.0.0.1:1", ZsadError, "Cannot reach Ray at 'auto': .*refused"),
-    ):
-        monkeypatch.setenv("RAY_ADDRESS", address)
-        with pytest.raises(error, match=words), cluster.connected(None):
-            pass
 
 
 def test_local_paths_are_refused_where_there_are_several_nodes(tmp_path, monkeypatch):
@@ -120,135 +92,6 @@ def test_a_run_with_local_paths_stays_on_its_node(tmp_path, monkeypatch):
     assert cluster.only_node(bucket, bucket, load_config("mini")) is None
     shared = load_config("mini", None, ["runtime.shared_filesystem=true"])
     assert cluster.only_node(local, local, shared) is None
-
-
-def test_a_ray_of_its_own_starts_with_settings_that_the_caller_keeps_nothing_of(monkeypatch):
-    seen = {}
-    monkeypatch.setattr(cluster.ray, "init", lambda **_: seen.update(os.environ))
-    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(cluster.ray, "shutdown", lambda: None)
-    for name in cluster._OWN_RAY:
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("RAY_BACKEND_LOG_LEVEL", "info")
-    before = dict(os.environ)
-    with cluster.connected("local"):
-        assert dict(os.environ) == before
-    assert {name: seen[name] for name in cluster._OWN_RAY} == cluster._OWN_RAY | {"RAY_BACKEND_LOG_LEVEL": "info"}
-    seen.clear()
-    with cluster.connected("auto"):
-        assert "RAY_event_stats" not in seen
-    monkeypatch.setattr(cluster.ray, "init", lambda **_: (_ for _ in ()).throw(ConnectionError("no")))
-    with pytest.raises(ZsadError, match="Cannot reach Ray at 'local'"), cluster.connected("local"):
-        pass
-    assert dict(os.environ) == before
-
-
-@contextmanager
-def handlers(**given):
-    """These handlers for the duration of the block."""
-    numbers = {getattr(signal, name): handler for name, handler in given.items()}
-    before = {number: signal.signal(number, handler) for number, handler in numbers.items()}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@pytest.fixture
-def steps(monkeypatch):
-    """What a Ray that only pretends does; ``init`` is to be patched."""
-    found = []
-    monkeypatch.setattr(cluster.ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(cluster.ray, "shutdown", lambda: found.append("shut down"))
-    return found
-
-
-@pytest.mark.parametrize(("name", "end"), [("SIGINT", KeyboardInterrupt), ("SIGTERM", SystemExit)])
-@pytest.mark.parametrize("seconds_between", [None, 0.01, 2])
-def test_a_signal_waits_until_ray_has_started_unless_it_is_sent_again(monkeypatch, steps, name, end, seconds_between):
-    number, now = getattr(signal, name), [0.0]
-    monkeypatch.setattr(cluster.time, "monotonic", lambda: now[0])
-
-    def init(**_):
-        signal.signal(signal.SIGTERM, lambda *_: steps.append("Ray's own"))
-        signal.raise_signal(number)
-        if seconds_between is not None:
-            now[0] += seconds_between
-            signal.raise_signal(number)
-        steps.append("started")
-
-    monkeypatch.setattr(cluster.ray, "init", init)
-    own = {"SIGINT": signal.default_int_handler, "SIGTERM": lambda *_: sys.exit(143)}
-    set_handler = signal.signal
-    with handlers(**own):
-        with pytest.raises(end), cluster.connected("local"):
-            steps.append("ran")
-        assert [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)] == list(own.values())
-    assert signal.signal is set_handler
-    assert steps == (["shut down"] if seconds_between == 2 else ["started", "shut down"])
-
-
-@pytest.mark.parametrize("address", ["local", "auto"])
-def test_rays_answer_to_sigterm_replaces_none_but_the_systems(monkeypatch, steps, address):
-    def rays(*_):
-        pass
-
-    monkeypatch.setattr(cluster.ray, "init", lambda **_: signal.signal(signal.SIGTERM, rays))
-    for own, kept in ((lambda *_: None, None), (signal.SIG_DFL, rays)):
-        with handlers(SIGTERM=own), cluster.connected(address):
-            assert signal.getsignal(signal.SIGTERM) is (kept or own)
-
-
-def test_an_ignored_ctrl_c_stays_ignored(monkeypatch, steps):
-    monkeypatch.setattr(cluster.ray, "init", lambda **_: signal.raise_signal(signal.SIGINT))
-    with handlers(SIGINT=signal.SIG_IGN), cluster.connected("local"):
-        steps.append("ran")
-        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
-    assert steps == ["ran", "shut down"]
-
-
-def test_a_failed_start_gives_the_handlers_back(monkeypatch, steps):
-    def init(**_):
-        raise ConnectionError("no")
-
-    monkeypatch.setattr(cluster.ray, "init", init)
-    with handlers(SIGINT=signal.default_int_handler):
-        with pytest.raises(ZsadError, match="Cannot reach Ray"), cluster.connected("local"):
-            pass
-        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-def test_outside_the_main_thread_no_handler_is_touched(monkeypatch, steps):
-    monkeypatch.setattr(cluster.ray, "init", lambda **_: steps.append("started"))
-
-    def connect():
-        with cluster.connected("local"):
-            steps.append("ran")
-
-    with handlers(SIGTERM=lambda *_: None):
-        thread = threading.Thread(target=connect)
-        thread.start()
-        thread.join()
-    assert steps == ["started", "ran", "shut down"]
-
-
-def test_of_what_rays_core_writes_only_its_remark_on_our_own_setting_is_left_out(capfd):
-    with pytest.raises(ZsadError), cluster._without_remark():
-        os.write(
-            2, b"first\n[x] logging.cc:1: Set ray log level from environment variable RAY_BACKEND_LOG_LEVEL to 3\n"
-        )
-        os.write(2, b"second\n")
-        assert capfd.readouterr().err == ""
-        raise ZsadError("no")
-    os.write(2, b"third\n")
-    assert capfd.readouterr().err == "first\nsecond\nthird\n"
-
-
-def test_ray_starts_without_a_word():
-    code = "from zsad.pipeline.cluster import connected\nwith connected('local'): print('connected')"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert (done.stdout, done.stderr) == ("connected\n", "")
 
 
 @pytest.mark.parametrize("enabled", [True, False])

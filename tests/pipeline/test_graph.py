@@ -15,7 +15,7 @@ from benchmarks.ceiling import FreeActor
 from zsad.config import load_config
 from zsad.datasets import load_manifest
 from zsad.detector import METHOD
-from zsad.pipeline import cluster
+from zsad.pipeline import ray_session
 from zsad.pipeline.execute import start_ledger
 from zsad.pipeline.graph import run_graph
 from zsad.pipeline.pools import Pool
@@ -26,7 +26,7 @@ from zsad.pipeline.sink import PartSink
 def test_with_the_settings_of_actors_glibc_keeps_the_memory_that_a_batch_frees():
     code = (
         "import resource, threading\n"
-        f"def batch(): [bytearray({cluster._KEPT_MIB // 2} << 20) for _ in range(3)]\n"
+        f"def batch(): [bytearray({ray_session._KEPT_MIB // 2} << 20) for _ in range(3)]\n"
         "def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         # Ray calls actors in threads, each of which glibc gives an arena of its own by default.
         "def work(): batch(); before = faults(); batch(); print(faults() - before)\n"
@@ -34,7 +34,7 @@ def test_with_the_settings_of_actors_glibc_keeps_the_memory_that_a_batch_frees()
     )
     plain = {name: value for name, value in os.environ.items() if "MALLOC" not in name and name != "GLIBC_TUNABLES"}
     fresh = []
-    for environment in (plain | cluster.KEEPS_MEMORY, plain):
+    for environment in (plain | ray_session.KEEPS_MEMORY, plain):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
         fresh.append(int(done.stdout))
     # Of 4 KiB, or 2 MiB where the system gives them unasked.
@@ -56,6 +56,6 @@ def test_actors_start_with_the_environment_that_they_are_given(ray_local, tmp_pa
     pool = Pool("fused", tuple(step.name for step in METHOD), 1, 0.0, 1, 1)
     sink = PartSink(str(tmp_path / "out"), "run", 16)
     config, ledger = load_config("mini"), start_ledger()
-    run_graph(work, [pool], config, "f" * 64, sink, ledger, Actor, environment=cluster.KEEPS_MEMORY)
+    run_graph(work, [pool], config, "f" * 64, sink, ledger, Actor, environment=ray_session.KEEPS_MEMORY)
     seen = dict(line.split("=", 1) for line in environment.read_text().split("\0") if "=" in line)
-    assert seen.items() >= cluster.KEEPS_MEMORY.items()
+    assert seen.items() >= ray_session.KEEPS_MEMORY.items()

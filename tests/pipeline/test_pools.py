@@ -5,7 +5,7 @@ from zsad.errors import UsageError, ZsadError
 from zsad.pipeline.cost import StageCosts
 from zsad.pipeline.execute import _explain
 from zsad.pipeline.pools import describe, images_within, plan_pools, proportional
-from zsad.pipeline.text import duration, failure_line, progress_line, size, stage_times
+from zsad.pipeline.text import failure_line, progress_line, stage_times
 
 GIB = 1024**3
 
@@ -122,13 +122,6 @@ def test_any_other_error_is_named_in_one_line():
     assert "run the same command again" in text
 
 
-@pytest.mark.parametrize(
-    ("seconds", "text"), [(0.4, "0s"), (42, "42s"), (598, "9m58s"), (11_100, "3h05m"), (187_200, "2d04h")]
-)
-def test_duration(seconds, text):
-    assert duration(seconds) == text
-
-
 def test_progress_line():
     assert progress_line(128, 2162, 1, 37.6) == "128/2162 images (5.9%), 3.40 images/s, 1 error, 9m57s left"
     assert progress_line(0, 10, 0, 5) == "0/10 images (0.0%), 0.00 images/s, 0 errors"
@@ -141,11 +134,6 @@ def test_a_failed_image_is_one_line_that_greps():
     )
     hostile = failure_line('x" stage=ok\n', "load", "missing", "")
     assert hostile == 'image_id="x\\" stage=ok\\n" stage=load type=missing message=""'
-
-
-@pytest.mark.parametrize(("number", "text"), [(0, "0 B"), (812, "812 B"), (1500, "1.5 kB"), (3.2e12, "3.2 TB")])
-def test_size(number, text):
-    assert size(number) == text
 
 
 def test_stage_times():

@@ -21,7 +21,7 @@ from zsad.report.explain_figure import draw_explanation
 from zsad.report.explain_foreground import foreground_row
 from zsad.report.explain_text import format_explanation
 from zsad.report.overlay import grey
-from zsad.report.panels import UNIT, Line, fit, printable, text_block
+from zsad.report.panels import UNIT, Line, fit, in_font, text_block
 
 SETTINGS = (
     *BRANCHES,
@@ -239,5 +239,5 @@ def test_a_folder_is_no_place_for_the_picture(tmp_path):
 def test_text_stays_in_its_column_and_letters_in_the_font():
     block = text_block([Line("a word and anotherverylongwordthatfitsnowhere " * 3, 15)], 120)
     assert block.shape[1] == 120 and (block[:, -1] == 255).all() and (block < 128).any()
-    assert printable("caf\u00e9 \u65e5\u672c\n") == "cafe ???"
+    assert in_font("caf\u00e9 \u65e5\u672c\n") == "cafe ???"
     assert fit(np.zeros((1000, 10, 3), np.uint8), 100, 50).shape == (50, 1, 3)

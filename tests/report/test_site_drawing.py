@@ -12,7 +12,6 @@ from zsad.report.curves import histogram_svg, precision_recall_svg, roc_svg
 from zsad.report.drawing import svg_path
 from zsad.report.figures import MAX_CLASSES, _comparisons, draw_curves
 from zsad.report.records import rank
-from zsad.report.site import visible
 
 SCORES = [0.9, 0.8, 0.7, 0.6, 0.5, 0.4]
 LABELS = [1, 1, 0, 1, 0, 0]
@@ -96,7 +95,3 @@ def test_published_figures_stand_beside_visa_only():
     assert _comparisons(values, ["pcb1"], "mvtec") == []
     assert _comparisons(values, ["gear"], "visa") == []
     assert {"value", "reason"} <= set(METRICS_SCHEMA.names)
-
-
-def test_names_cannot_reorder_a_line():
-    assert visible("a\u202eb\nc") == "a\ufffdb\ufffdc"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from zsad.steps.item import even_batch, in_device_batches
+from zsad.steps.isolation import even_batch, in_device_batches
 
 
 @pytest.mark.parametrize("target", [1, 2, 32])

@@ -7,7 +7,8 @@ from PIL import Image
 
 from zsad.config import ImagesConfig
 from zsad.errors import ImageError, UsageError
-from zsad.steps.item import ImageItem, attempt, condemns_process, in_device_batches, isolate, load, timed
+from zsad.steps.isolation import attempt, condemns_process, in_device_batches, isolate
+from zsad.steps.item import ImageItem, load, timed
 
 
 def item(name="x"):
@@ -16,7 +17,7 @@ def item(name="x"):
 
 @pytest.fixture
 def impatient(monkeypatch):
-    monkeypatch.setattr("zsad.steps.item.time.sleep", lambda _: None)
+    monkeypatch.setattr("zsad.filesystem.time.sleep", lambda _: None)
 
 
 def test_isolate_finds_the_one_image_that_fails():

@@ -12,6 +12,7 @@ from pyarrow import fs
 
 from zsad import filesystem as filesystem_module
 from zsad.errors import UsageError, ZsadError
+from zsad.id_hashes import KEYS
 from zsad.storage import (
     Counts,
     broken_parts,
@@ -208,9 +209,9 @@ def test_colliding_hashes_of_the_manifest_change_the_key(rows, out, monkeypatch)
     write_part(out, part_name("run", 0), rows.table(rows.row("a")))
     real = committed_module.hash_ids
 
-    def colliding(ids, key=committed_module._HASH_KEYS[0]):
+    def colliding(ids, key=KEYS[0]):
         hashes = real(ids, key)
-        return np.zeros_like(hashes) if key == committed_module._HASH_KEYS[0] else hashes
+        return np.zeros_like(hashes) if key == KEYS[0] else hashes
 
     monkeypatch.setattr(committed_module, "hash_ids", colliding)
     assert left(manifest("a", "b"), out, rows) == ["b"]
@@ -233,16 +234,17 @@ def test_superseded_rows_are_dropped_and_maps_stay_readable(rows, out):
     write_part(out, part_name("r2", 0), rows.table(rows.row("b", 2), rows.row("a", error=True)))
     write_part(out, part_name("r2", 1), rows.table(rows.row("c", 4, mtime=changed), rows.row("e", 5), rows.row("d", 6)))
     before = read_predictions(out).set_index("image_id")
-    cleanup = drop_superseded(out, rows.fingerprint)
-    assert (cleanup.rows_dropped, cleanup.parts_rewritten, cleanup.parts_removed) == (4, 2, 1)
+    drop_superseded(out, rows.fingerprint)
+    assert list_parts(out, "predictions") == [part_name("r1", 0), part_name("r2", 0), part_name("r2", 1)]
     after = raw(out).set_index("image_id")
     assert sorted(after.index) == ["a", "b", "c", "d", "e"]
     assert (after["status"] == "ok").all()
     pd.testing.assert_frame_equal(before.sort_index(), after.sort_index(), check_dtype=False)
     for image_id, seed in {"a": 1, "b": 2, "c": 4, "d": 6, "e": 5}.items():
         np.testing.assert_array_equal(read_anomaly_map(out, image_id), rows.expected(seed)[0])
-    again = drop_superseded(out, rows.fingerprint)
-    assert (again.rows_dropped, again.parts_rewritten, again.parts_removed, again.maps_removed) == (0, 0, 0, 0)
+    files = {path: path.stat() for path in Path(out).rglob("*")}
+    drop_superseded(out, rows.fingerprint)
+    assert {path: path.stat() for path in Path(out).rglob("*")} == files
 
 
 def test_a_file_that_changed_and_now_fails_is_an_error_row(rows, out):
@@ -278,16 +280,17 @@ def test_a_kill_between_two_rewrites_loses_nothing(rows, out, monkeypatch):
 @pytest.mark.parametrize("damage", ["missing", "cut"])
 def test_cleaning_up_refuses_a_part_without_its_maps(rows, out, damage):
     write_part(out, part_name("r1", 0), rows.table(rows.row("a", 1)))
-    gone = write_part(out, part_name("r1", 1), rows.table(rows.row("b", 2)))
-    path = Path(out, "anomaly_maps", gone.map_part)
+    write_part(out, part_name("r1", 1), rows.table(rows.row("b", 2)))
+    gone = list_parts(out, "anomaly_maps")[1]
+    path = Path(out, "anomaly_maps", gone)
     if damage == "missing":
         path.unlink()
-        with pytest.raises(ZsadError, match=f"{gone.map_part}.* is missing"):
+        with pytest.raises(ZsadError, match=f"{gone}.* is missing"):
             drop_superseded(out, rows.fingerprint)
     else:
         path.write_bytes(path.read_bytes()[:-20])
     write_success(out, {}, "h")
-    assert broken_parts(out) == [f"predictions/{gone.name}"] + ["anomaly_maps/" + gone.map_part] * (damage == "cut")
+    assert broken_parts(out) == [f"predictions/{part_name('r1', 1)}"] + [f"anomaly_maps/{gone}"] * (damage == "cut")
     assert read_success(out) is not None
     set_aside_broken(out)
     assert read_success(out) is None
@@ -297,8 +300,9 @@ def test_cleaning_up_refuses_a_part_without_its_maps(rows, out, damage):
 
 def test_orphan_maps_and_leftovers_of_killed_writes_go(rows, out):
     write_part(out, part_name("r1", 0), rows.table(rows.row("a", 1)))
-    dead = write_part(out, part_name("r1", 1), rows.table(rows.row("b", 2)))
-    os.unlink(f"{out}/predictions/{dead.name}")
+    write_part(out, part_name("r1", 1), rows.table(rows.row("b", 2)))
+    os.unlink(f"{out}/predictions/{part_name('r1', 1)}")
+    assert len(list_parts(out, "anomaly_maps")) == 2
     for folder in ("predictions", "anomaly_maps"):
         Path(out, folder, ".part-r1-000002.parquet.0123abcd.tmp").write_bytes(b"half")
         Path(out, folder, ".keep").write_bytes(b"")
@@ -307,7 +311,8 @@ def test_orphan_maps_and_leftovers_of_killed_writes_go(rows, out):
         Path(out, f".{name}.0123abcd.tmp").write_bytes(b"half")
     for name in kept:
         Path(out, name).write_bytes(b"")
-    assert drop_superseded(out, rows.fingerprint).maps_removed == 1
+    drop_superseded(out, rows.fingerprint)
+    assert len(list_parts(out, "anomaly_maps")) == 1
     assert read_predictions(out)["image_id"].tolist() == ["a"]
     assert sorted(os.listdir(f"{out}/predictions")) == [".keep", part_name("r1", 0)]
     assert len(os.listdir(f"{out}/anomaly_maps")) == 2
@@ -323,19 +328,21 @@ def test_rows_of_another_fingerprint_are_not_touched_silently(rows, out):
 
 
 def test_broken_parts_are_named_then_set_aside_and_become_work(rows, out):
-    names = [write_part(out, part_name("r1", i), rows.table(rows.row(str(i), i))) for i in range(4)]
-    cut = Path(out, "predictions", names[1].name)
+    for i in range(4):
+        write_part(out, part_name("r1", i), rows.table(rows.row(str(i), i)))
+    names, maps = list_parts(out, "predictions"), list_parts(out, "anomaly_maps")
+    cut = Path(out, "predictions", names[1])
     cut.write_bytes(cut.read_bytes()[:-20])
-    cut_map = Path(out, "anomaly_maps", names[2].map_part)
+    cut_map = Path(out, "anomaly_maps", maps[2])
     cut_map.write_bytes(cut_map.read_bytes()[:-20])
-    os.unlink(f"{out}/anomaly_maps/{names[3].map_part}")
+    os.unlink(f"{out}/anomaly_maps/{maps[3]}")
     Path(out, "predictions", "stray.parquet").write_bytes(b"not parquet")
-    Path(out, "anomaly_maps", "stray.parquet").write_bytes(Path(out, "predictions", names[0].name).read_bytes())
-    with pytest.raises(ZsadError, match=names[1].name):
+    Path(out, "anomaly_maps", "stray.parquet").write_bytes(Path(out, "predictions", names[0]).read_bytes())
+    with pytest.raises(ZsadError, match=names[1]):
         read_predictions(out)
-    predictions = [names[1].name, names[2].name, names[3].name, "stray.parquet"]
+    predictions = [names[1], names[2], names[3], "stray.parquet"]
     expected = [f"predictions/{name}" for name in predictions]
-    assert set_aside_broken(out) == [*expected, f"anomaly_maps/{names[2].map_part}", "anomaly_maps/stray.parquet"]
+    assert set_aside_broken(out) == [*expected, f"anomaly_maps/{maps[2]}", "anomaly_maps/stray.parquet"]
     assert raw(out)["image_id"].tolist() == ["0"]
     assert left(manifest("0", "1", "2", "3"), out, rows) == ["1", "2", "3"]
     assert set_aside_broken(out) == []
@@ -384,8 +391,8 @@ def network_error():
 @pytest.mark.parametrize("times", [1, 2, 4])
 @pytest.mark.parametrize("folder", ["predictions", "anomaly_maps"])
 def test_a_bad_connection_that_passes_sets_nothing_aside(rows, out, faulty, folder, times):
-    part = write_part(out, part_name("r1", 0), rows.table(rows.row("a", 1), rows.row("b", 2)))
-    name = part.name if folder == "predictions" else part.map_part
+    write_part(out, part_name("r1", 0), rows.table(rows.row("a", 1), rows.row("b", 2)))
+    (name,) = list_parts(out, folder)
     faulty[f"{folder}/{name}"] = [network_error() for _ in range(times)]
     assert set_aside_broken(out) == []
     assert faulty[f"{folder}/{name}"] == []
@@ -398,11 +405,11 @@ def test_a_bad_connection_that_passes_sets_nothing_aside(rows, out, faulty, fold
 
 @pytest.mark.parametrize("folder", ["predictions", "anomaly_maps"])
 def test_a_bad_connection_that_stays_ends_the_run_and_changes_nothing(rows, out, faulty, folder):
-    part = write_part(out, part_name("r1", 0), rows.table(rows.row("a", 1)))
+    write_part(out, part_name("r1", 0), rows.table(rows.row("a", 1)))
+    (name,) = list_parts(out, folder)
     Path(out, "predictions", "stray.parquet").write_bytes(b"not parquet")
     write_success(out, {}, "h")
     before = sorted(str(path) for path in Path(out).rglob("*"))
-    name = part.name if folder == "predictions" else part.map_part
     faulty[f"{folder}/{name}"] = [network_error() for _ in range(100)]
     with pytest.raises(ZsadError, match="Cannot read .*NETWORK_CONNECTION") as caught:
         set_aside_broken(out)
@@ -412,7 +419,7 @@ def test_a_bad_connection_that_stays_ends_the_run_and_changes_nothing(rows, out,
 
 def test_the_connection_may_break_anywhere_in_a_part(rows, out, faulty, monkeypatch):
     """Footer, column or the second look: the n-th read of the part fails, then all is well."""
-    part = write_part(out, part_name("r1", 0), rows.table(rows.row("a", 1)))
+    write_part(out, part_name("r1", 0), rows.table(rows.row("a", 1)))
     reads, failing, read = [], [], FaultyFile.read
 
     def counted(self, count=-1):
@@ -431,7 +438,7 @@ def test_the_connection_may_break_anywhere_in_a_part(rows, out, faulty, monkeypa
         failing[:] = [number]
         assert read_predictions(out)["image_id"].tolist() == ["a"]
         assert set_aside_broken(out) == []
-    assert list_parts(out, "predictions") == [part.name]
+    assert list_parts(out, "predictions") == [part_name("r1", 0)]
 
 
 def damaged_copies(good):
@@ -454,14 +461,14 @@ def damaged_copies(good):
 
 
 def test_whatever_arrow_says_of_broken_bytes_they_are_set_aside(rows, out):
-    whole = write_part(out, part_name("r0", 0), rows.table(rows.row("a", 1)))
+    write_part(out, part_name("r0", 0), rows.table(rows.row("a", 1)))
     path = Path(out, "predictions", part_name("r1", 0))
     write_part(out, path.name, rows.table(rows.row("b", 2), rows.row("c", 3)))
     good = path.read_bytes()
     for content in damaged_copies(good):
         path.write_bytes(content)
         assert set_aside_broken(out) == [f"predictions/{path.name}"]
-        assert list_parts(out, "predictions") == [whole.name]
+        assert list_parts(out, "predictions") == [part_name("r0", 0)]
         assert left(manifest("a", "b", "c"), out, rows) == ["b", "c"]
     path.write_bytes(good)
     assert set_aside_broken(out) == []

@@ -11,6 +11,7 @@ from zsad.storage import (
     RunInfo,
     check_output,
     clear_success,
+    committed_rows,
     count_rows,
     drop_superseded,
     list_parts,
@@ -56,11 +57,13 @@ def test_write_list_resume_clean_and_read(rows, bucket):
     assert check_output(out, rows.fingerprint, {}) is None
     write_run(out, RunInfo(rows.fingerprint, {}, {}))
     run_id = new_run_id(out)
-    first = write_part(out, part_name(run_id, 0), rows.table(rows.row("a", 1), rows.row("b", error=True)))
+    write_part(out, part_name(run_id, 0), rows.table(rows.row("a", 1), rows.row("b", error=True)))
     later = new_run_id(out)
     assert later > run_id
-    second = write_part(out, part_name(later, 0), rows.table(rows.row("b", 2, masked=True)))
-    assert list_parts(out, "predictions") == [first.name, second.name]
+    write_part(out, part_name(later, 0), rows.table(rows.row("b", 2, masked=True)))
+    first, second = (part_name(run, 0) for run in (run_id, later))
+    assert list_parts(out, "predictions") == [first, second]
+    maps = list_parts(out, "anomaly_maps")
     np.testing.assert_array_equal(read_anomaly_map(out, "b"), rows.expected(2, True)[0])
     manifest = pa.table(
         {
@@ -73,18 +76,17 @@ def test_write_list_resume_clean_and_read(rows, bucket):
     assert work_left(manifest, out, rows.fingerprint)["image_id"].to_pylist() == ["c"]
     counts = count_rows(manifest, out, rows.fingerprint)
     assert (counts.images, counts.ok, counts.errors) == (2, 2, 0)
-    cleanup = drop_superseded(out, rows.fingerprint)
-    assert (cleanup.rows_dropped, cleanup.parts_rewritten) == (1, 1)
+    drop_superseded(out, rows.fingerprint)
+    assert [part.num_rows for _, part in committed_rows(out)] == [1, 1]
     assert read_predictions(out, ["image_id"])["image_id"].tolist() == ["a", "b"]
     write_success(out, {"images": 2}, "h")
     assert read_success(out).counts == {"images": 2}
     clear_success(out)
     assert read_success(out) is None
     assert names(bucket, "run") == [
-        f"results/run/anomaly_maps/{first.map_part}",
-        f"results/run/anomaly_maps/{second.map_part}",
-        f"results/run/predictions/{first.name}",
-        f"results/run/predictions/{second.name}",
+        *(f"results/run/anomaly_maps/{name}" for name in maps),
+        f"results/run/predictions/{first}",
+        f"results/run/predictions/{second}",
         "results/run/run.json",
     ]
     with pytest.raises(UsageError, match="another configuration"):
@@ -93,13 +95,13 @@ def test_write_list_resume_clean_and_read(rows, bucket):
 
 def test_broken_parts_are_set_aside(rows, bucket):
     out = f"s3://results/broken{QUERY}"
-    good = write_part(out, part_name("r", 0), rows.table(rows.row("a", 1)))
+    write_part(out, part_name("r", 0), rows.table(rows.row("a", 1)))
     with bucket.open_output_stream("results/broken/predictions/part-r-000001.parquet") as stream:
         stream.write(b"PAR1 cut off")
     with pytest.raises(ZsadError, match="part-r-000001.parquet.* is damaged: "):
         read_predictions(out)
     assert set_aside_broken(out) == ["predictions/part-r-000001.parquet"]
-    assert list_parts(out, "predictions") == [good.name]
+    assert list_parts(out, "predictions") == [part_name("r", 0)]
     assert read_predictions(out)["image_id"].tolist() == ["a"]
 
 

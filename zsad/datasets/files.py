@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from pyarrow import fs
 
 from zsad.datasets.paths import uris
-from zsad.datasets.text import count
 from zsad.errors import ImageError, UsageError
 from zsad.filesystem import absolute, is_local, read_bytes, redact, resolve
 from zsad.images import EXTENSIONS
+from zsad.layout import EXPORT_FINGERPRINT, EXPORT_FORMAT, EXPORT_MARK, PREDICTIONS, REPORT_MARK, REPORT_OF, RUN
+from zsad.text import count
 
 _T = TypeVar("_T")
 _Rows = NDArray[np.int64]
@@ -31,9 +32,7 @@ _Rows = NDArray[np.int64]
 _THREADS = 16
 _CHUNK = 4096
 _LIST_FROM = 100
-_RUN = "run.json"
-"""Beside a folder ``predictions`` the mark of a run."""
-_MARKS = {"report.json": frozenset({"report_of"}), "export.json": frozenset({"format", "fingerprint"})}
+_MARKS = {REPORT_MARK: frozenset({REPORT_OF}), EXPORT_MARK: frozenset({EXPORT_FORMAT, EXPORT_FINGERPRINT})}
 """The marks of a report and of an export, with what stands in them."""
 _MOST_BYTES = 1 << 16
 _DIGITS = re.compile(r"[0-9]+")
@@ -214,14 +213,14 @@ def _in_threads(look: Callable[[_Rows], _T], rows: _Rows, chunk: int = _CHUNK) -
 def _without_ours(root: str, files: list[File]) -> list[File]:
     """The files that lie in no folder that we wrote: a run, a report or an export; the root itself is not asked."""
     marked = [posixpath.split(file.path) for file in files if "/" in file.path]
-    marked = [(folder, name) for folder, name in marked if name == _RUN or name in _MARKS]
+    marked = [(folder, name) for folder, name in marked if name == RUN or name in _MARKS]
     if not marked:
         return files
     folders = {posixpath.dirname(file.path) for file in files}
     ours = tuple(
         f"{folder}/"
         for folder, name in marked
-        if (f"{folder}/predictions" in folders if name == _RUN else _holds(root, f"{folder}/{name}", _MARKS[name]))
+        if (f"{folder}/{PREDICTIONS}" in folders if name == RUN else _holds(root, f"{folder}/{name}", _MARKS[name]))
     )
     return [file for file in files if not file.path.startswith(ours)]
 

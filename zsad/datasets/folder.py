@@ -12,13 +12,12 @@ import pyarrow as pa
 from zsad.datasets.files import ending, is_image, list_files
 from zsad.datasets.manifest import build
 from zsad.datasets.paths import uris
-from zsad.datasets.text import count
 from zsad.errors import UsageError
 from zsad.filesystem import redact
 from zsad.images import EXTENSIONS
+from zsad.layout import EXPLAINED
+from zsad.text import count
 
-EXPLAINED = "-explained.png"
-"""The end of the name that ``zsad explain`` gives its picture; before it stands the name of the photograph."""
 _MASKS = re.compile(r"(^|/)(ground_truth|Data/Masks)/")
 _READ = ", ".join(sorted(EXTENSIONS))
 
@@ -43,13 +42,13 @@ def read_folder(root: str, *, object_name: str | None, allow_outside_root: bool 
     if explained:
         images = [file for file in images if file.path not in explained]
         warnings.warn(
-            f"Left out {count(len(explained), 'picture', 'pictures')} of zsad explain beside the photographs, e.g. "
+            f"Left out {count(len(explained), 'picture')} of zsad explain beside the photographs, e.g. "
             f"{min(explained)!r}.",
             stacklevel=2,
         )
     if not images:
         raise UsageError(
-            f"No image in {redact(root)!r} ({count(len(files), 'other file', 'other files')}). "
+            f"No image in {redact(root)!r} ({count(len(files), 'other file')}). "
             f"Expected files that end in {_READ}; check --root."
         )
     masks = [file.path for file in images if _MASKS.search(file.path)]
@@ -63,7 +62,7 @@ def read_folder(root: str, *, object_name: str | None, allow_outside_root: bool 
     if others:
         shown = ", ".join(f"{repr(name) if name else 'no ending'} ({number:,})" for name, number in others[:5])
         warnings.warn(
-            f"Left out {count(sum(number for _, number in others), 'file', 'files')} of {redact(root)!r} by ending: "
+            f"Left out {count(sum(number for _, number in others), 'file')} of {redact(root)!r} by ending: "
             f"{shown}{f' and {len(others) - 5} more' if len(others) > 5 else ''}. These are read: {_READ}.",
             stacklevel=2,
         )

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from zsad.datasets.text import count
 from zsad.errors import UsageError
 from zsad.filesystem import redact
+from zsad.id_hashes import hash_ids, repeated
+from zsad.text import count
 
 MANIFEST_SCHEMA = pa.schema(
     [
@@ -41,7 +41,6 @@ _Rows = NDArray[np.int64]
 _SAID = ("category", "class_name", "split", "gt_label", "mask_path", "foreground_path")
 """What several rows of one image must agree on, beside its path."""
 DEFAULT_SPLIT = "test"
-_HASH_SLICE = 1 << 18
 _NULLS = 1 << 16
 """Rows that share the memory of their nulls, where a whole column has no value."""
 
@@ -97,7 +96,7 @@ def select(table: pa.Table, split: str | None, categories: Sequence[str], where:
         )
     if table["split"].null_count:
         warnings.warn(
-            f"Left out {count(table['split'].null_count, 'row', 'rows')} of {where} without a split "
+            f"Left out {count(table['split'].null_count, 'row')} of {where} without a split "
             f"(split {split!r} was asked for; --split all takes every row).",
             stacklevel=2,
         )
@@ -120,13 +119,11 @@ def collapse_duplicates(table: pa.Table) -> pa.Table:
         UsageError: one id stands for several paths, or for rows that say different things of one image; the message
             lists the first five.
     """
-    # A table of all texts would take as much memory as the manifest itself; of their hashes, 8 bytes a row.
-    hashes = _hashes(table["image_id"])
-    ordered = np.sort(hashes)
-    repeated = np.unique(ordered[1:][ordered[1:] == ordered[:-1]])
-    if not len(repeated):
+    hashes = hash_ids(table["image_id"])
+    several = repeated(hashes)
+    if not len(several):
         return table
-    candidates = np.flatnonzero(np.isin(hashes, repeated))
+    candidates = np.flatnonzero(np.isin(hashes, several))
     numbered = table.select(["image_id", "image_path"]).take(pa.array(candidates))
     numbered = numbered.append_column("row", pa.array(candidates))
     groups = numbered.group_by("image_id", use_threads=False).aggregate(
@@ -149,7 +146,7 @@ def collapse_duplicates(table: pa.Table) -> pa.Table:
     group = pc.index_in(table["image_id"].take(pa.array(dropped)), value_set=groups["image_id"].combine_chunks())
     _require_same(table, dropped, groups["row_min"].take(group).to_numpy())
     warnings.warn(
-        f"Collapsed {count(len(dropped), 'repeated row', 'repeated rows')} (each says the same as an earlier one).",
+        f"Collapsed {count(len(dropped), 'repeated row')} (each says the same as an earlier one).",
         stacklevel=2,
     )
     keep = np.ones(len(table), np.bool_)
@@ -198,15 +195,6 @@ def _nulls(length: int, kind: pa.DataType) -> pa.ChunkedArray:
     whole, rest = divmod(length, _NULLS)
     chunk = pa.nulls(_NULLS if whole else rest, kind)
     return pa.chunked_array([chunk] * whole + [chunk.slice(0, rest)], kind)
-
-
-def _hashes(texts: pa.ChunkedArray) -> NDArray[np.uint64]:
-    """64-bit SipHash of every text, in slices, so that few of them are Python strings at a time."""
-    hashes = np.empty(len(texts), np.uint64)
-    for start in range(0, len(texts), _HASH_SLICE):
-        values = texts.slice(start, _HASH_SLICE).to_numpy().astype(object, copy=False)
-        hashes[start : start + len(values)] = pd.util.hash_array(values, categorize=False)
-    return hashes
 
 
 def _quoted(names: Sequence[str]) -> str:

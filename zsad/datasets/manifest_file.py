@@ -13,9 +13,9 @@ from zsad.datasets.manifest import build
 from zsad.datasets.nouns import noun_for
 from zsad.datasets.paths import confine
 from zsad.datasets.tables import read_labels, read_table
-from zsad.datasets.text import count
 from zsad.errors import UsageError
 from zsad.filesystem import absolute, is_local, join, redact, resolve
+from zsad.text import count
 
 _NAMES = ("manifest.csv", "manifest.parquet")
 _NUMBERS = {"file_size": "bytes", "file_mtime": "nanoseconds since the epoch"}
@@ -100,7 +100,7 @@ def _numbers(texts: pa.ChunkedArray, uri: str, column: str) -> pa.ChunkedArray:
     if len(strange):
         given = ", ".join(repr(value) for value in strange.slice(0, 5).to_pylist())
         raise UsageError(
-            f"{count(len(strange), 'value', 'values')} in column {column!r} of {redact(uri)!r} "
+            f"{count(len(strange), 'value')} in column {column!r} of {redact(uri)!r} "
             f"{'is' if len(strange) == 1 else 'are'} not {_NUMBERS[column]}: {given}"
             f"{', ...' if len(strange) > 5 else ''}. Expected whole numbers from 0, or nothing where it is not known; "
             "correct them, or leave the column out to have the files looked up."
@@ -112,9 +112,7 @@ def _require(values: pa.ChunkedArray, uri: str, column: str, fix: str) -> None:
     if values.null_count:
         rows = ", ".join(str(row + 1) for row in pc.indices_nonzero(pc.is_null(values)).slice(0, 5).to_pylist())
         shown = f"first are rows {rows}" if values.null_count > 5 else f"row{'s' * (values.null_count > 1)} {rows}"
-        raise UsageError(
-            f"{count(values.null_count, 'row', 'rows')} of {redact(uri)!r} without {column} ({shown}). {fix}"
-        )
+        raise UsageError(f"{count(values.null_count, 'row')} of {redact(uri)!r} without {column} ({shown}). {fix}")
 
 
 def find_manifest_file(root: str) -> tuple[str, str]:

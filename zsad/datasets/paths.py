@@ -10,9 +10,9 @@ from urllib.parse import quote, unquote
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from zsad.datasets.text import count
 from zsad.errors import UsageError
 from zsad.filesystem import absolute, is_local, join, redact
+from zsad.text import count
 
 _MESSY = r"(^|/)\.{1,2}(/|$)|//|/$"
 _NEEDS_QUOTING = r"[^A-Za-z0-9_.~/-]"

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv, parquet
 
-from zsad.datasets.text import count
 from zsad.errors import UsageError
 from zsad.filesystem import redact, resolve
+from zsad.text import count
 
 _OURS = "pred_score"
 """A column that tells a table of predictions, whose other columns are not read either."""
@@ -107,7 +107,7 @@ def _name_unread(names: Sequence[str], read: Sequence[str], absent: Sequence[str
     unread.sort(key=lambda name: not close[name])
     shown = [f"{name!r} (did you mean {close[name][0]!r}?)" if close[name] else repr(name) for name in unread[:10]]
     warnings.warn(
-        f"{count(len(unread), 'column', 'columns')} of {redact(uri)!r} not read: {', '.join(shown)}"
+        f"{count(len(unread), 'column')} of {redact(uri)!r} not read: {', '.join(shown)}"
         f"{f' and {len(unread) - 10} more' if len(unread) > 10 else ''}.",
         stacklevel=3,
     )

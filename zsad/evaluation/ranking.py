@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from zsad.errors import UsageError
 from zsad.filesystem import Uri
 from zsad.storage import read_predictions
+from zsad.text import printable
 
 _COLUMNS = ["image_id", "category", "gt_label", "status", "pred_score", "anomaly_map_max"]
 
@@ -52,6 +53,7 @@ def format_top(
     ]
     labels = ranked["gt_label"].map({0: "normal", 1: "anomalous"}).fillna("-")
     for rank, (row, label) in enumerate(zip(ranked.itertuples(index=False), labels, strict=True), start=1):
-        name = "".join(c if c.isprintable() else "?" for c in str(row.image_id))
-        lines.append(f"{rank:>4}  {row.pred_score:7.4f}  {row.anomaly_map_max:7.4f}  {label:<9}  {name}")
+        lines.append(
+            f"{rank:>4}  {row.pred_score:7.4f}  {row.anomaly_map_max:7.4f}  {label:<9}  {printable(row.image_id)}"
+        )
     return "\n".join(lines)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from zsad.evaluation.summary import MEAN
+from zsad.text import printable
 
 WIDTH = 80
 
@@ -160,8 +161,8 @@ def _heading(metrics: pd.DataFrame, dataset: str | None, weights: str | None, fi
     first = metrics.iloc[0]
     sample, pixel = _mean_row(metrics, "sample"), _mean_row(metrics, "pixel")
     parts = [
-        f"dataset {_clean(dataset)}" if dataset else "dataset not named",
-        f"split {_clean(first['split'])}" if pd.notna(first["split"]) else "no split",
+        f"dataset {printable(dataset)}" if dataset else "dataset not named",
+        f"split {printable(first['split'])}" if pd.notna(first["split"]) else "no split",
         f"resolution {first['resolution']}",
         f"sample level over {sample['num_images']} images ({sample['num_anomalous']} anomalous)",
         f"pixel level over {pixel['num_images']} images ({pixel['num_anomalous']} anomalous)",
@@ -178,7 +179,7 @@ def _heading(metrics: pd.DataFrame, dataset: str | None, weights: str | None, fi
 def _main_table(metrics: pd.DataFrame, categories: list[str]) -> list[str]:
     values = metrics.set_index(["category", "level", "metric"])["value"].to_dict()
     counts = metrics[metrics["level"] == "sample"].drop_duplicates("category").set_index("category")
-    width = min(14, max(len(_clean(name)) for name in [*categories, "class"]))
+    width = min(14, max(len(printable(name)) for name in [*categories, "class"]))
     groups = f"{'':{width}}{'':13} |{'sample':^21} |{'pixel':^28}".rstrip()
     header = f"{'class':{width}}{'images':>7}{'anom.':>6} |" + "".join(
         f"{title:>7}" + (" |" if index == 2 else "") for index, (_, _, title) in enumerate(COLUMNS)
@@ -200,7 +201,7 @@ def _main_table(metrics: pd.DataFrame, categories: list[str]) -> list[str]:
 def _intervals(metrics: pd.DataFrame, categories: list[str]) -> list[str]:
     by_figure = metrics[metrics["level"] == "sample"].set_index(["category", "metric"])
     low, high = by_figure["low"].to_dict(), by_figure["high"].to_dict()
-    width = min(14, max(len(_clean(name)) for name in [*categories, "class"]))
+    width = min(14, max(len(printable(name)) for name in [*categories, "class"]))
     header = f"{'class':{width}}" + "".join(f"{title:>16}" for _, title in _INTERVALS)
     lines = [*_wrap("95 % bootstrap intervals, sample level (normal and anomalous images drawn apart)"), header]
     lines.append("-" * len(header))
@@ -220,7 +221,7 @@ def _notes(metrics: pd.DataFrame, categories: list[str]) -> list[str]:
             seen.setdefault(f"{level} level, {reason}", []).append(category)
     lines: list[str] = []
     for text, names in seen.items():
-        lines += _wrap(f"{', '.join(_clean(name) for name in names)}: {_clean(text)}.")
+        lines += _wrap(f"{', '.join(printable(name) for name in names)}: {printable(text)}.")
     return lines
 
 
@@ -265,12 +266,8 @@ def _percent(value: float | None) -> str:
     return "-" if value is None or pd.isna(value) else f"{100 * value:.1f}"
 
 
-def _clean(text: object) -> str:
-    return "".join(character if character.isprintable() else "?" for character in str(text))
-
-
 def _short(name: str, width: int) -> str:
-    name = _clean(name)
+    name = printable(name)
     return name if len(name) <= width else name[: width - 2] + ".."
 
 

@@ -35,6 +35,7 @@ from zsad.evaluation.histograms import PixelHistogram, bin_values
 from zsad.evaluation.metrics import Curve, curve_from_counts, curve_from_scores, f1_max
 from zsad.evaluation.parts import PartState, category_of, scored
 from zsad.storage.decisions import DECISIONS_SCHEMA
+from zsad.text import printable
 
 _QUANTILE = re.compile(r"quantile:(0?\.[0-9]{1,15})")
 _BUDGET = re.compile(r"budget:([0-9]{1,15})")
@@ -219,7 +220,7 @@ def format_decisions(decisions: pd.DataFrame, weights: str | None = None, finish
     notes += [] if finished else ["The run is unfinished (no _SUCCESS), so images may be missing."]
     has_labels = bool(decisions["gt_label"].notna().any())
     names = category_of(decisions).astype(str)
-    shown = {name: "".join(c if c.isprintable() else "?" for c in name)[:16] for name in sorted(names.unique())}
+    shown = {name: printable(name)[:16] for name in sorted(names.unique())}
     width = max(len(text) for text in [*shown.values(), "class"])
     header = f"{'class':{width}}{'images':>8}{'failed':>8}{'flagged':>9}{'threshold':>11}{'pixel thr.':>12}"
     header += f"{'precision':>11}{'recall':>8}" if has_labels else ""

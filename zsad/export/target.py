@@ -10,11 +10,9 @@ from pyarrow import fs
 
 from zsad.errors import UsageError
 from zsad.filesystem import is_local, join, redact, resolve
+from zsad.layout import EXPORT_FINGERPRINT, EXPORT_FORMAT, EXPORT_MARK
 from zsad.storage import write_atomically
 from zsad.storage.files import list_files
-
-MARK = "export.json"
-"""Says which run and format a folder was exported from, and whether the export ended."""
 
 
 def claim(output: str, target: str, format_name: str, fingerprint: str | None) -> None:
@@ -33,12 +31,16 @@ def claim(output: str, target: str, format_name: str, fingerprint: str | None) -
         raise UsageError(f"Cannot reach the target {shown!r}: {redact(str(error))}") from None
     if kind == fs.FileType.File:
         raise UsageError(f"The target {shown!r} is a file. Expected a folder; give another --output.")
-    wanted = {"format": format_name, "fingerprint": fingerprint}
+    wanted = {EXPORT_FORMAT: format_name, EXPORT_FINGERPRINT: fingerprint}
     present = [info.base_name for info in list_files(target) if not info.base_name.startswith(".")]
     if present:
-        mark = _read(target) if MARK in present else {}
+        mark = _read(target) if EXPORT_MARK in present else {}
         if {name: mark.get(name) for name in wanted} != wanted:
-            what = f"a {mark['format']} export of another run or format" if "format" in mark else "no earlier export"
+            what = (
+                f"a {mark[EXPORT_FORMAT]} export of another run or format"
+                if EXPORT_FORMAT in mark
+                else "no earlier export"
+            )
             raise UsageError(
                 f"The target {shown!r} is not empty and holds {what} (found {', '.join(present[:3])}"
                 f"{', ...' if len(present) > 3 else ''}). Give a new or empty --output, or remove that folder."
@@ -64,7 +66,7 @@ def _check_outside_tables(output: str, target: str) -> None:
 
 
 def _read(target: str) -> dict[str, Any]:
-    filesystem, path = resolve(join(target, MARK))
+    filesystem, path = resolve(join(target, EXPORT_MARK))
     try:
         with filesystem.open_input_stream(path) as stream:
             mark = json.loads(stream.read())
@@ -74,4 +76,4 @@ def _read(target: str) -> dict[str, Any]:
 
 
 def _write(target: str, mark: dict[str, Any]) -> None:
-    write_atomically(join(target, MARK), lambda sink: sink.write((json.dumps(mark, indent=2) + "\n").encode()))
+    write_atomically(join(target, EXPORT_MARK), lambda sink: sink.write((json.dumps(mark, indent=2) + "\n").encode()))

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from zsad.errors import UsageError
+from zsad.text import size
 
 Family = Literal["isnet", "sam", "clip", "clipseg"]
 
@@ -210,11 +211,8 @@ def is_trained(name: str, explicit: str | Path | None = None) -> bool:
 
 
 def size_text(size_bytes: int | None) -> str:
-    """A size for people, e.g. ``2.4 GiB``."""
-    if size_bytes is None:
-        return "size not known"
-    unit, factor = ("GiB", 2**30) if size_bytes >= 2**30 else ("MiB", 2**20)
-    return f"{size_bytes / factor:.1f} {unit}"
+    """A size for people, e.g. ``2.6 GB``."""
+    return "size not known" if size_bytes is None else size(size_bytes)
 
 
 def _open_clip_entry(name: str) -> WeightsEntry | None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -15,6 +13,7 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
+from zsad.filesystem import replace_file
 from zsad.models.weights import cache_folder
 
 if TYPE_CHECKING:
@@ -67,7 +66,4 @@ def _read(path: Path) -> NDArray[np.float32] | None:
 
 
 def _write(path: Path, embeddings: NDArray[np.float32]) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-    with os.fdopen(handle, "wb") as stream:
-        np.save(stream, embeddings, allow_pickle=False)
-    os.replace(temporary, path)
+    replace_file(path, lambda file: np.save(file, embeddings, allow_pickle=False))

@@ -8,12 +8,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from zsad.errors import UsageError
+from zsad.filesystem import replace_file
 from zsad.models.download import DownloadError, Progress, fetch, hash_file, offline, resolve_url
 from zsad.models.registry import REGISTRY, WeightsEntry, entry, is_trained, size_text
 from zsad.models.state_dicts import load_into, load_state_dict, seeded, sha256_of_state_dict
@@ -105,12 +105,12 @@ def locate(
             else:
                 _remember(target, sha256)
                 if item.sha256 is None:
-                    _write_atomically(_record(item), sha256 + "\n")
+                    replace_file(_record(item), lambda file: file.write(f"{sha256}\n".encode()))
                 return target
     raise UsageError(_missing(item, reason))
 
 
-def locate_tokenizer(name: str, explicit: str | Path | None = None, download: bool = True) -> Path | None:
+def locate_tokenizer(name: str, explicit: str | Path | None = None) -> Path | None:
     """Folder with the tokenizer files of a model whose text side needs its own; None when it does not.
 
     Looked for beside the explicit weights (``NAME-tokenizer/``), in ``$ZSAD_WEIGHTS``, in the cache, then
@@ -127,8 +127,8 @@ def locate_tokenizer(name: str, explicit: str | Path | None = None, download: bo
     for place in places:
         if all((place / file).is_file() for file in TOKENIZER_FILES):
             return place
-    reason = "offline mode is on" if offline() else "not downloaded, as asked"
-    if download and not offline():
+    reason = "offline mode is on"
+    if not offline():
         try:
             for file in TOKENIZER_FILES:
                 fetch(resolve_url(f"hf://{item.tokenizer}/{file}"), places[-1] / file, None)
@@ -250,15 +250,7 @@ def _remember(path: Path, sha256: str) -> None:
     status = path.stat()
     known = {"size": status.st_size, "mtime_ns": status.st_mtime_ns, "sha256": sha256}
     try:
-        _write_atomically(_memory(path), json.dumps(known))
+        replace_file(_memory(path), lambda file: file.write(json.dumps(known).encode()))
     except OSError:
         # A read-only cache only costs hashing again.
         return
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    with os.fdopen(handle, "w", encoding="utf-8") as stream:
-        stream.write(text)
-    os.replace(temporary, path)

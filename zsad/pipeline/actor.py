@@ -23,7 +23,8 @@ from zsad.pipeline.adapter import items_from_table, scored_table, transport_tabl
 from zsad.pipeline.ledger import PATIENCE, Attempt
 from zsad.pipeline.pools import Pool
 from zsad.pipeline.progress import FailedImage
-from zsad.steps.item import ImageItem, fitting, load, lost_device, read
+from zsad.steps.isolation import lost_device
+from zsad.steps.item import ImageItem, fitting, load, read
 from zsad.storage.schemas import STAGE_MS
 
 _MAX_WORDS = 200

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from zsad.datasets import MANIFEST_SCHEMA
 from zsad.kernels import peak_and_mean
 from zsad.method.tiling import Tile
-from zsad.steps.item import Failure, ImageItem, anomaly_map, condemns_process, persistently
+from zsad.steps.isolation import condemns_process, retry_item
+from zsad.steps.item import Failure, ImageItem, anomaly_map
 from zsad.storage import SCORED_SCHEMA, encode_map, encode_rle
 from zsad.storage.schemas import STAGE_MS
 
@@ -120,7 +121,7 @@ def _item(row: dict[str, Any]) -> ImageItem:
 
 def _row_or_failure(item: ImageItem, fingerprint: str, mask_background: bool) -> dict[str, Any]:
     try:
-        return persistently(lambda: _scored_row(item, fingerprint, mask_background))
+        return retry_item(lambda: _scored_row(item, fingerprint, mask_background))
     except Exception as error:
         if condemns_process(error):
             raise

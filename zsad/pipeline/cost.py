@@ -18,10 +18,11 @@ import pyarrow.compute as pc
 
 from zsad.config import Config
 from zsad.filesystem import redact
+from zsad.layout import PREDICTIONS
 from zsad.models.weights import cache_folder, entry
 from zsad.storage import RunInfo, list_parts, read_run, write_atomically
 from zsad.storage.files import DamagedPart, read_part
-from zsad.storage.schemas import PREDICTIONS, STAGE_MS
+from zsad.storage.schemas import STAGE_MS
 
 STAGES = tuple(field.name for field in STAGE_MS)
 """``load`` and the steps of the method, in order."""

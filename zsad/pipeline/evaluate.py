@@ -19,7 +19,8 @@ from zsad.errors import ZsadError
 from zsad.evaluation import METRICS_SCHEMA, PartState, decide_by, evaluate, evaluate_part
 from zsad.evaluation.run import Counter
 from zsad.filesystem import absolute, is_local, join, redact
-from zsad.pipeline.cluster import check_readable, connected, on_this_node
+from zsad.pipeline.cluster import check_readable, on_this_node
+from zsad.pipeline.ray_session import connected
 from zsad.storage import RunInfo, read_run, write_atomically, write_decisions
 
 _IN_FLIGHT_PER_CPU = 2

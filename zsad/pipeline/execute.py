@@ -15,10 +15,8 @@ from zsad.config import Config
 from zsad.errors import ZsadError
 from zsad.filesystem import redact
 from zsad.pipeline.cluster import (
-    KEEPS_MEMORY,
     check_nodes,
     cluster_resources,
-    connected,
     only_node,
     probe,
     wait_for_gpus,
@@ -28,6 +26,7 @@ from zsad.pipeline.graph import run_graph
 from zsad.pipeline.ledger import Ledger
 from zsad.pipeline.pools import describe, images_within, plan_pools
 from zsad.pipeline.progress import ProgressReporter
+from zsad.pipeline.ray_session import KEEPS_MEMORY, connected
 from zsad.pipeline.sink import PartSink
 from zsad.pipeline.text import stage_times
 from zsad.storage import Lock, RunInfo, clear_success, write_run
@@ -60,7 +59,7 @@ def execute(
         root: of the dataset.
         output: of the run.
         lock: of the output; checked before every commit.
-        address: see ``zsad.pipeline.cluster.connected``.
+        address: see ``zsad.pipeline.ray_session.connected``.
         stream: for progress.
 
     Raises:

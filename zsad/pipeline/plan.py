@@ -19,9 +19,10 @@ from zsad.filesystem import absolute, read_bytes, redact, resolve
 from zsad.images import image_size
 from zsad.pipeline.cost import USUAL_TILES, StageCosts, measured_costs, stage_costs
 from zsad.pipeline.score import ScoreOptions, manifest_of
-from zsad.pipeline.text import count, duration, size, stage_times
+from zsad.pipeline.text import stage_times
 from zsad.storage import RunInfo, check_output, committed_rows, count_rows, read_run, work_left
 from zsad.storage.compact import stored
+from zsad.text import count, duration, size
 
 _SAMPLE = 200
 _SEED = 0

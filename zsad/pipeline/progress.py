@@ -12,7 +12,8 @@ from typing import Any, TextIO
 
 import ray
 
-from zsad.pipeline.text import count, failure_line, progress_line, remark_line
+from zsad.pipeline.text import failure_line, progress_line, remark_line
+from zsad.text import count
 
 FailedImage = tuple[str, str, str, str]
 """image_id, stage, type, message."""

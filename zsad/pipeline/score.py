@@ -21,7 +21,6 @@ from zsad.errors import ZsadError
 from zsad.filesystem import absolute, redact
 from zsad.method.prompts import sample_prompts
 from zsad.models.weights import all_trained
-from zsad.pipeline.text import count, duration
 from zsad.pipeline.weights import validate_models, weights_hashes
 from zsad.storage import (
     Counts,
@@ -40,6 +39,7 @@ from zsad.storage import (
     write_run,
     write_success,
 )
+from zsad.text import count, duration
 
 _PACKAGES = (
     "torch",
@@ -66,7 +66,7 @@ class ScoreOptions:
         categories: only these; empty = all.
         split: only this split, where the dataset has splits; ``all`` for every one.
         limit: only the first N images.
-        address: see ``zsad.pipeline.cluster.connected``.
+        address: see ``zsad.pipeline.ray_session.connected``.
         retry_errors: do images again whose row is an error.
         max_error_fraction: share of images that may fail before the exit code is 3.
         allow_outside_root: allow manifest paths that leave the root.
@@ -264,7 +264,7 @@ def _announce(
     where = f" in {count(len(categories), 'category')}" if categories else ""
     print(
         f"{count(manifest.num_rows, 'image')}{where} ({options.dataset}, {redact(options.root)}); "
-        f"{manifest.num_rows - work.num_rows} already done, {work.num_rows} to do.\n"
+        f"{manifest.num_rows - work.num_rows:,} already done, {work.num_rows:,} to do.\n"
         f"Preset {config.preset}, fingerprint {mark[:12]}" + ("" if trained else "; weights: untrained"),
         file=stream,
         flush=True,
@@ -280,8 +280,8 @@ def _finish(
     code = 3 if images and errors / images > options.max_error_fraction else 0
     rate = f" ({scored_now / seconds:.2f} images/s with start-up)" if scored_now else ""
     print(f"Scored {count(scored_now, 'image')} in {duration(seconds)}{rate}.", file=stream)
-    reasons = ", ".join(f"{reason} {number}" for reason, number in rows.reasons.items())
-    found = f"{count(images, 'row')}, {rows.ok} ok, {count(errors, 'error')}"
+    reasons = ", ".join(f"{reason} {number:,}" for reason, number in rows.reasons.items())
+    found = f"{count(images, 'row')}, {rows.ok:,} ok, {count(errors, 'error')}"
     print(found + (f": {reasons}" if reasons else ""), file=stream)
     if rows.others:
         print(
@@ -293,7 +293,7 @@ def _finish(
         print("--retry-errors does the failed ones again; a changed file is done again by itself.", file=stream)
     if code:
         limit = f"--max-error-fraction {options.max_error_fraction:g}"
-        print(f"{errors} of {count(images, 'image')} failed, over {limit}: exit code 3.", file=stream)
+        print(f"{errors:,} of {count(images, 'image')} failed, over {limit}: exit code 3.", file=stream)
     if not trained:
         print("The models are untrained (random weights): the scores mean nothing.", file=stream)
     print(f"Output: {redact(output)}", file=stream, flush=True)

@@ -1,11 +1,13 @@
-"""Numbers for people."""
+"""Lines about a run for people and for logs."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 
+from zsad.layout import ANOMALY_MAPS, PREDICTIONS
 from zsad.storage.compact import Compaction
+from zsad.text import count, duration, size
 
 
 def progress_line(done: int, total: int, failed: int, seconds: float) -> str:
@@ -16,34 +18,6 @@ def progress_line(done: int, total: int, failed: int, seconds: float) -> str:
     rate = done / seconds if seconds > 0 else 0.0
     left = f", {duration((total - done) / rate)} left" if rate > 0 and done < total else ""
     return f"{done}/{total} images ({share:.1f}%), {rate:.2f} images/s, {count(failed, 'error')}{left}"
-
-
-def count(number: int, noun: str) -> str:
-    """``1 image``, ``2 images``, ``3 categories``."""
-    if number == 1:
-        return f"{number} {noun}"
-    return f"{number} {noun[:-1]}ies" if noun.endswith("y") else f"{number} {noun}s"
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people: ``42s``, ``9m58s``, ``3h05m``, ``2d04h``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole}s"
-    if whole < 3600:
-        return f"{whole // 60}m{whole % 60:02d}s"
-    if whole < 86400:
-        return f"{whole // 3600}h{whole % 3600 // 60:02d}m"
-    return f"{whole // 86400}d{whole % 86400 // 3600:02d}h"
-
-
-def size(number: float) -> str:
-    """Bytes for people: ``812 B``, ``1.5 MB``, ``3.2 TB``."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if number < 1000:
-            return f"{number:.0f} {unit}" if unit == "B" or number >= 100 else f"{number:.1f} {unit}"
-        number /= 1000
-    return f"{number:.1f} TB"
 
 
 def stage_times(ms: Mapping[str, float]) -> str:
@@ -67,11 +41,11 @@ def format_compaction(done: Compaction) -> str:
     lines = []
     for name, before, after in (
         (
-            "predictions",
+            PREDICTIONS,
             (done.before.predictions, done.before.predictions_bytes),
             (done.after.predictions, done.after.predictions_bytes),
         ),
-        ("anomaly_maps", (done.before.maps, done.before.maps_bytes), (done.after.maps, done.after.maps_bytes)),
+        (ANOMALY_MAPS, (done.before.maps, done.before.maps_bytes), (done.after.maps, done.after.maps_bytes)),
     ):
         shown = [f"{count(files, 'file')}, {size(number)}" for files, number in (before, after)]
         lines.append(f"{name:<12}  {shown[0]} -> {shown[1]}")

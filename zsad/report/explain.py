@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from zsad.config import Config
 from zsad.coverage import covered_annotations
-from zsad.datasets.folder import EXPLAINED
 from zsad.errors import ImageError, UsageError
 from zsad.filesystem import is_local, redact
 from zsad.images import FORMATS
+from zsad.layout import EXPLAINED
 from zsad.method.pixel_level import average_prompts
 from zsad.method.prompts import localising_prompts, sample_prompts
 from zsad.method.tile_level import pool_prompts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from zsad.filesystem import redact
 from zsad.report.explain import Alignment, Explanation
+from zsad.text import printable
 
 _SHOWN_COMPONENTS = 20
 
@@ -44,11 +45,6 @@ def format_explanation(explanation: Explanation, prompts: int = 5) -> str:
         + f"; together {sum(item.stage_ms.values()):.0f}",
     ]
     return "\n".join(lines)
-
-
-def printable(name: str) -> str:
-    """``name`` without control characters, which could move the terminal's cursor."""
-    return "".join(character if character.isprintable() else "?" for character in name)
 
 
 def _component_lines(explanation: Explanation) -> list[str]:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import secrets
-from pathlib import Path
-
 from pyarrow import fs
 
 from zsad.errors import UsageError, ZsadError
-from zsad.filesystem import join, redact, resolve
+from zsad.filesystem import join, redact, replace_file, resolve
 
 
 class ReportFolder:
@@ -40,15 +36,7 @@ class ReportFolder:
                 with self.filesystem.open_output_stream(path) as stream:
                     stream.write(data)
                 return
-            folder, base = os.path.split(path)
-            os.makedirs(folder, exist_ok=True)
-            temporary = f"{folder}/.{base}.{secrets.token_hex(4)}.tmp"
-            try:
-                Path(temporary).write_bytes(data)
-                os.replace(temporary, path)
-            except BaseException:
-                Path(temporary).unlink(missing_ok=True)
-                raise
+            replace_file(path, lambda file: file.write(data))
         except OSError as error:
             raise ZsadError(f"Cannot write {redact(join(self.uri, name))!r}: {redact(str(error))}") from error
 

@@ -47,7 +47,7 @@ class Line:
     indent: int = 0
 
 
-def printable(text: str) -> str:
+def in_font(text: str) -> str:
     """``text`` in the letters that the pictures' font has: accents are left off, others become ``?``."""
     plain = unicodedata.normalize("NFKD", text)
     kept = (character for character in plain if not unicodedata.combining(character))
@@ -141,7 +141,7 @@ def _wrap(line: Line, width: int) -> list[tuple[Line, int]]:
     font = load_font(line.size)
     parts: list[tuple[Line, int]] = []
     text, left = "", 0
-    for word in printable(line.text).split(" "):
+    for word in in_font(line.text).split(" "):
         longer = f"{text} {word}" if text else word
         if text.strip() and font.getlength(longer) > width - left:
             parts.append((_with_text(line, text), left))

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib import resources
 from itertools import chain
 
@@ -18,6 +19,7 @@ from zsad.datasets.moved import relocate
 from zsad.errors import UsageError
 from zsad.evaluation.table import COLUMNS
 from zsad.filesystem import Uri, absolute, join, redact
+from zsad.layout import REPORT_MARK, REPORT_OF
 from zsad.report.drawing import Scale
 from zsad.report.figures import draw_curves, f1_thresholds, overall_threshold, read_metrics
 from zsad.report.folder import ReportFolder
@@ -35,11 +37,10 @@ from zsad.report.records import (
 from zsad.report.summary import summarise_run
 from zsad.storage import describe_run, images_config, read_predictions, read_run, read_success, write_atomically
 from zsad.storage.files import list_files
+from zsad.text import printable
 
 DETAILS = 20
 """Default of how many images per class and kind get large pictures."""
-MARK = "report.json"
-"""Says that a folder is a report's, so that its old files may be replaced."""
 ASSETS = ("report.css", "page.js", "gallery.js", "detail.js", "icon.svg")
 
 
@@ -157,14 +158,14 @@ def _claim(output: str, folder: ReportFolder) -> None:
         raise UsageError(
             f"Cannot write the report to {shown!r}: it lies among the results. Expected a folder elsewhere."
         )
-    if folder.get(MARK) is None:
+    if folder.get(REPORT_MARK) is None:
         present = [info.base_name for info in list_files(folder.uri) if not info.base_name.startswith(".")]
         if present:
             raise UsageError(
                 f"Cannot write the report to {shown!r}: it holds files of something else, such as {present[0]!r}. "
                 "Expected a new or empty folder, or an earlier report."
             )
-    folder.put(MARK, json.dumps({"report_of": redact(output)}).encode())
+    folder.put(REPORT_MARK, json.dumps({REPORT_OF: redact(output)}).encode())
 
 
 def print_progress(done: int, total: int) -> None:
@@ -178,13 +179,8 @@ def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters["visible"] = visible
+    environment.filters["visible"] = partial(printable, replacement="\N{REPLACEMENT CHARACTER}")
     return environment
-
-
-def visible(text: object) -> str:
-    """``text`` with control characters replaced, so that no name can reorder or break up a line."""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(text))
 
 
 def _stops(scale: Scale) -> list[tuple[str, str]]:

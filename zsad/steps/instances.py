@@ -20,17 +20,9 @@ from zsad.method.foreground import (
 )
 from zsad.method.tiling import tile_image
 from zsad.models import sam
-from zsad.steps.item import (
-    ImageItem,
-    alive,
-    attempt,
-    free_memory,
-    isolate,
-    load,
-    load_foreground,
-    out_of_memory,
-    timed,
-)
+from zsad.models.graphs import out_of_memory
+from zsad.steps.isolation import attempt, free_memory, isolate
+from zsad.steps.item import ImageItem, alive, load, load_foreground, timed
 
 _IMAGES_AT_ONCE = 8
 """Images whose prompts share decoder batches; of each, masks of less than a batch wait for the others."""

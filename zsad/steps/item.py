@@ -7,29 +7,24 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-import torch
 import torchvision.io  # noqa: F401 - decodes JPEG files where it is loaded
 from numpy.typing import NDArray
 
 from zsad.config import ImagesConfig
-from zsad.errors import ImageError, UsageError
-from zsad.filesystem import BACK_OFF, read_bytes, redact
+from zsad.errors import ImageError
+from zsad.filesystem import read_bytes, redact
 from zsad.images import decode, decode_mask, pixel_count
 from zsad.method.tiling import Tile
-from zsad.models.graphs import forget_graphs, out_of_memory
 from zsad.projection import project
+from zsad.steps.isolation import attempt
 from zsad.steps.trace import Trace
-
-T = TypeVar("T")
 
 _MAX_MESSAGE = 300
 _DARK = 65
 """An image without a brighter value is remarked on: 14 bits in a file of 16 end at 64."""
-_MEMORY_BACK_OFF = (0.5, 2.0)
-"""Seconds before the second and the third try when others held the memory; I/O has ``filesystem.BACK_OFF``."""
 
 
 @dataclass(frozen=True)
@@ -221,112 +216,6 @@ def anomaly_map(item: ImageItem, mask_background: bool) -> NDArray[np.float16]:
 def alive(items: Sequence[ImageItem]) -> list[ImageItem]:
     """The items without a failure."""
     return [item for item in items if item.failure is None]
-
-
-def attempt(stage: str, item: ImageItem, work: Callable[[ImageItem], object]) -> None:
-    """Run ``work(item)``; an exception becomes the item's failure, unless it condemns the whole process.
-
-    What may pass by itself is tried again before.
-    """
-    try:
-        persistently(lambda: work(item))
-    except Exception as error:
-        if condemns_process(error):
-            raise
-        item.fail(stage, error)
-
-
-def isolate(stage: str, items: Sequence[ImageItem], work: Callable[[list[ImageItem]], object]) -> None:
-    """Run ``work`` on all items at once; on failure on each half, down to the image that causes it.
-
-    That one is tried again where it may pass by itself.
-
-    ``work`` can be repeated on a half: it assigns its results after it has succeeded, or passes over what it has done.
-    """
-    if not items:
-        return
-    try:
-        if len(items) == 1:
-            persistently(lambda: work(list(items)))
-        else:
-            work(list(items))
-        return
-    except Exception as error:
-        if condemns_process(error):
-            raise
-        if len(items) == 1:
-            items[0].fail(stage, error)
-            return
-        exhausted = out_of_memory(error)
-    # After the except block, which keeps what the failed call had allocated alive.
-    if exhausted:
-        free_memory()
-    middle = len(items) // 2
-    isolate(stage, items[:middle], work)
-    isolate(stage, items[middle:], work)
-
-
-def in_device_batches(count: int, size: int, forward: Callable[[slice], T]) -> list[T]:
-    """Call ``forward`` on consecutive slices of ``count`` elements; halve ``size`` when memory runs out."""
-    results: list[T] = []
-    start = 0
-    while start < count:
-        try:
-            results.append(forward(slice(start, min(start + size, count))))
-            start += size
-        except Exception as error:
-            if size == 1 or not out_of_memory(error):
-                raise
-            size //= 2
-        else:
-            continue
-        # After the except block, which keeps what the failed call had allocated alive.
-        free_memory()
-    return results
-
-
-def even_batch(count: int, target: int) -> int:
-    """Size of device batches of ``count`` elements: as even as can be, none under ``target`` where that is possible."""
-    return max(1, -(-count // max(1, count // target)))
-
-
-def persistently(work: Callable[[], T]) -> T:
-    """``work()``; on an error that may pass by itself again after a while: out of memory twice, I/O four times."""
-    tries = 0
-    while True:
-        try:
-            return work()
-        except Exception as error:
-            waits = BACK_OFF if isinstance(error, ImageError) else _MEMORY_BACK_OFF
-            if not is_transient(error) or tries >= len(waits):
-                raise
-            wait = waits[tries]
-        tries += 1
-        # After the except block, which keeps what the failed call had allocated alive.
-        free_memory()
-        time.sleep(wait * np.random.default_rng().uniform(0.5, 1.5))
-
-
-def is_transient(error: Exception) -> bool:
-    """Whether the error may pass by itself: memory that others hold now, a store out of reach just now."""
-    return out_of_memory(error) or (isinstance(error, ImageError) and error.transient)
-
-
-def free_memory() -> None:
-    """Give back what is kept of the GPU for later: recorded graphs and their memory, and torch's own."""
-    forget_graphs()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def condemns_process(error: Exception) -> bool:
-    """Whether no other image can succeed in this process either: wrong usage, a missing package, or a lost GPU."""
-    return isinstance(error, UsageError | ImportError) or lost_device(error)
-
-
-def lost_device(error: Exception) -> bool:
-    """Whether the process has lost its CUDA context; only another process gets a new one."""
-    return not out_of_memory(error) and "CUDA error" in str(error)
 
 
 @contextmanager

@@ -8,7 +8,8 @@ from zsad.config import Config
 from zsad.method.foreground import FULL_IMAGE, binarise_saliency
 from zsad.models import isnet
 from zsad.models.device import to_host
-from zsad.steps.item import ImageItem, alive, isolate, load, require_numbers, timed
+from zsad.steps.isolation import isolate
+from zsad.steps.item import ImageItem, alive, load, require_numbers, timed
 
 
 class Saliency:

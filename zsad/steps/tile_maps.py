@@ -18,7 +18,8 @@ from zsad.method.tiling import crop
 from zsad.models import clipseg
 from zsad.models.device import to_host
 from zsad.models.text_cache import cached_texts
-from zsad.steps.item import ImageItem, alive, even_batch, in_device_batches, isolate, load, require_numbers, timed
+from zsad.steps.isolation import even_batch, in_device_batches, isolate
+from zsad.steps.item import ImageItem, alive, load, require_numbers, timed
 
 
 class TileMaps:

@@ -1,6 +1,6 @@
 """Results on disk: schemas, map codec, commit protocol, and the readers. Needs neither Torch nor Ray."""
 
-from zsad.storage.cleanup import Cleanup, broken_parts, drop_superseded, set_aside_broken
+from zsad.storage.cleanup import broken_parts, drop_superseded, set_aside_broken
 from zsad.storage.codec import decode_map, decode_tile_maps, encode_map, encode_tile_maps
 from zsad.storage.committed import Counts, committed_rows, count_rows, work_left
 from zsad.storage.decisions import DECISIONS_SCHEMA, decisions_uri, read_decisions, write_decisions
@@ -28,19 +28,17 @@ from zsad.storage.run import (
     write_success,
 )
 from zsad.storage.schemas import ANOMALY_MAPS_SCHEMA, PREDICTIONS_SCHEMA, SCORED_SCHEMA, conform
-from zsad.storage.writer import WrittenPart, new_run_id, part_name, write_part
+from zsad.storage.writer import new_run_id, part_name, write_part
 
 __all__ = [
     "ANOMALY_MAPS_SCHEMA",
     "DECISIONS_SCHEMA",
     "PREDICTIONS_SCHEMA",
     "SCORED_SCHEMA",
-    "Cleanup",
     "Counts",
     "Lock",
     "RunInfo",
     "Success",
-    "WrittenPart",
     "broken_parts",
     "check_output",
     "clear_success",

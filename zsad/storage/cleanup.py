@@ -4,36 +4,28 @@ from __future__ import annotations
 
 import re
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from zsad.errors import ZsadError
-from zsad.filesystem import join, patiently, redact, resolve
-from zsad.storage.committed import committed_rows, hash_ids, superseded
+from zsad.filesystem import join, redact, resolve, retry_io
+from zsad.id_hashes import hash_ids, repeated
+from zsad.layout import ANOMALY_MAPS, LOCK_HOLDER, PREDICTIONS, RUN, SUCCESS, SUSPENDED_SUCCESS
+from zsad.storage.committed import committed_rows, superseded
 from zsad.storage.files import DamagedPart, delete, list_files, list_parts, open_part, read_part
 from zsad.storage.run import clear_success
-from zsad.storage.schemas import ANOMALY_MAPS, PREDICTIONS, PREDICTIONS_SCHEMA, SUPERSEDING_COLUMNS
+from zsad.storage.schemas import PREDICTIONS_SCHEMA, SUPERSEDING_COLUMNS
 from zsad.storage.writer import run_of_file, write_predictions
 
 _THREADS = 8
-_LEFTOVER = re.compile(r"\.(run\.json|_SUCCESS|\._SUCCESS-suspended|\.lock\.json)\.[0-9a-f]{8}\.tmp")
+_WHOLE_FILES = (RUN, SUCCESS, SUSPENDED_SUCCESS, LOCK_HOLDER)
+_LEFTOVER = re.compile(rf"\.({'|'.join(map(re.escape, _WHOLE_FILES))})\.[0-9a-f]{{8}}\.tmp")
 """What a killed write of one of these files leaves in the output itself."""
 
 
-@dataclass(frozen=True)
-class Cleanup:
-    """What ``drop_superseded`` did: numbers of rows and files."""
-
-    rows_dropped: int
-    parts_rewritten: int
-    parts_removed: int
-    maps_removed: int
-
-
-def drop_superseded(output: str, fingerprint: str) -> Cleanup:
+def drop_superseded(output: str, fingerprint: str) -> None:
     """Make a raw read of ``predictions`` hold every image once, and remove maps nobody points to.
 
     To be called by the driver after its own run has ended and before ``_SUCCESS``. Each part is replaced
@@ -48,19 +40,15 @@ def drop_superseded(output: str, fingerprint: str) -> Cleanup:
     Raises:
         ZsadError: a part is damaged or lacks its maps, or holds rows of another fingerprint.
     """
-    dropped = rewritten = removed = 0
     for name, rows in _superseded_rows(output, fingerprint).items():
         table = read_part(output, PREDICTIONS, name, PREDICTIONS_SCHEMA.names)
         keep = np.ones(table.num_rows, np.bool_)
         keep[rows] = False
-        dropped += len(rows)
         if keep.any():
             write_predictions(output, name, table.filter(pa.array(keep)))
-            rewritten += 1
         else:
             delete(output, PREDICTIONS, name)
-            removed += 1
-    return Cleanup(dropped, rewritten, removed, _remove_orphans(output))
+    _remove_orphans(output)
 
 
 def broken_parts(output: str) -> list[str]:
@@ -114,13 +102,12 @@ def _superseded_rows(output: str, fingerprint: str) -> dict[str, list[int]]:
                 "this run's. Move it away, or use another --output."
             )
         hashes.append(hash_ids(rows["image_id"]))
-    every = np.sort(np.concatenate(hashes)) if hashes else np.zeros(0, np.uint64)
-    repeated = np.unique(every[1:][every[1:] == every[:-1]])
-    if not repeated.size:
+    several = repeated(np.concatenate(hashes)) if hashes else np.zeros(0, np.uint64)
+    if not several.size:
         return {}
     names, positions, candidates = [], [], []
     for name, rows in committed_rows(output, SUPERSEDING_COLUMNS):
-        position = np.flatnonzero(np.isin(hash_ids(rows["image_id"]), repeated))
+        position = np.flatnonzero(np.isin(hash_ids(rows["image_id"]), several))
         names += [name] * position.size
         positions += position.tolist()
         candidates.append(rows.take(pa.array(position)))
@@ -130,7 +117,7 @@ def _superseded_rows(output: str, fingerprint: str) -> dict[str, list[int]]:
     return result
 
 
-def _remove_orphans(output: str) -> int:
+def _remove_orphans(output: str) -> None:
     used: set[str] = set()
     for _, rows in committed_rows(output, ["map_part"]):
         used.update(pc.unique(rows["map_part"].drop_null()).to_pylist())
@@ -138,9 +125,9 @@ def _remove_orphans(output: str) -> int:
     missing = used.difference(present)
     if missing:
         raise ZsadError(f"The maps part {min(missing)!r} is missing. Running the same command again scores its images.")
-    orphans = [name for name in present if name not in used and run_of_file(name) is not None]
-    for name in orphans:
-        delete(output, ANOMALY_MAPS, name)
+    for name in present:
+        if name not in used and run_of_file(name) is not None:
+            delete(output, ANOMALY_MAPS, name)
     for folder in (PREDICTIONS, ANOMALY_MAPS):
         for info in list_files(join(output, folder)):
             if info.base_name.endswith(".tmp") and run_of_file(info.base_name) is not None:
@@ -148,7 +135,6 @@ def _remove_orphans(output: str) -> int:
     for info in list_files(output):
         if _LEFTOVER.fullmatch(info.base_name):
             delete(output, info.base_name)
-    return len(orphans)
 
 
 def _ends_whole(output: str, name: str) -> bool:
@@ -160,7 +146,7 @@ def _ends_whole(output: str, name: str) -> bool:
             return bool(size > 8 and file.read_at(4, size - 4) == b"PAR1")
 
     try:
-        return patiently(look)
+        return retry_io(look)
     except FileNotFoundError:
         return False
     except OSError as error:

@@ -8,18 +8,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from zsad.errors import UsageError
+from zsad.id_hashes import KEYS, hash_ids
+from zsad.layout import PREDICTIONS
 from zsad.storage.files import list_parts, read_part
-from zsad.storage.schemas import PREDICTIONS, SUPERSEDING_COLUMNS
+from zsad.storage.schemas import SUPERSEDING_COLUMNS
 
 _READ_AHEAD = 4
-_HASH_SLICE = 1 << 18
-_HASH_KEYS = ("zsad image id 01", "zsad image id 02")
 _UNKNOWN = -1
 _ABSENT = -2
 _NO_ROW, _OK, _FIRST_REASON = 0, 1, 2
@@ -175,18 +174,9 @@ def superseded(rows: pa.Table) -> NDArray[np.bool_]:
     return result
 
 
-def hash_ids(ids: pa.ChunkedArray, key: str = _HASH_KEYS[0]) -> NDArray[np.uint64]:
-    """64-bit SipHash of every id, in slices, so that few of them are Python strings at a time."""
-    hashes = np.empty(len(ids), np.uint64)
-    for start in range(0, len(ids), _HASH_SLICE):
-        values = ids.slice(start, _HASH_SLICE).to_numpy().astype(object, copy=False)
-        hashes[start : start + len(values)] = pd.util.hash_array(values, hash_key=key, categorize=False)
-    return hashes
-
-
 def _ordered_hashes(ids: pa.ChunkedArray) -> tuple[str, NDArray[np.intp], NDArray[np.uint64]]:
     """A key under which all hashes differ, the order that sorts them, and the sorted hashes."""
-    for key in _HASH_KEYS:
+    for key in KEYS:
         hashes = hash_ids(ids, key)
         order = np.argsort(hashes)
         hashes = hashes[order]

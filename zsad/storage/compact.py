@@ -17,13 +17,14 @@ import pyarrow.compute as pc
 
 from zsad.errors import ZsadError
 from zsad.filesystem import join, redact
+from zsad.layout import ANOMALY_MAPS, PREDICTIONS
 from zsad.storage.cleanup import drop_superseded
 from zsad.storage.committed import committed_rows
 from zsad.storage.files import Sink, delete, list_files, list_parts, open_part, read_part, write_atomically
 from zsad.storage.lock import no_results, output_lock
 from zsad.storage.reader import check_owner
 from zsad.storage.run import read_run, resume_success, suspend_success
-from zsad.storage.schemas import ANOMALY_MAPS, ANOMALY_MAPS_SCHEMA, PREDICTIONS, PREDICTIONS_SCHEMA, conform
+from zsad.storage.schemas import ANOMALY_MAPS_SCHEMA, PREDICTIONS_SCHEMA, conform
 from zsad.storage.writer import maps_writer, new_run_id, part_name, write_predictions
 
 ROWS_PER_PART = 20_000

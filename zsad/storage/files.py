@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow import fs
 
 from zsad.errors import ZsadError
-from zsad.filesystem import join, patiently, redact, resolve
+from zsad.filesystem import join, redact, replace_file, resolve, retry_io
 
 T = TypeVar("T")
 
@@ -28,7 +27,7 @@ class DamagedPart(ZsadError):
     """A part that is missing, cut off, or not of this program (not one that is merely out of reach now)."""
 
 
-def write_atomically(uri: str, write: Callable[[Sink], object]) -> int:
+def write_atomically(uri: str, write: Callable[[Sink], object]) -> None:
     """Create or replace the file at ``uri``, whole or not at all.
 
     On a local file system a hidden temporary name in the same folder, fsync and ``os.replace``; on an
@@ -38,16 +37,14 @@ def write_atomically(uri: str, write: Callable[[Sink], object]) -> int:
         uri: path or URI of the file.
         write: called once with a sink.
 
-    Returns:
-        The number of bytes.
-
     Raises:
         ZsadError: the file cannot be written (no space, no permission, no connection).
     """
     filesystem, path = resolve(uri)
     try:
         if isinstance(filesystem, fs.LocalFileSystem):
-            return _write_local(path, write)
+            _write_local(path, write)
+            return
         buffer = pa.BufferOutputStream()
         write(buffer)
         content = buffer.getvalue()
@@ -56,30 +53,19 @@ def write_atomically(uri: str, write: Callable[[Sink], object]) -> int:
             with filesystem.open_output_stream(path) as stream:
                 stream.write(content)
 
-        patiently(put)
-        return int(content.size)
+        retry_io(put)
     except OSError as error:
         raise ZsadError(f"Cannot write {redact(uri)!r}: {redact(str(error))}") from error
 
 
-def _write_local(path: str, write: Callable[[Sink], object]) -> int:
-    folder, name = os.path.split(path)
-    os.makedirs(folder, exist_ok=True)
-    # Two attempts of one task may run at once, so the temporary name is not shared.
-    temporary = os.path.join(folder, f".{name}.{secrets.token_hex(4)}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-            size = file.tell()
-        os.replace(temporary, path)
-    except BaseException:
-        if os.path.exists(temporary):
-            os.unlink(temporary)
-        raise
-    _sync_folder(folder)
-    return size
+def _write_local(path: str, write: Callable[[Sink], object]) -> None:
+    def write_synced(file: BinaryIO) -> None:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+
+    replace_file(path, write_synced)
+    _sync_folder(os.path.dirname(path))
 
 
 def _sync_folder(folder: str) -> None:
@@ -173,7 +159,7 @@ def _look(uri: str, work: Callable[[pa.NativeFile], T]) -> T:
     with suppress(*_COMPLAINTS):
         return work(filesystem.open_input_file(path))
     try:
-        content = patiently(lambda: _content(filesystem, path))
+        content = retry_io(lambda: _content(filesystem, path))
     except FileNotFoundError:
         raise DamagedPart(
             f"The part {redact(uri)!r} is missing. If 'zsad compact' is at work there, do this again after it. {_REPAIR}"

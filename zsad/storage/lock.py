@@ -28,11 +28,11 @@ from filelock import FileLock, Timeout
 from pyarrow import fs
 
 from zsad.errors import UsageError, ZsadError
-from zsad.filesystem import join, patiently, redact, resolve
+from zsad.filesystem import join, redact, resolve, retry_io
+from zsad.layout import LOCK_HOLDER
 from zsad.storage.files import list_files, write_atomically
 
 _LOCK = ".lock"
-_HOLDER = ".lock.json"
 BEAT_SECONDS = 15.0
 STALE_SECONDS = 60.0
 """A lock that was not renewed for so long is that of a dead run."""
@@ -59,11 +59,11 @@ class Lock:
             ZsadError: another run has taken the output over, this one has ended, or the lock cannot be read.
         """
         try:
-            found = patiently(lambda: _read(self.output))
+            found = retry_io(lambda: _read(self.output))
             if found is None:
                 # A client of NFS may remember for a minute that a name was missing; opening the folder corrects it.
                 list_files(self.output)
-                found = patiently(lambda: _read(self.output))
+                found = retry_io(lambda: _read(self.output))
         except OSError as error:
             raise ZsadError(f"Cannot read the lock of {redact(self.output)!r}: {redact(str(error))}") from error
         if _parse(found).get("token") != self.token:
@@ -125,12 +125,12 @@ def _file_lock(output: str, folder: Path) -> Iterator[Lock]:
         folder.mkdir(parents=True, exist_ok=True)
         system_lock.acquire()
     except Timeout:
-        raise _refusal(output, _read_local(folder / _HOLDER)) from None
+        raise _refusal(output, _read_local(folder / LOCK_HOLDER)) from None
     except OSError as error:
         raise _unwritable(output, error) from None
     try:
         try:
-            write_atomically(str(folder / _HOLDER), lambda sink: sink.write(_encode(_holder() | {"token": token})))
+            write_atomically(str(folder / LOCK_HOLDER), lambda sink: sink.write(_encode(_holder() | {"token": token})))
         except ZsadError as error:
             raise _unwritable(output, error) from None
         yield Lock(output, token)
@@ -138,7 +138,7 @@ def _file_lock(output: str, folder: Path) -> Iterator[Lock]:
         with suppress(OSError):
             # A shared file system that was out of reach may have given the lock, and so these files, to another run.
             if _parse(_read(str(folder))).get("token", token) == token:
-                for name in (_HOLDER, _LOCK):
+                for name in (LOCK_HOLDER, _LOCK):
                     (folder / name).unlink(missing_ok=True)
         system_lock.release()
         if is_new:
@@ -181,15 +181,15 @@ def _object_lock(output: str, stream: TextIO, beat: float, stale: float) -> Iter
             thread.join()
         with suppress(OSError):
             if _parse(_read(output)).get("token") == token:
-                _delete(output, _HOLDER)
+                _delete(output, LOCK_HOLDER)
 
 
 def _take(lock: Lock, holder: Mapping[str, Any], stream: TextIO, beat: float, stale: float) -> None:
     """Return once the lock is held; refuse when another run holds it that is alive."""
-    found = patiently(lambda: _read(lock.output))
+    found = retry_io(lambda: _read(lock.output))
     if found is not None:
         _outlive(lock.output, found, stream, beat, stale)
-    patiently(lambda: _write(lock.output, _encode(holder)))
+    retry_io(lambda: _write(lock.output, _encode(holder)))
     # Of several that come this far at once the last to write has it, and all of them see which one that is.
     time.sleep(_SETTLE_SECONDS)
     found = _read(lock.output)
@@ -218,9 +218,9 @@ def _outlive(output: str, found: bytes, stream: TextIO, beat: float, stale: floa
 
 def _age(output: str) -> float:
     """Seconds since the lock was written, by the store's own clock."""
-    name = f"{_HOLDER}.{secrets.token_hex(4)}"
+    name = f"{LOCK_HOLDER}.{secrets.token_hex(4)}"
     filesystem, now = resolve(join(output, name))
-    _, then = resolve(join(output, _HOLDER))
+    _, then = resolve(join(output, LOCK_HOLDER))
     _write(output, b"", name)
     try:
         times = [info.mtime for info in filesystem.get_file_info([now, then])]
@@ -240,7 +240,7 @@ def _encode(holder: Mapping[str, Any]) -> bytes:
 
 def _read(output: str) -> bytes | None:
     """The lock's object, None when there is none. Raises OSError."""
-    filesystem, path = resolve(join(output, _HOLDER))
+    filesystem, path = resolve(join(output, LOCK_HOLDER))
     try:
         with filesystem.open_input_stream(path) as source:
             return bytes(source.read())
@@ -248,7 +248,7 @@ def _read(output: str) -> bytes | None:
         return None
 
 
-def _write(output: str, content: bytes, name: str = _HOLDER) -> None:
+def _write(output: str, content: bytes, name: str = LOCK_HOLDER) -> None:
     filesystem, path = resolve(join(output, name))
     with filesystem.open_output_stream(path) as sink:
         sink.write(content)

@@ -15,19 +15,13 @@ from numpy.typing import NDArray
 
 from zsad.errors import UsageError, ZsadError
 from zsad.filesystem import Uri, as_uri, exists, join, redact
+from zsad.layout import ANOMALY_MAPS, PREDICTIONS, RUN
 from zsad.storage.codec import MAP, decode_map
 from zsad.storage.committed import committed_rows, superseded
 from zsad.storage.files import DamagedPart, list_parts, open_part
 from zsad.storage.lock import no_results
 from zsad.storage.rle import decode_rle
-from zsad.storage.run import RUN
-from zsad.storage.schemas import (
-    ANOMALY_MAPS,
-    ANOMALY_MAPS_SCHEMA,
-    PREDICTIONS,
-    PREDICTIONS_SCHEMA,
-    SUPERSEDING_COLUMNS,
-)
+from zsad.storage.schemas import ANOMALY_MAPS_SCHEMA, PREDICTIONS_SCHEMA, SUPERSEDING_COLUMNS
 
 T = TypeVar("T")
 

@@ -18,12 +18,8 @@ from pydantic import ValidationError
 from zsad.config import ImagesConfig, differences
 from zsad.errors import UsageError, ZsadError
 from zsad.filesystem import join, redact, resolve
+from zsad.layout import PREDICTIONS, RUN, SUCCESS, SUSPENDED_SUCCESS
 from zsad.storage.files import list_files, list_parts, write_atomically
-from zsad.storage.schemas import PREDICTIONS
-
-RUN = "run.json"
-SUCCESS = "_SUCCESS"
-_SUSPENDED = "._SUCCESS-suspended"
 
 _SECRET_KEY = re.compile(r"(?i)(^|_)(password|secret|token|credentials?|(access|secret|api)_key)$")
 _HASH_SLICE = 1 << 16
@@ -151,7 +147,7 @@ def check_output(output: str, fingerprint: str, scored_fields: Mapping[str, Any]
 def write_success(output: str, counts: Mapping[str, int], manifest_hash: str) -> None:
     """Declare that every row of the manifest with this hash is accounted for; a suspended declaration goes."""
     _write_json(join(output, SUCCESS), asdict(Success(dict(counts), manifest_hash)))
-    _delete(join(output, _SUSPENDED))
+    _delete(join(output, SUSPENDED_SUCCESS))
 
 
 def read_success(output: str) -> Success | None:
@@ -161,7 +157,7 @@ def read_success(output: str) -> Success | None:
 
 def clear_success(output: str) -> None:
     """Remove ``_SUCCESS``, before a run that adds work."""
-    for name in (SUCCESS, _SUSPENDED):
+    for name in (SUCCESS, SUSPENDED_SUCCESS):
         _delete(join(output, name))
 
 
@@ -172,17 +168,17 @@ def suspend_success(output: str) -> None:
     """
     success = read_success(output)
     if success is not None:
-        _write_json(join(output, _SUSPENDED), asdict(success))
+        _write_json(join(output, SUSPENDED_SUCCESS), asdict(success))
         _delete(join(output, SUCCESS))
 
 
 def resume_success(output: str) -> None:
     """Bring back what ``suspend_success`` took away, if anything; a newer ``_SUCCESS`` stays."""
-    suspended: Success | None = _read_as(Success, join(output, _SUSPENDED))
+    suspended: Success | None = _read_as(Success, join(output, SUSPENDED_SUCCESS))
     if suspended is not None:
         if read_success(output) is None:
             write_success(output, suspended.counts, suspended.manifest_hash)
-        _delete(join(output, _SUSPENDED))
+        _delete(join(output, SUSPENDED_SUCCESS))
 
 
 def _delete(uri: str) -> None:

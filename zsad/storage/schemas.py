@@ -6,11 +6,6 @@ import pyarrow as pa
 
 from zsad.errors import ZsadError
 
-PREDICTIONS = "predictions"
-"""Folder of the light table, one row per input image."""
-ANOMALY_MAPS = "anomaly_maps"
-"""Folder of the heavy table, one row (and one row group) per scored image."""
-
 _BOX = [pa.field(name, pa.int32()) for name in ("x0", "y0", "x1", "y1")]
 BOX = pa.struct(_BOX)
 """x0, y0, x1, y1 in image pixels after orientation, end exclusive."""

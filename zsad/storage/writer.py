@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import re
 import secrets
-from dataclasses import dataclass
 from datetime import datetime, timezone
 
 import numpy as np
@@ -21,12 +20,11 @@ from numpy.typing import NDArray
 
 from zsad.errors import ZsadError
 from zsad.filesystem import join
+from zsad.layout import ANOMALY_MAPS, PREDICTIONS
 from zsad.storage.files import Sink, list_parts, write_atomically
 from zsad.storage.schemas import (
-    ANOMALY_MAPS,
     ANOMALY_MAPS_SCHEMA,
     MAP_COLUMNS,
-    PREDICTIONS,
     PREDICTIONS_SCHEMA,
     SCORED_SCHEMA,
     conform,
@@ -36,25 +34,6 @@ _PART_NAME = re.compile(r"part-(?P<run>[^/]+)-\d{6,}\.parquet")
 _FILE_NAME = re.compile(r"\.?part-(?P<run>[^/]+?)-\d{6,}(-[0-9a-f]{8})?\.parquet(\.[0-9a-f]{8}\.tmp)?")
 _RUN_ID = re.compile(r"(?P<date>\d{8})T(?P<time>\d{12})Z[0-9a-f]{6}")
 _TIME = "%Y%m%dT%H%M%S%f"
-
-
-@dataclass(frozen=True)
-class WrittenPart:
-    """What ``write_part`` committed.
-
-    Attributes:
-        name: file name in ``predictions``.
-        map_part: file name in ``anomaly_maps``, None when no row had a map.
-        rows: rows in all.
-        errors: those with ``status=error``.
-        bytes: size of both files.
-    """
-
-    name: str
-    map_part: str | None
-    rows: int
-    errors: int
-    bytes: int
 
 
 def new_run_id(output: str) -> str:
@@ -82,7 +61,7 @@ def run_of_file(name: str) -> str | None:
     return match["run"] if match else None
 
 
-def write_part(output: str, name: str, rows: pa.Table) -> WrittenPart:
+def write_part(output: str, name: str, rows: pa.Table) -> None:
     """Commit scored rows, in the order given; nothing is written for an empty table.
 
     Args:
@@ -98,22 +77,20 @@ def write_part(output: str, name: str, rows: pa.Table) -> WrittenPart:
         raise ZsadError(f"Given the part name {name!r}; expected part-<run_id>-<task index>.parquet.")
     scored = conform(rows, SCORED_SCHEMA)
     if scored.num_rows == 0:
-        return WrittenPart(name, None, 0, 0, 0)
+        return
     with_map = _rows_with_map(scored)
-    size = 0
     map_part = None
     if with_map.size:
         map_part = f"{name.removesuffix('.parquet')}-{_digest(scored, with_map)}.parquet"
-        size += write_atomically(join(output, ANOMALY_MAPS, map_part), lambda sink: _write_maps(sink, scored, with_map))
+        write_atomically(join(output, ANOMALY_MAPS, map_part), lambda sink: _write_maps(sink, scored, with_map))
     predictions = _predictions(scored, with_map, map_part)
-    size += write_predictions(output, name, predictions)
-    return WrittenPart(name, map_part, scored.num_rows, scored.num_rows - int(with_map.size), size)
+    write_predictions(output, name, predictions)
 
 
-def write_predictions(output: str, name: str, predictions: pa.Table) -> int:
-    """Write one part of ``PREDICTIONS_SCHEMA`` atomically; returns its size in bytes."""
+def write_predictions(output: str, name: str, predictions: pa.Table) -> None:
+    """Write one part of ``PREDICTIONS_SCHEMA`` atomically."""
     table = conform(predictions, PREDICTIONS_SCHEMA)
-    return write_atomically(
+    write_atomically(
         join(output, PREDICTIONS, name),
         lambda sink: pq.write_table(table, sink, compression="zstd", write_page_checksum=True),
     )

@@ -1,0 +1,166 @@
+"""Connecting to Ray: addresses, settings, signals and words on the terminal."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+
+import pytest
+
+from zsad.errors import UsageError, ZsadError
+from zsad.pipeline import ray_session
+
+
+@pytest.mark.parametrize("address", ["here", "http://a:8265", "host:", "host:port", "a b:1"])
+def test_an_address_of_no_known_form_is_refused_at_once(monkeypatch, address):
+    monkeypatch.setattr(ray_session.ray, "init", lambda **_: pytest.fail("asked Ray"))
+    with (
+        pytest.raises(UsageError, match=rf"the address '{address}'\. Expected local, auto or HOST:PORT"),
+        ray_session.connected(address),
+    ):
+        pass
+
+
+def test_an_address_of_the_environment_is_looked_at_as_well(monkeypatch):
+    monkeypatch.setattr(ray_session.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray_session.ray, "init", lambda **_: pytest.fail("asked Ray"))
+    for address, error, words in (
+        ("http://host:8265", UsageError, r"'http://host:8265' of \$RAY_ADDRESS\. Expected"),
+        ("127.0.0.1:1", ZsadError, "Cannot reach Ray at 'auto': .*refused"),
+    ):
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(error, match=words), ray_session.connected(None):
+            pass
+
+
+def test_a_ray_of_its_own_starts_with_settings_that_the_caller_keeps_nothing_of(monkeypatch):
+    seen = {}
+    monkeypatch.setattr(ray_session.ray, "init", lambda **_: seen.update(os.environ))
+    monkeypatch.setattr(ray_session.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray_session.ray, "shutdown", lambda: None)
+    for name in ray_session._OWN_RAY:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("RAY_BACKEND_LOG_LEVEL", "info")
+    before = dict(os.environ)
+    with ray_session.connected("local"):
+        assert dict(os.environ) == before
+    assert {name: seen[name] for name in ray_session._OWN_RAY} == ray_session._OWN_RAY | {
+        "RAY_BACKEND_LOG_LEVEL": "info"
+    }
+    seen.clear()
+    with ray_session.connected("auto"):
+        assert "RAY_event_stats" not in seen
+    monkeypatch.setattr(ray_session.ray, "init", lambda **_: (_ for _ in ()).throw(ConnectionError("no")))
+    with pytest.raises(ZsadError, match="Cannot reach Ray at 'local'"), ray_session.connected("local"):
+        pass
+    assert dict(os.environ) == before
+
+
+@contextmanager
+def handlers(**given):
+    """These handlers for the duration of the block."""
+    numbers = {getattr(signal, name): handler for name, handler in given.items()}
+    before = {number: signal.signal(number, handler) for number, handler in numbers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """What a Ray that only pretends does; ``init`` is to be patched."""
+    found = []
+    monkeypatch.setattr(ray_session.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray_session.ray, "shutdown", lambda: found.append("shut down"))
+    return found
+
+
+@pytest.mark.parametrize(("name", "end"), [("SIGINT", KeyboardInterrupt), ("SIGTERM", SystemExit)])
+@pytest.mark.parametrize("seconds_between", [None, 0.01, 2])
+def test_a_signal_waits_until_ray_has_started_unless_it_is_sent_again(monkeypatch, steps, name, end, seconds_between):
+    number, now = getattr(signal, name), [0.0]
+    monkeypatch.setattr(ray_session.time, "monotonic", lambda: now[0])
+
+    def init(**_):
+        signal.signal(signal.SIGTERM, lambda *_: steps.append("Ray's own"))
+        signal.raise_signal(number)
+        if seconds_between is not None:
+            now[0] += seconds_between
+            signal.raise_signal(number)
+        steps.append("started")
+
+    monkeypatch.setattr(ray_session.ray, "init", init)
+    own = {"SIGINT": signal.default_int_handler, "SIGTERM": lambda *_: sys.exit(143)}
+    set_handler = signal.signal
+    with handlers(**own):
+        with pytest.raises(end), ray_session.connected("local"):
+            steps.append("ran")
+        assert [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)] == list(own.values())
+    assert signal.signal is set_handler
+    assert steps == (["shut down"] if seconds_between == 2 else ["started", "shut down"])
+
+
+@pytest.mark.parametrize("address", ["local", "auto"])
+def test_rays_answer_to_sigterm_replaces_none_but_the_systems(monkeypatch, steps, address):
+    def rays(*_):
+        pass
+
+    monkeypatch.setattr(ray_session.ray, "init", lambda **_: signal.signal(signal.SIGTERM, rays))
+    for own, kept in ((lambda *_: None, None), (signal.SIG_DFL, rays)):
+        with handlers(SIGTERM=own), ray_session.connected(address):
+            assert signal.getsignal(signal.SIGTERM) is (kept or own)
+
+
+def test_an_ignored_ctrl_c_stays_ignored(monkeypatch, steps):
+    monkeypatch.setattr(ray_session.ray, "init", lambda **_: signal.raise_signal(signal.SIGINT))
+    with handlers(SIGINT=signal.SIG_IGN), ray_session.connected("local"):
+        steps.append("ran")
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    assert steps == ["ran", "shut down"]
+
+
+def test_a_failed_start_gives_the_handlers_back(monkeypatch, steps):
+    def init(**_):
+        raise ConnectionError("no")
+
+    monkeypatch.setattr(ray_session.ray, "init", init)
+    with handlers(SIGINT=signal.default_int_handler):
+        with pytest.raises(ZsadError, match="Cannot reach Ray"), ray_session.connected("local"):
+            pass
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_outside_the_main_thread_no_handler_is_touched(monkeypatch, steps):
+    monkeypatch.setattr(ray_session.ray, "init", lambda **_: steps.append("started"))
+
+    def connect():
+        with ray_session.connected("local"):
+            steps.append("ran")
+
+    with handlers(SIGTERM=lambda *_: None):
+        thread = threading.Thread(target=connect)
+        thread.start()
+        thread.join()
+    assert steps == ["started", "ran", "shut down"]
+
+
+def test_of_what_rays_core_writes_only_its_remark_on_our_own_setting_is_left_out(capfd):
+    with pytest.raises(ZsadError), ray_session._without_remark():
+        os.write(
+            2, b"first\n[x] logging.cc:1: Set ray log level from environment variable RAY_BACKEND_LOG_LEVEL to 3\n"
+        )
+        os.write(2, b"second\n")
+        assert capfd.readouterr().err == ""
+        raise ZsadError("no")
+    os.write(2, b"third\n")
+    assert capfd.readouterr().err == "first\nsecond\nthird\n"
+
+
+def test_ray_starts_without_a_word():
+    code = "from zsad.pipeline.ray_session import connected\nwith connected('local'): print('connected')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("connected\n", "")

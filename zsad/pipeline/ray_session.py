@@ -1,0 +1,164 @@
+"""Connecting to Ray, or starting one for this run alone."""
+
+from __future__ import annotations
+
+import logging
+import os
+import platform
+import re
+import signal
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
+from types import FrameType
+from typing import Any
+
+import ray
+
+from zsad.errors import UsageError, ZsadError
+from zsad.filesystem import redact
+
+_KEPT_MIB = 128 if platform.libc_ver() >= ("glibc", "2.36") else 32
+"""Of one piece of memory that is kept; glibc of old ignores a setting of more than 32 MiB, and then keeps hardly any."""
+KEEPS_MEMORY = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(_KEPT_MIB << 20),
+    "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
+}
+"""Of mallopt(3), where the environment does not say otherwise: an actor keeps what a batch frees, for the next one needs
+as much. Else glibc gives it back, and the system clears every page again. Ray calls actors in threads, whose own arenas
+would keep too little."""
+_SIGNALS = signal.SIGTERM, signal.SIGINT
+_KNOCK_SECONDS = 10
+_ADDRESS = re.compile(r"local|auto|(?!https?:)[a-z0-9+.-]+://\S+|([^\s:/]+|\[[0-9a-fA-F:]+\]):[0-9]{1,5}")
+_OWN_RAY = {
+    # Ray's core prints a harmless but alarming error per actor pool into the terminal (ray#53727).
+    "RAY_BACKEND_LOG_LEVEL": "fatal",
+    # Nobody looks at them, and to collect them is a fifth of what Ray's idle processes cost.
+    "RAY_event_stats": "0",
+    "RAY_enable_metrics_collection": "0",
+    "RAY_task_events_report_interval_ms": "0",
+    **KEEPS_MEMORY,
+}
+"""Settings of Ray's processes where it is started for one run; the environment goes before."""
+
+
+@contextmanager
+def connected(address: str | None) -> Iterator[None]:
+    """Ray for the duration of the block; shut down at its end unless it was running before.
+
+    Args:
+        address: ``local`` starts Ray on this machine; ``auto`` or ``ray://host:port`` joins a cluster;
+            None joins the cluster of ``$RAY_ADDRESS`` (as a submitted job does) or else starts one here.
+
+    Raises:
+        UsageError: an address of no such form.
+        ZsadError: no cluster answers at the address.
+    """
+    given = address or os.environ.get("RAY_ADDRESS") or "local"
+    if not _ADDRESS.fullmatch(given):
+        source = "" if address else " of $RAY_ADDRESS"
+        raise UsageError(f"Cannot read the address {redact(given)!r}{source}. Expected local, auto or HOST:PORT.")
+    if ray.is_initialized():
+        yield
+        return
+    address = address or ("auto" if os.environ.get("RAY_ADDRESS") else "local")
+    # The workers' own output stays in Ray's log files; what concerns an image is in its row.
+    starts = address == "local"
+    own: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False} if starts else {}
+    try:
+        _knock(given)
+        with (
+            _signals(held=starts),
+            _environment(_OWN_RAY if starts else {}),
+            _without_remark() if starts else nullcontext(),
+        ):
+            ray.init(address=address, logging_level=logging.ERROR, **own)
+    except (KeyboardInterrupt, SystemExit):
+        # Of a signal that was held: Ray is complete by now, and can be ended.
+        ray.shutdown()
+        raise
+    except Exception as error:  # a start that takes too long is nothing more special in Ray
+        raise ZsadError(
+            f"Cannot reach Ray at {address!r}: {error}. Expected local, or auto on a node of a cluster."
+        ) from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nothing listens at ``HOST:PORT``; Ray would go on asking for longer than ten minutes."""
+    host, separator, port = address.rpartition(":")
+    if separator and "://" not in address:
+        socket.create_connection((host.strip("[]"), int(port)), _KNOCK_SECONDS).close()
+
+
+@contextmanager
+def _signals(held: bool) -> Iterator[None]:
+    """Keep the handlers of Ctrl-C and SIGTERM that Python knows; ``held``: they are called at the end of the block only.
+
+    A Ray that is stopped while it starts leaves processes behind. Who cannot wait sends the signal again after a second.
+    """
+    own: dict[int, Any] = {number: handler for number in _SIGNALS if callable(handler := signal.getsignal(number))}
+    if threading.current_thread() is not threading.main_thread():
+        own.clear()
+    came: dict[int, float] = {}
+    set_handler = signal.signal
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        first = came.setdefault(number, time.monotonic())
+        # Some programs pass on a Ctrl-C that the terminal has sent to every process anyway.
+        if time.monotonic() - first > 1:
+            own[number](number, frame)
+
+    def set_others(number: int, handler: Any) -> Any:
+        # Ray's answer to SIGTERM has an exit code that nobody knows.
+        return own[number] if number in own and number == signal.SIGTERM else set_handler(number, handler)
+
+    try:
+        if held:
+            for number in own:
+                signal.signal(number, hold)
+        signal.signal = set_others  # type: ignore[assignment]
+        yield
+    finally:
+        signal.signal = set_handler
+        for number, handler in own.items():
+            signal.signal(number, handler)
+        for number in list(came)[:1]:
+            signal.raise_signal(number)
+
+
+@contextmanager
+def _environment(settings: Mapping[str, str]) -> Iterator[None]:
+    """These variables, where they are not set, for the duration of the block: Ray's processes start with them."""
+    missing = {name: value for name, value in settings.items() if name not in os.environ}
+    os.environ.update(missing)
+    try:
+        yield
+    finally:
+        for name in missing:
+            os.environ.pop(name, None)
+
+
+@contextmanager
+def _without_remark() -> Iterator[None]:
+    """Hold back what Ray's core writes to the terminal meanwhile, and write it at the end but for a remark on the above."""
+    with tempfile.TemporaryFile() as held:
+        terminal = os.dup(2)
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
+            held.seek(0)
+            with suppress(OSError):
+                for line in held:
+                    if b"RAY_BACKEND_LOG_LEVEL" not in line:
+                        os.write(2, line)

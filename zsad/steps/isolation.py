@@ -1,0 +1,126 @@
+"""What keeps the failure of one image from the others: tries again, halves of a batch, and what ends the process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+
+from zsad.errors import ImageError, UsageError
+from zsad.filesystem import BACK_OFF, sleep_about
+from zsad.models.graphs import forget_graphs, out_of_memory
+
+if TYPE_CHECKING:
+    from zsad.steps.item import ImageItem
+
+T = TypeVar("T")
+
+_MEMORY_BACK_OFF = (0.5, 2.0)
+"""Seconds before the second and the third try when others held the memory; I/O has ``filesystem.BACK_OFF``."""
+
+
+def attempt(stage: str, item: ImageItem, work: Callable[[ImageItem], object]) -> None:
+    """Run ``work(item)``; an exception becomes the item's failure, unless it condemns the whole process.
+
+    What may pass by itself is tried again before.
+    """
+    try:
+        retry_item(lambda: work(item))
+    except Exception as error:
+        if condemns_process(error):
+            raise
+        item.fail(stage, error)
+
+
+def isolate(stage: str, items: Sequence[ImageItem], work: Callable[[list[ImageItem]], object]) -> None:
+    """Run ``work`` on all items at once; on failure on each half, down to the image that causes it.
+
+    That one is tried again where it may pass by itself.
+
+    ``work`` can be repeated on a half: it assigns its results after it has succeeded, or passes over what it has done.
+    """
+    if not items:
+        return
+    try:
+        if len(items) == 1:
+            retry_item(lambda: work(list(items)))
+        else:
+            work(list(items))
+        return
+    except Exception as error:
+        if condemns_process(error):
+            raise
+        if len(items) == 1:
+            items[0].fail(stage, error)
+            return
+        exhausted = out_of_memory(error)
+    # After the except block, which keeps what the failed call had allocated alive.
+    if exhausted:
+        free_memory()
+    middle = len(items) // 2
+    isolate(stage, items[:middle], work)
+    isolate(stage, items[middle:], work)
+
+
+def in_device_batches(count: int, size: int, forward: Callable[[slice], T]) -> list[T]:
+    """Call ``forward`` on consecutive slices of ``count`` elements; halve ``size`` when memory runs out."""
+    results: list[T] = []
+    start = 0
+    while start < count:
+        try:
+            results.append(forward(slice(start, min(start + size, count))))
+            start += size
+        except Exception as error:
+            if size == 1 or not out_of_memory(error):
+                raise
+            size //= 2
+        else:
+            continue
+        # After the except block, which keeps what the failed call had allocated alive.
+        free_memory()
+    return results
+
+
+def even_batch(count: int, target: int) -> int:
+    """Size of device batches of ``count`` elements: as even as can be, none under ``target`` where that is possible."""
+    return max(1, -(-count // max(1, count // target)))
+
+
+def retry_item(work: Callable[[], T]) -> T:
+    """``work()``; on an error that may pass by itself again after a while: out of memory twice, I/O four times."""
+    tries = 0
+    while True:
+        try:
+            return work()
+        except Exception as error:
+            waits = BACK_OFF if isinstance(error, ImageError) else _MEMORY_BACK_OFF
+            if not is_transient(error) or tries >= len(waits):
+                raise
+            wait = waits[tries]
+        tries += 1
+        # After the except block, which keeps what the failed call had allocated alive.
+        free_memory()
+        sleep_about(wait)
+
+
+def is_transient(error: Exception) -> bool:
+    """Whether the error may pass by itself: memory that others hold now, a store out of reach just now."""
+    return out_of_memory(error) or (isinstance(error, ImageError) and error.transient)
+
+
+def free_memory() -> None:
+    """Give back what is kept of the GPU for later: recorded graphs and their memory, and torch's own."""
+    forget_graphs()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def condemns_process(error: Exception) -> bool:
+    """Whether no other image can succeed in this process either: wrong usage, a missing package, or a lost GPU."""
+    return isinstance(error, UsageError | ImportError) or lost_device(error)
+
+
+def lost_device(error: Exception) -> bool:
+    """Whether the process has lost its CUDA context; only another process gets a new one."""
+    return not out_of_memory(error) and "CUDA error" in str(error)
