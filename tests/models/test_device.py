@@ -12,6 +12,7 @@ from torch import nn
 from zsad.config import ModelConfig
 from zsad.models import clip, clipseg, sam
 from zsad.models.device import autocast, host_tensor, images_at_once, place, to_host
+from zsad.models.sam_encoder import FusedAttention
 
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -56,7 +57,7 @@ def test_held_weights_change_no_bit(build, precision):
     network.eval()
     with torch.autocast("cpu", HALVES[precision]):
         expected = call(network)
-    place(network, "cpu", precision, parts)
+    place(network, "cpu", precision, parts, also=(FusedAttention,))
     with autocast("cpu", precision):
         got = call(network)
     assert all(torch.equal(one, other) for one, other in zip(got, expected, strict=True))
