@@ -658,7 +658,7 @@ def test_values_are_asked_for_ahead_and_come_in_order(count):
 def test_a_gpu_decodes_as_many_batches_as_one_as_its_memory_allows(monkeypatch, gigabytes, precision, kernels, batches):
     properties = SimpleNamespace(total_memory=gigabytes * 10**9)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
-    monkeypatch.setattr(sam, "has_kernels", lambda device: kernels)
+    monkeypatch.setattr(sam, "triton_works", lambda device: kernels)
     model = sam.SAMModel(SimpleNamespace(), "cuda", precision, "")  # type: ignore[arg-type]
     # When memory runs out, half as many are asked for, down to the last.
     for size in (64, 32, 1):

@@ -24,7 +24,7 @@ from .sam_oracle import small_sam
 
 pytest.importorskip("triton")
 
-from zsad.models import kernels_on_gpu, sam_gpu_kernels
+from zsad.models import sam_gpu_kernels, triton_support
 
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered in divide")
 
@@ -51,7 +51,7 @@ SIZES = {
 def few_programs(monkeypatch):
     """The interpreter takes milliseconds for each."""
     monkeypatch.setattr(sam_gpu_kernels, "_STRIPS", 2)
-    kernels_on_gpu.has_kernels.cache_clear()
+    triton_support.triton_works.cache_clear()
 
 
 def by_kernels():
@@ -275,5 +275,5 @@ def test_where_triton_cannot_compile_torch_does_it(monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert sam_masks._gpu_kernels(torch.device("cuda")) is None
-    kernels_on_gpu.has_kernels.cache_clear()
+    triton_support.triton_works.cache_clear()
     assert sam_masks._gpu_kernels(torch.device("cpu")) is None

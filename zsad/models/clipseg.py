@@ -23,7 +23,7 @@ from zsad.errors import UsageError
 from zsad.models import weights
 from zsad.models.clipseg_decoder import FusedDecoder, run_layer, upscale
 from zsad.models.device import DTYPES, autocast, host_tensor, images_at_once, place
-from zsad.models.kernels_on_gpu import half_precision
+from zsad.models.triton_support import kernel_dtype
 from zsad.resize import Normalisation, resize_into
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ class CLIPSegModel:
             pairs = torch.arange(len(output), device=self.device)
             tile, prompt = pairs // prompts, pairs % prompts
             with autocast(self.device, self.precision):
-                fused = None if half_precision(output.device) is None else self._fused
+                fused = None if kernel_dtype(output.device) is None else self._fused
                 scale, shift = film(self.module, prompt_embeddings.to(self.device, non_blocking=True))
                 size = self.max_decoder_batch * (1 if fused is None else _BATCHES_FUSED)
                 for start in range(0, len(output), size):

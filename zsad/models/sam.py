@@ -25,7 +25,6 @@ from zsad.config import ForegroundConfig, ModelConfig, Precision
 from zsad.coverage import covered_annotations, is_covered
 from zsad.models.device import autocast, host_tensor, to_host
 from zsad.models.graphs import CUDAGraphs
-from zsad.models.kernels_on_gpu import has_kernels
 from zsad.models.sam_candidates import Candidates, Decoding, Run, ahead, concatenate, joined, shared_batches, suppress
 from zsad.models.sam_decoder import prompts_at_once
 from zsad.models.sam_masks import Box, coverage, low_masks, measure, paint
@@ -33,6 +32,7 @@ from zsad.models.sam_network import MASKS_PER_POINT, build, ready
 from zsad.models.sam_upsampling import Upsampling, upsampling
 from zsad.models.state_dicts import seeded
 from zsad.models.streams import TwoStreams
+from zsad.models.triton_support import triton_works
 from zsad.models.weights import restore
 from zsad.resize import Normalisation, resize_into
 
@@ -284,7 +284,7 @@ class SAMModel:
         if torch.device(self.device).type != "cuda":
             return config.points_per_batch
         memory = torch.cuda.get_device_properties(self.device).total_memory
-        by_torch = self.precision == "fp32" or not has_kernels(torch.device(self.device))
+        by_torch = self.precision == "fp32" or not triton_works(torch.device(self.device))
         # Of 64 prompts, whatever is configured: when memory runs out, fewer are.
         batches = int(memory / 10 / (64 * _PROMPT_ON_GPU[by_torch]))
         return config.points_per_batch * max(1, min(_BATCHES_ON_GPU, batches))

@@ -25,8 +25,8 @@ from segment_anything.modeling.transformer import Attention, TwoWayAttentionBloc
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zsad.models.kernels_on_gpu import half_precision
 from zsad.models.transposed import split, to_pixel_order
+from zsad.models.triton_support import kernel_dtype
 
 _PROMPTS_ON_CPU = 16
 _TOKENS_ON_CPU = 9216
@@ -112,7 +112,7 @@ class SharedMaskDecoder(MaskDecoder):
         grid = (image_embeddings.shape[2], image_embeddings.shape[3])
         positions = _tokens(image_pe)
         chosen = range(1, self.num_mask_tokens) if multimask_output else range(1)
-        half = half_precision(image_embeddings.device)
+        half = kernel_dtype(image_embeddings.device)
         if half is not None and self._suits_kernels(sparse_prompt_embeddings):
             embedded = _tokens(image_embeddings + dense_prompt_embeddings[:1])
             return self._decode_fused(embedded, positions, sparse_prompt_embeddings, owner, grid, chosen, half)

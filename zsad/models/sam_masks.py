@@ -21,8 +21,8 @@ from torch import Tensor
 
 from zsad.models import sam_kernels
 from zsad.models.device import to_host
-from zsad.models.kernels_on_gpu import has_kernels
 from zsad.models.sam_upsampling import Axis, Taps, Upsampling
+from zsad.models.triton_support import triton_works
 
 Box = tuple[int, int, int, int]
 """x0, y0, x1, y1 in native pixels, end exclusive."""
@@ -266,7 +266,7 @@ def _on_cpu(values: Tensor) -> bool:
 
 def _gpu_kernels(device: torch.device) -> ModuleType | None:
     """``sam_gpu_kernels`` where they run on the device."""
-    if not has_kernels(device):
+    if not triton_works(device):
         return None
     from zsad.models import sam_gpu_kernels
 
