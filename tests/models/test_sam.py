@@ -29,7 +29,8 @@ from zsad.errors import UsageError
 from zsad.models import sam, sam_network
 from zsad.models.device import autocast
 from zsad.models.sam_candidates import ahead, shared_batches
-from zsad.models.sam_masks import LowMask, low_masks, measure, paint, window_logits, windows
+from zsad.models.sam_masks import LowMask, low_masks, measure, paint, windows
+from zsad.models.sam_masks_torch import window_logits
 from zsad.models.sam_upsampling import upsampling
 
 from .sam_oracle import assert_same, published, small_sam
@@ -392,7 +393,7 @@ def test_masks_measured_together_as_on_a_gpu_are_measured_the_same(monkeypatch, 
     assert 0 < boxes.count((0, 0, 0, 0)) < 7
     expected = measure(low, chosen, 0, 1, plan)
     assert expected[0].isnan().sum() == boxes.count((0, 0, 0, 0))
-    monkeypatch.setattr("zsad.models.sam_masks._PIXELS_AT_ONCE", pixels)
+    monkeypatch.setattr("zsad.models.sam_masks_torch._PIXELS_AT_ONCE", pixels)
     with as_on_a_gpu(), Operations() as operations:
         assert windows(low, chosen, -1, plan) == boxes
         found = measure(low, chosen, 0, 1, plan)
@@ -514,7 +515,7 @@ def test_kernels_see_one_type_and_layout_whatever_is_given():
     low, plan = discs(0, 30).permute(0, 2, 1), upsampling((64, 64), 256, (170, 256), (200, 301))
     chosen = torch.arange(5)
     expected = measure(low.contiguous(), chosen[::2].contiguous(), 0, 1, plan)
-    with patch("zsad.models.sam_kernels.measure", Signatures()) as signatures:
+    with patch("zsad.models.sam_masks_cpu.measure", Signatures()) as signatures:
         for some in (chosen[::2], chosen[::2].int(), chosen[:0], chosen[1:]):
             measure(low, some, 0, 1, plan)
     assert len(signatures.seen) == 1

@@ -27,9 +27,9 @@ from zsad.models.device import autocast, host_tensor, to_host
 from zsad.models.graphs import CUDAGraphs
 from zsad.models.sam_candidates import Candidates, Decoding, Run, ahead, concatenate, joined, shared_batches, suppress
 from zsad.models.sam_decoder import prompts_at_once
-from zsad.models.sam_masks import Box, coverage, low_masks, measure, paint
+from zsad.models.sam_masks import coverage, low_masks, measure, paint
 from zsad.models.sam_network import MASKS_PER_POINT, build, ready
-from zsad.models.sam_upsampling import Upsampling, upsampling
+from zsad.models.sam_upsampling import Box, Upsampling, upsampling
 from zsad.models.state_dicts import seeded
 from zsad.models.streams import TwoStreams
 from zsad.models.triton_support import triton_works

@@ -34,9 +34,9 @@ def triton_works(device: torch.device) -> bool:
     if device.type != "cuda":
         return False
     try:
-        from zsad.models import sam_gpu_kernels
+        from zsad.models import sam_masks_gpu
 
-        sam_gpu_kernels.extents(torch.zeros(1, 1, 1, device=device), torch.zeros(1, device=device).long(), 0.0)
+        sam_masks_gpu.extents(torch.zeros(1, 1, 1, device=device), torch.zeros(1, device=device).long(), 0.0)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:

@@ -24,14 +24,14 @@ from .sam_oracle import small_sam
 
 pytest.importorskip("triton")
 
-from zsad.models import sam_gpu_kernels, triton_support
+from zsad.models import sam_masks_gpu, triton_support
 
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered in divide")
 
 if not torch.cuda.is_available():
     # Triton's interpreter before 3.9 does not understand the newest numpy.
     try:
-        sam_gpu_kernels.extents(torch.zeros(1, 1, 1), torch.tensor([0]), 0.0)
+        sam_masks_gpu.extents(torch.zeros(1, 1, 1), torch.tensor([0]), 0.0)
     except Exception as error:
         if "only 0-dimensional arrays" not in str(error):
             raise
@@ -50,12 +50,12 @@ SIZES = {
 @pytest.fixture(autouse=True)
 def few_programs(monkeypatch):
     """The interpreter takes milliseconds for each."""
-    monkeypatch.setattr(sam_gpu_kernels, "_STRIPS", 2)
+    monkeypatch.setattr(sam_masks_gpu, "_STRIPS", 2)
     triton_support.triton_works.cache_clear()
 
 
 def by_kernels():
-    return _as_on_a_gpu(sam_gpu_kernels)
+    return _as_on_a_gpu(sam_masks_gpu)
 
 
 def by_torch():
@@ -97,8 +97,8 @@ def test_extents_are_those_of_the_compiled_loops(chosen):
     low = masks_of(plan_of("enlarged"))
     found = np.empty((4, len(chosen)), np.int64)
     indices = torch.tensor(chosen, dtype=torch.int64)
-    sam_masks.sam_kernels.extents(low.cpu().numpy(), indices.numpy(), np.float32(0.5), found)
-    assert sam_gpu_kernels.extents(low, indices.to(DEVICE), 0.5).tolist() == found.tolist()
+    sam_masks.sam_masks_cpu.extents(low.cpu().numpy(), indices.numpy(), np.float32(0.5), found)
+    assert sam_masks_gpu.extents(low, indices.to(DEVICE), 0.5).tolist() == found.tolist()
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -268,7 +268,7 @@ def test_each_image_has_its_own_mask_or_none():
 
 
 def test_where_triton_cannot_compile_torch_does_it(monkeypatch):
-    monkeypatch.setattr(sam_gpu_kernels, "extents", Mock(side_effect=RuntimeError("no C compiler")))
+    monkeypatch.setattr(sam_masks_gpu, "extents", Mock(side_effect=RuntimeError("no C compiler")))
     with pytest.warns(UserWarning, match="Triton does not work here"):
         assert sam_masks._gpu_kernels(torch.device("cuda")) is None
     # Asked once: no second warning, which would be an error.
