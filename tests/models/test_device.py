@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from zsad.config import ModelConfig
-from zsad.models import clip, clipseg, sam
+from zsad.models import clip, clipseg, clipseg_network, sam
 from zsad.models.device import autocast, host_tensor, images_at_once, place, to_host
 from zsad.models.sam_encoder import FusedAttention
 
@@ -38,12 +38,12 @@ def _sam():
 
 
 def _clipseg():
-    module = clipseg.build("random-clipseg")
+    module = clipseg_network.build("random-clipseg")
     pixels, prompts = torch.randn(2, 3, 256, 256), torch.randn(2, 64)
 
     def call(one):
-        levels = clipseg.reductions(one, pixels)
-        return (clipseg.decode(one, levels, *clipseg.film(one, prompts)),)
+        levels = clipseg_network.reductions(one, pixels)
+        return (clipseg_network.decode(one, levels, *clipseg_network.film(one, prompts)),)
 
     return module, [module.clip.vision_model, module.decoder], call
 
@@ -95,7 +95,7 @@ def test_the_text_tower_is_left_alone(load):
 
 
 def test_single_precision_changes_no_weight():
-    network = clipseg.build("random-clipseg")
+    network = clipseg_network.build("random-clipseg")
     before = copy.deepcopy(network.state_dict())
     place(network, "cpu", "fp32", [network])
     after = network.state_dict()

@@ -59,10 +59,10 @@ class Instances:
     @classmethod
     def from_config(cls, config: Config, device: str) -> Instances:
         """Load SAM as configured. Raises UsageError if its weights cannot be had."""
-        from zsad.models import clipseg
+        from zsad.models import clipseg_network
 
         model = sam.load(config.models.sam, device, config.models.precision)
-        return cls(MaskGenerator(model), config, clipseg.input_size(config.models.clipseg.name))
+        return cls(MaskGenerator(model), config, clipseg_network.input_size(config.models.clipseg.name))
 
     def __call__(self, items: Sequence[ImageItem]) -> None:
         """Fill in the foreground and the tiles."""
