@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -122,7 +123,8 @@ def test_decoder_batches_are_bounded_and_change_nothing(mini: clipseg.CLIPSegMod
     hook = mini.module.decoder.layers[0].self_attn.register_forward_pre_hook(
         lambda _m, args: sizes.append(len(args[0]))
     )
-    small = clipseg.CLIPSegModel(mini.name, mini.module, "", "cpu", "fp32", max_decoder_batch=4)
+    with patch.object(clipseg, "DECODER_BATCH", 4):
+        small = clipseg.CLIPSegModel(mini.name, mini.module, "", "cpu", "fp32")
     chunked = small.logits(images, prompts)
     hook.remove()
     assert sizes == [4, 2]

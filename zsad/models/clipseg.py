@@ -45,8 +45,8 @@ class CLIPSegModel:
         name: as in the configuration.
         module: the transformers model, made ready by ``clipseg_network.ready``.
         input_size: side S of the square input and of the logits, pixels.
-        max_decoder_batch: most (tile, prompt) pairs per decoder call; bounds memory. Chosen for the device if not given;
-            four times as many where kernels hold less of each.
+        max_decoder_batch: most (tile, prompt) pairs per decoder call; bounds memory. Four times as many where kernels hold
+            less of each.
         sha256: hash of the weights.
         device, precision: where and how it computes.
     """
@@ -58,7 +58,6 @@ class CLIPSegModel:
         sha256: str,
         device: str,
         precision: Precision,
-        max_decoder_batch: int | None = None,
     ) -> None:
         self.name = name
         config: Any = module.config
@@ -66,7 +65,7 @@ class CLIPSegModel:
         self.input_size = input_size(name)
         self.context_length = int(config.text_config.max_position_embeddings)
         on_cpu = torch.device(device).type == "cpu"
-        self.max_decoder_batch = max_decoder_batch or (DECODER_BATCH if on_cpu else DECODER_BATCH_ON_GPU)
+        self.max_decoder_batch = DECODER_BATCH if on_cpu else DECODER_BATCH_ON_GPU
         self.sha256 = sha256
         self.device = device
         self.precision = precision
