@@ -22,6 +22,7 @@ from benchmarks.rows import Row
 from zsad.config import Config, load_config
 from zsad.method.tiling import crop
 from zsad.models.device import to_host
+from zsad.models.sam_mask_generator import MaskGenerator
 from zsad.steps.instances import Instances
 from zsad.steps.item import ImageItem
 from zsad.steps.tile_maps import averaged
@@ -101,7 +102,7 @@ def _annotate(size: str, pruning: str, quick: bool, device: str) -> Callable[[],
     overrides = [f"foreground.point_pruning={pruning}", f"foreground.points_per_side={8 if quick else 32}"]
     config: Config = load_config("mini" if quick else "vand2023", None, overrides)
     network = models.sam_network("small" if quick else size)
-    step = Instances(models.sam_model(network, True, device, "bf16"), config, 352)
+    step = Instances(MaskGenerator(models.sam_model(network, True, device, "bf16")), config, 352)
 
     images = [_photograph(index, quick) for index in range(IMAGES)]
     masks = [_disc(*image.shape[:2]) for image in images]

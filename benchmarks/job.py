@@ -25,6 +25,7 @@ from benchmarks.rows import Row
 from zsad.config import Config, load_config
 from zsad.datasets import load_manifest
 from zsad.detector import METHOD, Step
+from zsad.models.sam_mask_generator import MaskGenerator
 from zsad.models.weights import all_trained
 from zsad.pipeline.actor import StepActor
 from zsad.pipeline.cluster import cluster_resources
@@ -60,7 +61,7 @@ class MeteredActor(StepActor):
             network = models.sam_network(self.size)
             steps: Sequence[Any] = (
                 Saliency(models.isnet_model(self.size), config),
-                Instances(models.sam_model(network), config, models.CLIPSEG_SIDES[self.size]),
+                Instances(MaskGenerator(models.sam_model(network)), config, models.CLIPSEG_SIDES[self.size]),
                 TileScores(models.clip_model(self.size), config),
                 TileMaps(models.clipseg_model(self.size), config),
             )

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 
 from zsad.config import ModelConfig, Precision
-from zsad.models import clip, clipseg, isnet, sam
+from zsad.models import clip, clipseg, clipseg_network, isnet, sam
 from zsad.models.sam_network import MASKS_PER_POINT
 from zsad.models.sam_network import build as build_sam
 from zsad.models.sam_network import ready as ready_sam
@@ -56,10 +56,10 @@ def clipseg_model(size: str, device: str = "cpu", precision: Precision = "fp32")
     """CLIPSeg of size ``real`` (rd64), ``half`` or ``small``, with logits that spread like a trained one's."""
     if size == "small":
         return clipseg.load(ModelConfig(name="random-clipseg"), device, precision)
-    module = seeded(lambda: clipseg.build(CLIPSEG_NAME) if size == "real" else _half_clipseg())
+    module = seeded(lambda: clipseg_network.build(CLIPSEG_NAME) if size == "real" else _half_clipseg())
     with torch.no_grad():
         module.decoder.transposed_convolution[-1].weight.mul_(100)
-    clipseg.ready(module, device, precision)
+    clipseg_network.ready(module, device, precision)
     return clipseg.CLIPSegModel(CLIPSEG_NAME, module, "", device, precision)
 
 
@@ -183,7 +183,7 @@ def _half_clip() -> nn.Module:
 
 
 def _half_clipseg() -> CLIPSegForImageSegmentation:
-    config = clipseg.model_config(CLIPSEG_NAME).to_dict()
+    config = clipseg_network.model_config(CLIPSEG_NAME).to_dict()
     for tower, width, heads in (("text_config", 256, 4), ("vision_config", 384, 6)):
         config[tower] |= {"hidden_size": width, "intermediate_size": 4 * width, "num_hidden_layers": 6}
         config[tower]["num_attention_heads"] = heads

@@ -18,6 +18,7 @@ from benchmarks.pictures import photograph
 from benchmarks.rows import Row
 from zsad.config import ForegroundConfig, load_config
 from zsad.models import sam
+from zsad.models.sam_mask_generator import Annotation, MaskGenerator
 from zsad.steps.instances import Instances
 from zsad.steps.item import ImageItem
 from zsad.steps.saliency import Saliency
@@ -60,7 +61,7 @@ def pruning(quick: bool) -> list[Row]:
     def run(pruning: str, batches: list[list[ImageItem]]) -> tuple[int, float, list[NDArray[np.bool_]]]:
         """Decoder calls, CPU seconds and the foregrounds."""
         foreground = config.foreground.model_copy(update={"point_pruning": pruning})
-        step = Instances(model, config.model_copy(update={"foreground": foreground}), 128)
+        step = Instances(MaskGenerator(model), config.model_copy(update={"foreground": foreground}), 128)
         calls.clear()
         seconds = cpu_seconds(lambda: [step(batch) for batch in batches])
         masks = [item.foreground for item in items if item.foreground is not None]
@@ -144,10 +145,10 @@ def _compare(
 
 def _ours(
     model: sam.SAMModel, image: NDArray[np.uint8], config: ForegroundConfig, points: NDArray[np.float64]
-) -> tuple[Costs, list[sam.Annotation]]:
+) -> tuple[Costs, list[Annotation]]:
     with _Watches(model.network, model, "encode") as watches:
         found: list[Any] = []
-        total = cpu_seconds(lambda: found.append(model.annotate(image, config, points)))
+        total = cpu_seconds(lambda: found.append(MaskGenerator(model).annotate(image, config, points)))
     return watches.costs(total), found[0]
 
 

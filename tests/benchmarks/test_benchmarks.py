@@ -17,7 +17,7 @@ from benchmarks.baselines import segmentation as stock
 from benchmarks.measure import FamilyClock, Stopwatch, extra_memory, fastest, machine
 from benchmarks.pictures import photograph, six_tiles
 from benchmarks.rows import Row, as_json, as_row, markdown
-from zsad.models.sam import Annotation
+from zsad.models.sam_mask_generator import Annotation
 
 QUICK = ("P1", "P2", "P3", "P4", "P5", "P6", "P8", "P9", "batch")
 """P7 and P10 start Ray; ``python -m benchmarks --quick`` runs them as well."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from zsad.config import ForegroundConfig, ModelConfig
 from zsad.models import sam
 from zsad.models.sam_encoder import fuse_attention
+from zsad.models.sam_mask_generator import Annotation
 
 
 class LocalDecoder(nn.Module):
@@ -72,7 +73,7 @@ def published(model: sam.SAMModel, image: np.ndarray, config: ForegroundConfig, 
     return generator.generate(image)
 
 
-def assert_same(ours: list[sam.Annotation], theirs: list[dict]) -> None:
+def assert_same(ours: list[Annotation], theirs: list[dict]) -> None:
     """Same annotations in the same order, bit for bit."""
     assert len(ours) == len(theirs)
     for mine, other in zip(ours, theirs, strict=True):

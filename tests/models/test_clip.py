@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import open_clip
@@ -100,7 +101,9 @@ def _sizes(module: torch.nn.Module, work: Callable[[], object]) -> list[int]:
 def test_embeddings_do_not_depend_on_the_batch(mini: clip.CLIPModel) -> None:
     images = batch(mini, 5)
     whole = mini.embed_images(images)
-    torch.testing.assert_close(mini.embed_images(images, device_batch=2), whole, atol=1e-5, rtol=0)
+    with patch.object(clip, "images_at_once", lambda count, device: 2):
+        assert _sizes(mini.module.visual, lambda: mini.embed_images(images)) == [2, 2, 1]
+        torch.testing.assert_close(mini.embed_images(images), whole, atol=1e-5, rtol=0)
     assert _sizes(mini.module.visual, lambda: mini.embed_images(images)) == [4, 1]
     texts = [f"a photo of part {index}." for index in range(clip.TEXT_BATCH + 3)]
     many = mini.embed_texts(texts)

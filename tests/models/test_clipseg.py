@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -21,17 +22,17 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 
 from zsad.config import ModelConfig
 from zsad.errors import UsageError
-from zsad.models import clipseg, weights
+from zsad.models import clipseg, clipseg_network, weights
 
 PROMPTS = ["an error", "a broken or missing part", "scratch"]
 
 
 def sensible(name: str) -> clipseg.CLIPSegModel:
     """A random model whose logits spread like those of a trained one (standard deviation of several)."""
-    module = weights.seeded(lambda: clipseg.build(name))
+    module = weights.seeded(lambda: clipseg_network.build(name))
     with torch.no_grad():
         module.decoder.transposed_convolution[-1].weight.mul_(200)
-    return clipseg.CLIPSegModel(name, clipseg.ready(module, "cpu", "fp32"), "", "cpu", "fp32")
+    return clipseg.CLIPSegModel(name, clipseg_network.ready(module, "cpu", "fp32"), "", "cpu", "fp32")
 
 
 @pytest.fixture(scope="module")
@@ -54,8 +55,10 @@ def check_against_stock(model: clipseg.CLIPSegModel, count: int, prompts: list[s
     tokens = model.tokenize(prompts).repeat(count, 1)
     with torch.no_grad():
         stock = model.module(pixel_values=repeated, input_ids=tokens)
-        reduced = clipseg.reductions(model.module, repeated)
-        same_shape = clipseg.decode(model.module, reduced, *clipseg.film(model.module, stock.conditional_embeddings))
+        reduced = clipseg_network.reductions(model.module, repeated)
+        same_shape = clipseg_network.decode(
+            model.module, reduced, *clipseg_network.film(model.module, stock.conditional_embeddings)
+        )
     assert stock.logits.std() > 1
     torch.testing.assert_close(same_shape, stock.logits, atol=2e-6 * float(stock.logits.abs().max()), rtol=0)
     shared = model.logits(images, model.embed_prompts(prompts))
@@ -120,7 +123,8 @@ def test_decoder_batches_are_bounded_and_change_nothing(mini: clipseg.CLIPSegMod
     hook = mini.module.decoder.layers[0].self_attn.register_forward_pre_hook(
         lambda _m, args: sizes.append(len(args[0]))
     )
-    small = clipseg.CLIPSegModel(mini.name, mini.module, "", "cpu", "fp32", max_decoder_batch=4)
+    with patch.object(clipseg, "DECODER_BATCH", 4):
+        small = clipseg.CLIPSegModel(mini.name, mini.module, "", "cpu", "fp32")
     chunked = small.logits(images, prompts)
     hook.remove()
     assert sizes == [4, 2]
@@ -142,7 +146,7 @@ def test_a_cpu_takes_a_few_tiles_at_once_through_the_vision_tower(mini: clipseg.
     levels = mini.encode_tiles(images)
     hook.remove()
     assert sizes == [4, 2]
-    whole = clipseg.reductions(mini.module, images)
+    whole = clipseg_network.reductions(mini.module, images)
     assert [level.shape for level in levels] == [(6, 257, 48)] * 2
     for level, expected in zip(levels, whole, strict=True):
         torch.testing.assert_close(level, expected, atol=1e-5, rtol=1e-5)
@@ -157,9 +161,9 @@ def test_empty_batches(mini: clipseg.CLIPSegModel) -> None:
 def test_the_position_table_is_interpolated_once(mini: clipseg.CLIPSegModel, monkeypatch: pytest.MonkeyPatch) -> None:
     images, prompts = tiles(2, side=128), mini.embed_prompts(PROMPTS)
     with torch.no_grad():
-        stock = clipseg.reductions(mini.module, images)
-        table = clipseg.position_table(mini.module, 128)
-        kept = clipseg.reductions(mini.module, images, table)
+        stock = clipseg_network.reductions(mini.module, images)
+        table = clipseg_network.position_table(mini.module, 128)
+        kept = clipseg_network.reductions(mini.module, images, table)
     assert table.shape == (1, 65, 128)
     assert all(torch.equal(one, other) for one, other in zip(kept, stock, strict=True))
     model = clipseg.CLIPSegModel(mini.name, mini.module, "", "cpu", "fp32")
@@ -170,16 +174,17 @@ def test_the_position_table_is_interpolated_once(mini: clipseg.CLIPSegModel, mon
 
 
 def test_the_position_table_learns() -> None:
-    module = clipseg.build("mini-clipseg")
-    clipseg.reductions(module, tiles(1))[0].sum().backward()
+    module = clipseg_network.build("mini-clipseg")
+    clipseg_network.reductions(module, tiles(1))[0].sum().backward()
     gradient = module.clip.vision_model.embeddings.position_embedding.weight.grad
     assert gradient is not None and gradient.abs().sum() > 0
 
 
 def test_gradients_reach_the_decoder_and_the_vision_side() -> None:
-    module = clipseg.build("mini-clipseg")
-    reduced = clipseg.reductions(module, tiles(1))
-    clipseg.decode(module, reduced, *clipseg.film(module, torch.randn(1, 64))).square().mean().backward()
+    module = clipseg_network.build("mini-clipseg")
+    reduced = clipseg_network.reductions(module, tiles(1))
+    modulation = clipseg_network.film(module, torch.randn(1, 64))
+    clipseg_network.decode(module, reduced, *modulation).square().mean().backward()
     for parameter in (
         module.clip.vision_model.embeddings.patch_embedding.weight,
         module.decoder.film_mul.weight,
@@ -262,7 +267,7 @@ def test_half_precision_comes_back_as_float32(mini: clipseg.CLIPSegModel) -> Non
 
 
 def test_old_files_with_position_indices_load(tmp_path: Path) -> None:
-    state = clipseg.build("mini-clipseg").state_dict()
+    state = clipseg_network.build("mini-clipseg").state_dict()
     stored = dict(state)
     stored["clip.text_model.embeddings.position_ids"] = torch.arange(77)[None].clone()
     stored["clip.vision_model.embeddings.position_ids"] = torch.arange(257)[None].clone()
@@ -281,4 +286,4 @@ def test_old_files_with_position_indices_load(tmp_path: Path) -> None:
 def test_other_names_are_refused() -> None:
     with pytest.raises(UsageError, match="not a CLIPSeg model"):
         clipseg.load(ModelConfig(name="random-clip"))
-    assert (clipseg.input_size("mini-clipseg"), clipseg.input_size("clipseg-rd64-refined")) == (256, 352)
+    assert [clipseg_network.input_size(name) for name in ("mini-clipseg", "clipseg-rd64-refined")] == [256, 352]

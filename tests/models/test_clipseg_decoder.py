@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
 
-from zsad.models import clipseg, clipseg_decoder
+from zsad.models import clipseg_decoder, clipseg_network
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -78,18 +78,18 @@ def test_the_published_simple_variant() -> None:
 
 
 def test_decoding_with_gradients_says_the_same() -> None:
-    module = clipseg.build("mini-clipseg").eval()
+    module = clipseg_network.build("mini-clipseg").eval()
     reduced = [torch.randn(2, 257, 48) for _ in range(2)]
     scale, shift = torch.randn(2, 2, 48)
-    learning = clipseg.decode(module, reduced, scale, shift)
+    learning = clipseg_network.decode(module, reduced, scale, shift)
     assert learning.requires_grad
     with torch.no_grad():
-        close(clipseg.decode(module, reduced, scale, shift), learning.detach())
+        close(clipseg_network.decode(module, reduced, scale, shift), learning.detach())
 
 
 def small_module(channels: int, hidden: int, heads: int) -> CLIPSegForImageSegmentation:
     """Three layers of parameters that all matter, 3 x 3 patches."""
-    config = clipseg.model_config("mini-clipseg").to_dict()
+    config = clipseg_network.model_config("mini-clipseg").to_dict()
     config |= {"reduce_dim": channels, "decoder_intermediate_size": hidden, "decoder_num_attention_heads": heads}
     config["vision_config"] |= {"image_size": 48}
     config |= {"extract_layers": [0, 1, 2]}
@@ -134,7 +134,7 @@ def test_the_fused_decoder_equals_the_stock_one(channels: int, hidden: int, head
     stock: list[torch.Tensor] = []
     hook = module.decoder.layers[-1].register_forward_hook(lambda *args: stock.append(args[2]))
     with torch.enable_grad():
-        expected = clipseg.decode(module, reduced, scale, shift)
+        expected = clipseg_network.decode(module, reduced, scale, shift)
     hook.remove()
     module, half = module.to(DEVICE), torch.float16
     assert clipseg_decoder.FusedDecoder.suits(module.config)
@@ -152,19 +152,19 @@ def test_the_fused_decoder_equals_the_stock_one(channels: int, hidden: int, head
     on_device = [level.to(DEVICE, half) for level in reduced], scale.to(DEVICE, half), shift.to(DEVICE, half)
     output = torch.empty_like(expected, device=DEVICE)
     with torch.autocast(DEVICE, half):
-        clipseg.decode(module, *on_device, output, fused)
-        again = clipseg.decode(module, *on_device, fused=fused)
+        clipseg_network.decode(module, *on_device, output, fused)
+        again = clipseg_network.decode(module, *on_device, fused=fused)
     close(output.cpu(), expected, 2e-3)
     assert torch.equal(again, output)
 
 
 def test_sizes_that_the_kernel_does_not_take() -> None:
     suits = clipseg_decoder.FusedDecoder.suits
-    assert suits(clipseg.model_config("clipseg-rd64-refined"))
-    assert not suits(clipseg.model_config("mini-clipseg"))
-    plain = clipseg.model_config("clipseg-rd64-refined")
+    assert suits(clipseg_network.model_config("clipseg-rd64-refined"))
+    assert not suits(clipseg_network.model_config("mini-clipseg"))
+    plain = clipseg_network.model_config("clipseg-rd64-refined")
     plain.use_complex_transposed_convolution = False
     assert not suits(plain)
-    narrow = clipseg.model_config("clipseg-rd64-refined")
+    narrow = clipseg_network.model_config("clipseg-rd64-refined")
     narrow.decoder_intermediate_size = 96
     assert not suits(narrow)

@@ -11,6 +11,7 @@ from zsad import detector
 from zsad.config import ForegroundConfig, ModelConfig, load_config
 from zsad.models import clip, clipseg, sam, sam_encoder
 from zsad.models.compiling import compile_networks
+from zsad.models.sam_mask_generator import MaskGenerator
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
 
@@ -18,7 +19,7 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
 def _sam():
     model = sam.load(ModelConfig(name="random-sam"))
     config = ForegroundConfig(pred_iou_threshold=-9, stability_threshold=0, points_per_side=2)
-    return model, lambda: torch.tensor([one.area for one in model.annotate(IMAGE, config)])
+    return model, lambda: torch.tensor([one.area for one in MaskGenerator(model).annotate(IMAGE, config)])
 
 
 def _clip():

@@ -10,8 +10,9 @@ import torch
 from torch import nn
 
 from zsad.config import ModelConfig
-from zsad.models import clip, clipseg, sam
+from zsad.models import clip, clipseg, clipseg_network, sam
 from zsad.models.device import autocast, host_tensor, images_at_once, place, to_host
+from zsad.models.sam_encoder import FusedAttention
 
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -37,12 +38,12 @@ def _sam():
 
 
 def _clipseg():
-    module = clipseg.build("random-clipseg")
+    module = clipseg_network.build("random-clipseg")
     pixels, prompts = torch.randn(2, 3, 256, 256), torch.randn(2, 64)
 
     def call(one):
-        levels = clipseg.reductions(one, pixels)
-        return (clipseg.decode(one, levels, *clipseg.film(one, prompts)),)
+        levels = clipseg_network.reductions(one, pixels)
+        return (clipseg_network.decode(one, levels, *clipseg_network.film(one, prompts)),)
 
     return module, [module.clip.vision_model, module.decoder], call
 
@@ -56,7 +57,7 @@ def test_held_weights_change_no_bit(build, precision):
     network.eval()
     with torch.autocast("cpu", HALVES[precision]):
         expected = call(network)
-    place(network, "cpu", precision, parts)
+    place(network, "cpu", precision, parts, also=(FusedAttention,))
     with autocast("cpu", precision):
         got = call(network)
     assert all(torch.equal(one, other) for one, other in zip(got, expected, strict=True))
@@ -94,7 +95,7 @@ def test_the_text_tower_is_left_alone(load):
 
 
 def test_single_precision_changes_no_weight():
-    network = clipseg.build("random-clipseg")
+    network = clipseg_network.build("random-clipseg")
     before = copy.deepcopy(network.state_dict())
     place(network, "cpu", "fp32", [network])
     after = network.state_dict()

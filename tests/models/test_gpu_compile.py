@@ -15,7 +15,7 @@ CODE = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from zsad.models import clipseg_kernels, sam_decoder_kernels, sam_encoder_kernels, sam_gpu_kernels
+from zsad.models import clipseg_kernels, sam_decoder_kernels, sam_encoder_kernels, sam_mask_kernels
 
 TYPES = {
     "*bf16": "queries folded keys pixels spread first second mix projected padding row_terms column_terms seen residual patches"
@@ -33,7 +33,7 @@ HEADS, LENGTH, D, C = 2, sam_decoder_kernels.LENGTH, 16, 32
 SIZES = dict(HEADS=HEADS, LENGTH=LENGTH, R=HEADS * LENGTH, D=D, C=C, C1=C, C2=C, BLOCK=16)
 SIZES |= dict(STRIPS=2, ROWS=4, COLUMNS=32, MASKS=128, WINDOW=14, SPAN=32, CHANNELS=24, WIDE=32, H=64, CHUNK=32, INNER=64, K=4)
 
-for module in (sam_decoder_kernels, sam_gpu_kernels, sam_encoder_kernels, clipseg_kernels):
+for module in (sam_decoder_kernels, sam_mask_kernels, sam_encoder_kernels, clipseg_kernels):
     functions = [one for one in vars(module).values() if isinstance(one, triton.JITFunction)]
     for kernel in functions:
         if any(kernel.__name__ + "(" in other.src for other in functions if other is not kernel):
@@ -68,11 +68,11 @@ def test_the_kernels_compile_for_a_gpu(tmp_path):
         "_read",
         "_write",
         "_upscale",
-        "_extents",
-        "_measure",
-        "_conclude",
-        "_cover",
-        "_paint",
+        "extents",
+        "measure",
+        "conclude",
+        "cover",
+        "paint",
         "_attend",
         "_add_and_normalise",
         "_finish",

@@ -28,8 +28,11 @@ from zsad.config import ForegroundConfig, ModelConfig
 from zsad.errors import UsageError
 from zsad.models import sam, sam_network
 from zsad.models.device import autocast
-from zsad.models.sam_candidates import ahead, shared_batches
-from zsad.models.sam_masks import LowMask, low_masks, measure, paint, window_logits, windows
+from zsad.models.sam_batches import shared_batches
+from zsad.models.sam_candidates import ahead
+from zsad.models.sam_mask_generator import Annotation, MaskGenerator
+from zsad.models.sam_masks import LowMask, low_masks, measure, paint, windows
+from zsad.models.sam_masks_torch import window_logits
 from zsad.models.sam_upsampling import upsampling
 
 from .sam_oracle import assert_same, published, small_sam
@@ -76,7 +79,7 @@ def noise(height: int, width: int) -> np.ndarray:
 def test_equals_the_published_generator_on_photographs(model, photographs, name, threads):
     image = photographs[name]
     lowered = ForegroundConfig(points_per_side=5, points_per_batch=16, pred_iou_threshold=0.3, stability_threshold=0.6)
-    ours = model.annotate(image, lowered)
+    ours = MaskGenerator(model).annotate(image, lowered)
     assert len(ours) >= 10
     assert_same(ours, published(model, image, lowered))
 
@@ -84,7 +87,7 @@ def test_equals_the_published_generator_on_photographs(model, photographs, name,
 @pytest.mark.parametrize("name", ["flower", "astronaut.png", "coffee.png"])
 def test_equals_the_published_generator_at_its_default_thresholds(model, photographs, name):
     config = ForegroundConfig(points_per_side=7)
-    ours = model.annotate(photographs[name], config)
+    ours = MaskGenerator(model).annotate(photographs[name], config)
     assert len(ours) >= 5
     assert_same(ours, published(model, photographs[name], config))
 
@@ -107,7 +110,7 @@ def test_equals_the_published_generator_at_its_default_thresholds(model, photogr
 def test_edge_thresholds(model, photographs, change, name):
     config = EVERYTHING.model_copy(update=change)
     image = photographs[name]
-    assert_same(model.annotate(image, config), published(model, image, config))
+    assert_same(MaskGenerator(model).annotate(image, config), published(model, image, config))
 
 
 @pytest.mark.parametrize(
@@ -116,7 +119,7 @@ def test_edge_thresholds(model, photographs, change, name):
 )
 def test_image_sizes(model, height, width, threads):
     image = noise(height, width)
-    ours = model.annotate(image, EVERYTHING)
+    ours = MaskGenerator(model).annotate(image, EVERYTHING)
     assert len(ours) == 27
     assert_same(ours, published(model, image, EVERYTHING))
 
@@ -140,19 +143,19 @@ def test_empty_and_full_masks_and_masks_on_the_threshold(value, offset, threads)
     model.network.mask_decoder = Constant(value)
     for stability in (0.0, 0.5):
         config = EVERYTHING.model_copy(update={"stability_offset": offset, "stability_threshold": stability})
-        ours = model.annotate(noise(150, 211), config)
+        ours = MaskGenerator(model).annotate(noise(150, 211), config)
         assert_same(ours, published(model, noise(150, 211), config))
 
 
 def test_given_points_replace_the_grid(model, photographs):
     points = sam.point_grid(5)[[1, 7, 8, 20]]
     image = photographs["flower"]
-    assert_same(model.annotate(image, EVERYTHING, points), published(model, image, EVERYTHING, points))
-    assert model.annotate(image, EVERYTHING, points[:0]) == []
+    assert_same(MaskGenerator(model).annotate(image, EVERYTHING, points), published(model, image, EVERYTHING, points))
+    assert MaskGenerator(model).annotate(image, EVERYTHING, points[:0]) == []
 
 
 def test_an_annotation_lies_in_its_tight_box(model, photographs):
-    for annotation in model.annotate(photographs["china"], EVERYTHING):
+    for annotation in MaskGenerator(model).annotate(photographs["china"], EVERYTHING):
         x0, y0, x1, y1 = annotation.box
         assert annotation.mask.shape == (y1 - y0, x1 - x0)
         assert annotation.mask.dtype == bool
@@ -245,7 +248,7 @@ def test_masks_are_measured_and_painted_as_published(threads, height, width, see
         assert sum(mask.values.numel() for mask in kept) < 4 * 64 * 64 / 4
 
 
-def equal(ours: list[sam.Annotation], others: list[sam.Annotation]) -> bool:
+def equal(ours: list[Annotation], others: list[Annotation]) -> bool:
     return len(ours) == len(others) and all(
         np.array_equal(mine.mask, other.mask) and replace(mine, mask=other.mask) == other
         for mine, other in zip(ours, others, strict=True)
@@ -263,11 +266,11 @@ def test_images_that_share_batches_are_annotated_as_if_alone(model, photographs,
     config = EVERYTHING.model_copy(update={"points_per_batch": size, "stability_threshold": 0.3})
     calls: list[int] = []
     hook = model.network.mask_decoder.register_forward_hook(lambda *_: calls.append(1))
-    together = list(model.annotate_all(images, config, points))
+    together = list(MaskGenerator(model).annotate_all(images, config, points))
     hook.remove()
     assert sum(len(own) for own in points) > 2 * size
     assert len(calls) <= -(-sum(len(own) for own in points) // size)
-    alone = [model.annotate(image, config, own) for image, own in zip(images, points, strict=True)]
+    alone = [MaskGenerator(model).annotate(image, config, own) for image, own in zip(images, points, strict=True)]
     assert sum(len(own) >= 3 for own in alone) == 5
     assert all(map(equal, together, alone))
     assert_same(together[2], published(model, images[2], config, points[2]))
@@ -356,7 +359,7 @@ def test_the_host_waits_as_often_for_many_masks_as_for_few(model, photographs):
     for side in (2, 8):
         with as_on_a_gpu(), Transfers() as transfers:
             found.append(
-                model.annotate(
+                MaskGenerator(model).annotate(
                     photographs["coffee.png"],
                     EVERYTHING.model_copy(update={"points_per_batch": 65}),
                     sam.point_grid(side),
@@ -392,7 +395,7 @@ def test_masks_measured_together_as_on_a_gpu_are_measured_the_same(monkeypatch, 
     assert 0 < boxes.count((0, 0, 0, 0)) < 7
     expected = measure(low, chosen, 0, 1, plan)
     assert expected[0].isnan().sum() == boxes.count((0, 0, 0, 0))
-    monkeypatch.setattr("zsad.models.sam_masks._PIXELS_AT_ONCE", pixels)
+    monkeypatch.setattr("zsad.models.sam_masks_torch._PIXELS_AT_ONCE", pixels)
     with as_on_a_gpu(), Operations() as operations:
         assert windows(low, chosen, -1, plan) == boxes
         found = measure(low, chosen, 0, 1, plan)
@@ -404,10 +407,10 @@ def test_masks_measured_together_as_on_a_gpu_are_measured_the_same(monkeypatch, 
 @pytest.mark.parametrize("threads", [2], indirect=True)
 def test_masks_are_annotated_the_same_as_on_a_gpu(model, photographs, threads):
     config = EVERYTHING.model_copy(update={"points_per_batch": 16, "stability_threshold": 0.3})
-    expected = model.annotate(photographs["china"], config, sam.point_grid(6))
+    expected = MaskGenerator(model).annotate(photographs["china"], config, sam.point_grid(6))
     assert len(expected) > 10
     with as_on_a_gpu():
-        assert equal(model.annotate(photographs["china"], config, sam.point_grid(6)), expected)
+        assert equal(MaskGenerator(model).annotate(photographs["china"], config, sam.point_grid(6)), expected)
 
 
 @pytest.mark.parametrize("width", [70_000, 140_000])
@@ -514,7 +517,7 @@ def test_kernels_see_one_type_and_layout_whatever_is_given():
     low, plan = discs(0, 30).permute(0, 2, 1), upsampling((64, 64), 256, (170, 256), (200, 301))
     chosen = torch.arange(5)
     expected = measure(low.contiguous(), chosen[::2].contiguous(), 0, 1, plan)
-    with patch("zsad.models.sam_kernels.measure", Signatures()) as signatures:
+    with patch("zsad.models.sam_masks_cpu.measure", Signatures()) as signatures:
         for some in (chosen[::2], chosen[::2].int(), chosen[:0], chosen[1:]):
             measure(low, some, 0, 1, plan)
     assert len(signatures.seen) == 1
@@ -564,11 +567,11 @@ def test_kernels_stay_within_their_arrays(tmp_path):
 def test_images_resized_ahead_are_encoded_the_same(model, photographs):
     images = [photographs[name] for name in ("flower", "coffee.png", "chelsea.png")]
     expected = [model.encode(image) for image in images]
-    with patch.object(sam.SAMModel, "_on_cpu", lambda _: False):
-        resized = list(model._resized(images, 2))
+    with patch.object(MaskGenerator, "_on_cpu", lambda _: False):
+        resized = list(MaskGenerator(model)._resized(images, 2))
     for image, one, prepared in zip(images, expected, resized, strict=True):
         assert prepared[1] == model.preprocess(image)[1]
-        assert torch.equal(model._encode(prepared[0], one.upsampling).features, one.features)
+        assert torch.equal(model.encode_pixels(prepared[0], one.upsampling).features, one.features)
 
 
 def test_the_grid_is_encoded_in_single_precision_whatever_the_models():
@@ -658,9 +661,12 @@ def test_values_are_asked_for_ahead_and_come_in_order(count):
 def test_a_gpu_decodes_as_many_batches_as_one_as_its_memory_allows(monkeypatch, gigabytes, precision, kernels, batches):
     properties = SimpleNamespace(total_memory=gigabytes * 10**9)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
-    monkeypatch.setattr(sam, "has_kernels", lambda device: kernels)
-    model = sam.SAMModel(SimpleNamespace(), "cuda", precision, "")  # type: ignore[arg-type]
+    monkeypatch.setattr("zsad.models.sam_mask_generator.triton_works", lambda device: kernels)
+
+    def generator(device):
+        return MaskGenerator(sam.SAMModel(SimpleNamespace(), device, precision, ""))  # type: ignore[arg-type]
+
     # When memory runs out, half as many are asked for, down to the last.
     for size in (64, 32, 1):
-        assert model._batch_size(ForegroundConfig(points_per_batch=size)) == size * batches
-    assert sam.SAMModel(SimpleNamespace(), "cpu", precision, "")._batch_size(ForegroundConfig()) == 64  # type: ignore[arg-type]
+        assert generator("cuda")._batch_size(ForegroundConfig(points_per_batch=size)) == size * batches
+    assert generator("cpu")._batch_size(ForegroundConfig()) == 64

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from zsad.config import ForegroundConfig
 from zsad.models import sam, sam_decoder, sam_network
 from zsad.models.sam_decoder import SharedMaskDecoder
+from zsad.models.sam_mask_generator import MaskGenerator
 from zsad.models.state_dicts import seeded
 from zsad.models.transposed import to_pixel_order
 
@@ -145,7 +146,7 @@ def test_annotations_equal_those_of_the_published_generator_and_decoder():
     ours, theirs = (sam.SAMModel(network, "cpu", "fp32", "") for network in networks)
     image = np.random.default_rng(0).integers(0, 256, (200, 300, 3), np.uint8)
     config = ForegroundConfig(points_per_side=6)
-    found, expected = ours.annotate(image, config), published(theirs, image, config)
+    found, expected = MaskGenerator(ours).annotate(image, config), published(theirs, image, config)
     assert len(found) == len(expected) >= 10
     for mine, other in zip(found, expected, strict=True):
         x0, y0, x1, y1 = mine.box
@@ -164,12 +165,12 @@ def test_batches_of_a_gpu_have_one_shape_and_give_the_same_annotations(monkeypat
     images = [np.random.default_rng(seed).integers(0, 256, (200, 300, 3), np.uint8) for seed in range(3)]
     config = ForegroundConfig(points_per_batch=24)
     points = [sam.point_grid(6)[: 36 - 7 * index] for index in range(3)]
-    expected = [model.annotate(image, config, own) for image, own in zip(images, points, strict=True)]
+    expected = [MaskGenerator(model).annotate(image, config, own) for image, own in zip(images, points, strict=True)]
     for module in (sam, sam_decoder):
         monkeypatch.setattr(module, "prompts_at_once", lambda *_: None)
     shapes: list[int] = []
     network.mask_decoder.register_forward_hook(lambda _module, _inputs, found: shapes.append(len(found[0])))
-    found = list(model.annotate_all(images, config, points))
+    found = list(MaskGenerator(model).annotate_all(images, config, points))
     assert shapes == [24] * 4
     assert [len(one) for one in found] == [len(one) for one in expected]
     for mine, other in zip(chain(*found), chain(*expected), strict=True):

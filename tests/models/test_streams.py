@@ -17,6 +17,7 @@ from sklearn.datasets import load_sample_images
 from zsad.config import ForegroundConfig, ModelConfig
 from zsad.models import sam, sam_decoder
 from zsad.models.sam_candidates import Decoding
+from zsad.models.sam_mask_generator import MaskGenerator
 from zsad.models.streams import TwoStreams
 
 EVERYTHING = ForegroundConfig(
@@ -102,45 +103,46 @@ def test_sam_encodes_and_decodes_on_the_large_stream_and_selects_on_the_small_on
     Shared batches are filled up to one of three sizes.
     """
     model = sam.load(ModelConfig(name="random-sam"), "cpu", "fp32")
+    generator = MaskGenerator(model)
     images = [photograph[top : top + 200, :300] for photograph in load_sample_images().images for top in (0, 200)]
     grid = sam.point_grid(5)
     points = [None] * 4 if counts is None else [grid[:count] for count in counts]
-    expected = list(model.annotate_all(images, EVERYTHING, points))
+    expected = list(generator.annotate_all(images, EVERYTHING, points))
     assert sum(map(len, expected)) == 3 * (100 if counts is None else sum(counts))
     recorded, seen, read, decoded = Recorded(), [], [], []
 
-    def noting(name: str) -> Any:
-        real = getattr(sam.SAMModel, name)
+    def noting(owner: Any, name: str) -> Any:
+        real = getattr(owner, name)
 
         def call(self: Any, *arguments: Any) -> Any:
             seen.append((name, recorded.current))
             return real(self, *arguments)
 
-        return patch.object(sam.SAMModel, name, call)
+        return patch.object(owner, name, call)
 
     def decoding(*arguments: Any) -> Any:
         decoded.append(len(arguments[5]))
         return decode(*arguments)
 
-    decode = sam._decoded
+    decode = sam.decode_prompts
     with recorded.install():
         # It does not know that there is no GPU behind them.
-        model.__dict__["_streams"] = TwoStreams("cuda")
+        generator.__dict__["_streams"] = TwoStreams("cuda")
     model.__dict__.pop("_decoded", None)
-    large, small = ("_encode", "decode"), ("select", "paint", "encode_points", "_upsampling")
+    large, small = ("encode_pixels", "decode"), ("select", "paint", "encode_points", "upsampling_to")
     with (
         recorded.install(),
         patch.object(torch.Tensor, "record_stream", lambda one, _: read.append(one.data_ptr())),
         patch.multiple(
-            sam.SAMModel, _on_cpu=lambda _: False, _batch_size=lambda _, config: 4 * config.points_per_batch
+            MaskGenerator, _on_cpu=lambda _: False, _batch_size=lambda _, config: 4 * config.points_per_batch
         ),
-        patch.multiple(sam, _decoded=decoding, prompts_at_once=lambda *_: None),
+        patch.multiple(sam, decode_prompts=decoding, prompts_at_once=lambda *_: None),
         patch.object(sam_decoder, "prompts_at_once", lambda *_: None),
         ExitStack() as stack,
     ):
         for name in (*large, *small):
-            stack.enter_context(noting(name))
-        found = list(model.annotate_all(images, EVERYTHING, points, threads=2))
+            stack.enter_context(noting(MaskGenerator if name in ("select", "paint") else sam.SAMModel, name))
+        found = list(generator.annotate_all(images, EVERYTHING, points, threads=2))
     assert set(seen) == {(name, "large") for name in large} | {(name, "small") for name in small}
     follows = [("small", "follows", "default"), ("large", "follows", "small")]
     assert [what for what in recorded.log if what[1] == "follows"] == 2 * follows

@@ -15,7 +15,7 @@ from zsad.coverage import covered_annotations
 from zsad.detector import Detector
 from zsad.errors import ImageError, UsageError
 from zsad.method.tile_level import score_tiles
-from zsad.models.sam import Annotation
+from zsad.models.sam_mask_generator import Annotation
 from zsad.report.explain import explain, figure_path, open_photograph
 from zsad.report.explain_figure import draw_explanation
 from zsad.report.explain_foreground import foreground_row

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from zsad.config import load_config
-from zsad.models.sam import Annotation
+from zsad.models.sam_mask_generator import Annotation
 from zsad.steps.instances import Instances
 from zsad.steps.item import ImageItem
 from zsad.steps.trace import Trace
@@ -17,10 +17,11 @@ HEIGHT, WIDTH = 200, 900
 
 
 @dataclass
-class FakeSAM:
+class FakeGenerator:
     boxes: list
     asked: list = field(default_factory=list)
     within: list = field(default_factory=list)
+    model: None = None
 
     def annotate_all(self, images, config, points, within=None, threads=1):
         self.asked += points
@@ -46,10 +47,10 @@ def strip_item():
 
 
 def run(item, *overrides, boxes=(), tile_side=64):
-    model = FakeSAM(list(boxes))
-    Instances(model, load_config("vand2023", None, list(overrides)), tile_side)([item])
+    generator = FakeGenerator(list(boxes))
+    Instances(generator, load_config("vand2023", None, list(overrides)), tile_side)([item])
     assert item.failure is None, item.failure
-    return model
+    return generator
 
 
 PARTS = [(50, 80, 850, 120)] + [(50 + 36 * i, 85, 60 + 36 * i, 115) for i in range(22)]
@@ -72,16 +73,16 @@ def test_row_says_when_max_tiles_widened_the_step():
 
 def test_without_annotations_the_dis_mask_is_the_foreground():
     item = strip_item()
-    model = run(item)
-    assert item.foreground_source == "dis" and len(model.asked) == 1
+    generator = run(item)
+    assert item.foreground_source == "dis" and len(generator.asked) == 1
     np.testing.assert_array_equal(item.foreground, item.dis_mask)
 
 
 def test_an_empty_dis_mask_means_the_whole_image_without_asking_sam():
     item = strip_item()
     item.dis_mask[:] = False
-    model = run(item, boxes=PARTS)
-    assert item.foreground_source == "full_image" and model.asked == []
+    generator = run(item, boxes=PARTS)
+    assert item.foreground_source == "full_image" and generator.asked == []
     assert item.foreground.all() and len(item.tiles) == 1
 
 
@@ -91,8 +92,8 @@ def test_precomputed_foreground_replaces_both_models(tmp_path):
     cv2.imwrite(str(tmp_path / "mask.png"), mask)
     item = strip_item()
     item.foreground_path = str(tmp_path / "mask.png")
-    model = run(item, boxes=PARTS)
-    assert item.foreground_source == "precomputed" and model.asked == []
+    generator = run(item, boxes=PARTS)
+    assert item.foreground_source == "precomputed" and generator.asked == []
     np.testing.assert_array_equal(item.foreground, mask > 0)
 
 
@@ -111,14 +112,14 @@ def test_precomputed_foreground_of_another_size_is_an_error_row(tmp_path):
     cv2.imwrite(str(tmp_path / "mask.png"), np.ones((10, 10), np.uint8))
     item = strip_item()
     item.foreground_path = str(tmp_path / "mask.png")
-    Instances(FakeSAM([]), load_config("vand2023"), 64)([item])
+    Instances(FakeGenerator([]), load_config("vand2023"), 64)([item])
     assert item.failure.kind == "foreground_size" and "10 x 10" in item.failure.message
 
 
 def test_a_foreground_that_is_missing_is_named(tmp_path):
     item = strip_item()
     item.foreground_path = str(tmp_path / "gone.png")
-    Instances(FakeSAM([]), load_config("vand2023"), 64)([item])
+    Instances(FakeGenerator([]), load_config("vand2023"), 64)([item])
     assert item.failure.kind == "missing"
     assert item.failure.message == f"the foreground '{tmp_path}/gone.png': no file at this path"
 
@@ -126,8 +127,8 @@ def test_a_foreground_that_is_missing_is_named(tmp_path):
 @pytest.mark.parametrize("pruned", [False, True])
 def test_point_pruning_asks_only_near_the_dis_mask(pruned):
     item = strip_item()
-    model = run(item, f"foreground.point_pruning={'dis' if pruned else 'none'}", boxes=PARTS)
-    (points,) = model.asked
+    generator = run(item, f"foreground.point_pruning={'dis' if pruned else 'none'}", boxes=PARTS)
+    (points,) = generator.asked
     if not pruned:
         assert points is None
     else:
@@ -138,7 +139,7 @@ def test_point_pruning_asks_only_near_the_dis_mask(pruned):
 def test_less_memory_means_fewer_points_at_once():
     asked = []
 
-    class SmallGPU(FakeSAM):
+    class SmallGPU(FakeGenerator):
         def annotate_all(self, images, config, points, within=None, threads=1):
             asked.append(config.points_per_batch)
             if asked[-1] > 16:
@@ -154,7 +155,7 @@ def test_less_memory_means_fewer_points_at_once():
 def test_less_memory_means_fewer_images_before_fewer_points():
     asked = []
 
-    class SmallGPU(FakeSAM):
+    class SmallGPU(FakeGenerator):
         def annotate_all(self, images, config, points, within=None, threads=1):
             asked.append((len(images), config.points_per_batch))
             if len(images) > 2:
@@ -168,7 +169,7 @@ def test_less_memory_means_fewer_images_before_fewer_points():
 
 
 def test_images_are_given_to_sam_together_and_a_bad_one_fails_alone():
-    class Picky(FakeSAM):
+    class Picky(FakeGenerator):
         def annotate_all(self, images, config, points, within=None, threads=1):
             if any(image[0, 0, 0] == 7 for image in images):
                 raise ValueError("seven")
@@ -179,30 +180,30 @@ def test_images_are_given_to_sam_together_and_a_bad_one_fails_alone():
     items[2].image[:] = 7
     items[5].dis_mask[:] = False
     items[6].foreground_path = "missing.png"
-    model = Picky(list(PARTS))
-    model.together = []
-    Instances(model, load_config("vand2023"), 64)(items)
+    generator = Picky(list(PARTS))
+    generator.together = []
+    Instances(generator, load_config("vand2023"), 64)(items)
     assert [item.failure.message if item.failure else None for item in items][:6] == [None, None, "seven"] + [None] * 3
     assert items[6].failure.kind == "missing"
     sources = [item.foreground_source for item in items]
     assert sources == ["sam+dis"] * 2 + [None, *["sam+dis"] * 2, "full_image", None, *["sam+dis"] * 2]
     # Eight at once, of which six ask: the half with the bad one by halves again.
-    assert model.together == [1, 1, 3, 1]
+    assert generator.together == [1, 1, 3, 1]
 
 
 def test_only_the_covered_annotations_are_asked_for_unless_the_image_is_explained():
     items = [strip_item() for _ in range(3)]
     items[1].trace = Trace()
-    model = FakeSAM([*PARTS, (0, 0, 900, 30)])
-    Instances(model, load_config("vand2023"), 64)(items)
-    assert model.within[0] is items[0].dis_mask and model.within[2] is items[2].dis_mask
-    assert model.within[1] is None
+    generator = FakeGenerator([*PARTS, (0, 0, 900, 30)])
+    Instances(generator, load_config("vand2023"), 64)(items)
+    assert generator.within[0] is items[0].dis_mask and generator.within[2] is items[2].dis_mask
+    assert generator.within[1] is None
     assert len(items[1].trace.annotations) == len(PARTS) + 1
 
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_what_fails_after_sam_fails_alone_whatever_the_threads(threads, monkeypatch):
-    step = Instances(FakeSAM(list(PARTS)), load_config("vand2023", None, [f"runtime.threads={threads}"]), 64)
+    step = Instances(FakeGenerator(list(PARTS)), load_config("vand2023", None, [f"runtime.threads={threads}"]), 64)
     whole, segment = [strip_item() for _ in range(5)], step._segment
 
     def picky(item, annotations):
@@ -222,7 +223,7 @@ def test_images_done_before_an_error_are_not_asked_for_again():
     """SAM answers one image after the other, and fails at the third, whoever else is there."""
     asked = []
 
-    class Failing(FakeSAM):
+    class Failing(FakeGenerator):
         def annotate_all(self, images, config, points, within=None, threads=1):
             asked.append([int(image[0, 0, 0]) for image in images])
             for image, found in zip(images, super().annotate_all(images, config, points, within, threads), strict=True):
@@ -240,7 +241,7 @@ def test_images_done_before_an_error_are_not_asked_for_again():
 
 
 def test_an_error_that_condemns_the_process_is_not_lost_in_a_thread(monkeypatch):
-    step = Instances(FakeSAM(list(PARTS)), load_config("vand2023"), 64)
+    step = Instances(FakeGenerator(list(PARTS)), load_config("vand2023"), 64)
 
     def lost(item, annotations):
         raise RuntimeError("CUDA error: device-side assert triggered")

@@ -6,7 +6,7 @@ import torch
 
 from zsad.config import load_config
 from zsad.method.tiling import Tile
-from zsad.models import clipseg
+from zsad.models import clipseg, clipseg_network
 from zsad.steps.item import ImageItem
 from zsad.steps.tile_maps import TileMaps
 
@@ -63,7 +63,7 @@ def test_no_more_logits_at_once_than_a_decoder_call_makes(model, prompts, tiles)
 
 
 def test_a_gpu_decodes_all_tiles_at_once():
-    on_gpu = clipseg.CLIPSegModel("random-clipseg", clipseg.build("random-clipseg"), "", "cuda", "bf16")
+    on_gpu = clipseg.CLIPSegModel("random-clipseg", clipseg_network.build("random-clipseg"), "", "cuda", "bf16")
     assert on_gpu.tiles_at_once(18) is None
 
 

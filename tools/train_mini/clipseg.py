@@ -14,7 +14,7 @@ from tools.train_mini.data import Crops, Draw, tensors, view, whitening, window
 from tools.train_mini.loop import Plan, train
 from tools.train_mini.words import Captions, SubwordEmbedding
 from zsad.datasets.synthetic import DEFECTS
-from zsad.models import clipseg
+from zsad.models import clipseg, clipseg_network
 from zsad.models.weights import seeded
 
 BATCH = 32
@@ -33,7 +33,7 @@ class Student(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.clipseg = clipseg.build("mini-clipseg")
+        self.clipseg = clipseg_network.build("mini-clipseg")
         embeddings = self.clipseg.clip.text_model.embeddings
         table = embeddings.token_embedding
         table.requires_grad_(False)
@@ -57,7 +57,7 @@ class Student(nn.Module):
         return model.text_projection(hidden[torch.arange(len(tokens)), tokens.argmax(1)])
 
     def reductions(self, pixels: Tensor, corner: tuple[int, int]) -> list[Tensor]:
-        """As ``zsad.models.clipseg.reductions`` for a window whose first patch is at row, column ``corner``."""
+        """As ``zsad.models.clipseg_network.reductions`` for a window whose first patch is at row, column ``corner``."""
         vision = self.clipseg.clip.vision_model
         patches = vision.embeddings.patch_embedding(pixels)
         table = vision.embeddings.position_embedding.weight
@@ -78,7 +78,7 @@ class Student(nn.Module):
         prompts = self.texts(tokens)
         with torch.autocast("cpu", torch.bfloat16):
             reduced = self.reductions(pixels, corner)
-            logits = clipseg.decode(self.clipseg, reduced, *clipseg.film(self.clipseg, prompts))
+            logits = clipseg_network.decode(self.clipseg, reduced, *clipseg_network.film(self.clipseg, prompts))
         places = [head(level[:, 1:].float())[..., 0] for head, level in zip(self.where, reduced, strict=True)]
         return logits.float(), prompts, places
 
@@ -99,7 +99,7 @@ def train_clipseg(crops: Crops, folder: Path, seed: int, steps: int) -> tuple[di
     captions = Captions()
     tokenizer = clipseg.SimpleTokenizer(context_length=77)
     labels, draw = np.asarray(crops.crop_labels), Draw(crops, 1.0)
-    side = clipseg.input_size("mini-clipseg")
+    side = clipseg_network.input_size("mini-clipseg")
 
     def step(rng: np.random.Generator, number: int) -> tuple[Tensor, dict[str, float]]:
         local = number < FIRST * steps

@@ -100,17 +100,16 @@ class CLIPModel:
         return self.tokenizer(texts)
 
     @torch.no_grad()
-    def embed_images(self, batch: Tensor, device_batch: int | None = None) -> Tensor:
-        """Unit image embeddings.
+    def embed_images(self, batch: Tensor) -> Tensor:
+        """Unit image embeddings; all images of the batch at once on a GPU, a few on a CPU.
 
         Args:
             batch: (N, 3, S, S) float32 from ``preprocess``, on any device.
-            device_batch: images per forward; None = all at once on a GPU, a few on a CPU.
 
         Returns:
             (N, D) float32 on ``device``, each row of length 1.
         """
-        return self._embed(batch, device_batch or images_at_once(len(batch), self.device), self.module.encode_image)
+        return self._embed(batch, images_at_once(len(batch), self.device), self.module.encode_image)
 
     @torch.no_grad()
     def embed_texts(self, texts: list[str]) -> Tensor:

@@ -1,13 +1,12 @@
 """CLIPSeg (Lueddecke and Ecker, CVPR 2022) through transformers: one vision pass per tile for all prompts.
 
 The prompt enters only at the decoder's first step (FiLM), so everything before it is shared: the vision
-layers up to the last one that is read and the reductions once per tile, text and FiLM once per prompt.
-The free functions ``reductions``, ``film`` and ``decode`` are that route, differentiable.
+layers up to the last one that is read and the reductions once per tile, text and FiLM once per prompt
+(``clipseg_network``).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -17,21 +16,19 @@ import torch
 from numpy.typing import NDArray
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor
-from transformers import CLIPSegConfig, CLIPSegForImageSegmentation
+from transformers import CLIPSegForImageSegmentation
 
 from zsad.errors import UsageError
 from zsad.models import weights
-from zsad.models.clipseg_decoder import FusedDecoder, run_layer, upscale
-from zsad.models.device import DTYPES, autocast, host_tensor, images_at_once, place
-from zsad.models.kernels_on_gpu import half_precision
+from zsad.models.clipseg_decoder import FusedDecoder
+from zsad.models.clipseg_network import build, decode, film, input_size, position_table, ready, reductions
+from zsad.models.device import DTYPES, autocast, host_tensor, images_at_once
+from zsad.models.triton_support import kernel_dtype
 from zsad.resize import Normalisation, resize_into
 
 if TYPE_CHECKING:
     from zsad.config import ModelConfig, Precision
 
-INPUT_SIZE = 352
-MINI_INPUT_SIZE = 256
-MINI = ("mini-clipseg", "random-clipseg")
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 TEXT_BATCH = 256
@@ -46,10 +43,10 @@ class CLIPSegModel:
 
     Attributes:
         name: as in the configuration.
-        module: the transformers model, made ready by ``ready``.
+        module: the transformers model, made ready by ``clipseg_network.ready``.
         input_size: side S of the square input and of the logits, pixels.
-        max_decoder_batch: most (tile, prompt) pairs per decoder call; bounds memory. Chosen for the device if not given;
-            four times as many where kernels hold less of each.
+        max_decoder_batch: most (tile, prompt) pairs per decoder call; bounds memory. Four times as many where kernels hold
+            less of each.
         sha256: hash of the weights.
         device, precision: where and how it computes.
     """
@@ -61,7 +58,6 @@ class CLIPSegModel:
         sha256: str,
         device: str,
         precision: Precision,
-        max_decoder_batch: int | None = None,
     ) -> None:
         self.name = name
         config: Any = module.config
@@ -69,7 +65,7 @@ class CLIPSegModel:
         self.input_size = input_size(name)
         self.context_length = int(config.text_config.max_position_embeddings)
         on_cpu = torch.device(device).type == "cpu"
-        self.max_decoder_batch = max_decoder_batch or (DECODER_BATCH if on_cpu else DECODER_BATCH_ON_GPU)
+        self.max_decoder_batch = DECODER_BATCH if on_cpu else DECODER_BATCH_ON_GPU
         self.sha256 = sha256
         self.device = device
         self.precision = precision
@@ -158,7 +154,7 @@ class CLIPSegModel:
             pairs = torch.arange(len(output), device=self.device)
             tile, prompt = pairs // prompts, pairs % prompts
             with autocast(self.device, self.precision):
-                fused = None if half_precision(output.device) is None else self._fused
+                fused = None if kernel_dtype(output.device) is None else self._fused
                 scale, shift = film(self.module, prompt_embeddings.to(self.device, non_blocking=True))
                 size = self.max_decoder_batch * (1 if fused is None else _BATCHES_FUSED)
                 for start in range(0, len(output), size):
@@ -188,81 +184,6 @@ class CLIPSegModel:
         return FusedDecoder(self.module.decoder, DTYPES[self.precision])
 
 
-@torch.no_grad()
-def position_table(module: CLIPSegForImageSegmentation, side: int) -> Tensor:
-    """The position embeddings of the tokens of a square input: (1, tokens, width) float32, without gradients."""
-    embeddings = module.clip.vision_model.embeddings
-    tokens = (side // embeddings.patch_size) ** 2 + 1
-    like = embeddings.class_embedding.expand(1, tokens, -1)
-    return embeddings.interpolate_pos_encoding(like, side, side)
-
-
-def reductions(module: CLIPSegForImageSegmentation, pixels: Tensor, positions: Tensor | None = None) -> list[Tensor]:
-    """Vision activations of the layers that are read, each reduced, deepest first; later layers never run.
-
-    Args:
-        pixels: (N, 3, S, S) float32.
-        positions: from ``position_table``; None = made from the parameters, as in training.
-
-    Returns:
-        one (N, tokens, reduce_dim) per layer in ``config.extract_layers``.
-    """
-    vision = module.clip.vision_model
-    read = list(module.config.extract_layers)
-    if positions is None:
-        hidden = vision.embeddings(pixels, interpolate_pos_encoding=True)
-    else:
-        patches = vision.embeddings.patch_embedding(pixels).flatten(2).transpose(1, 2)
-        first = vision.embeddings.class_embedding.expand(len(pixels), 1, -1)
-        hidden = torch.cat([first, patches], 1) + positions
-    hidden = vision.pre_layrnorm(hidden)
-    outputs: dict[int, Tensor] = {}
-    for index, layer in enumerate(vision.encoder.layers[: max(read) + 1]):
-        hidden = layer(hidden, None)
-        outputs[index] = hidden
-    return [reduce(outputs[index]) for index, reduce in zip(reversed(read), module.decoder.reduces, strict=True)]
-
-
-def film(module: CLIPSegForImageSegmentation, prompt_embeddings: Tensor) -> tuple[Tensor, Tensor]:
-    """FiLM coefficients of prompts: (P, D) -> scale (P, reduce_dim), shift (P, reduce_dim)."""
-    return module.decoder.film_mul(prompt_embeddings), module.decoder.film_add(prompt_embeddings)
-
-
-def decode(
-    module: CLIPSegForImageSegmentation,
-    reduced: list[Tensor],
-    scale: Tensor,
-    shift: Tensor,
-    output: Tensor | None = None,
-    fused: FusedDecoder | None = None,
-) -> Tensor:
-    """The decoder on B (tile, prompt) pairs.
-
-    Args:
-        reduced: from ``reductions``, indexed by pair: each (B, tokens, reduce_dim).
-        scale, shift: from ``film``, indexed by pair: (B, reduce_dim).
-        output: (B, S, S) to write to, contiguous, where there are no gradients; None = a new one.
-        fused: in place of the module's decoder, where there are no gradients; None = the module's.
-
-    Returns:
-        (B, S, S) logits.
-    """
-    decoder = module.decoder
-    hidden = torch.addcmul(shift[:, None], scale[:, None], reduced[0])
-    if fused is not None:
-        return fused.upscale(fused.layers(hidden, reduced[1:]), output)
-    learning = torch.is_grad_enabled()
-    for index, layer in enumerate(decoder.layers):
-        if index:
-            hidden = reduced[index] + hidden
-        hidden = layer(hidden, None) if learning else run_layer(layer, hidden)
-    if not learning:
-        return upscale(decoder.transposed_convolution, hidden, output)
-    side = math.isqrt(hidden.shape[1] - 1)
-    patches = hidden[:, 1:, :].transpose(1, 2).unflatten(2, (side, side))
-    return decoder.transposed_convolution(patches).squeeze(1)
-
-
 def load(config: ModelConfig, device: str = "cpu", precision: Precision = "fp32") -> CLIPSegModel:
     """Build the CLIPSeg model that a configuration names and load its weights.
 
@@ -272,90 +193,6 @@ def load(config: ModelConfig, device: str = "cpu", precision: Precision = "fp32"
     module = weights.seeded(lambda: build(config.name))
     sha256 = weights.restore(module, config, convert=_without_position_ids)
     return CLIPSegModel(config.name, ready(module, device, precision), sha256, device, precision)
-
-
-def ready(module: CLIPSegForImageSegmentation, device: str, precision: Precision) -> CLIPSegForImageSegmentation:
-    """Make a module ready for inference, in place; texts are few, and their weights stay float32."""
-    return place(module, device, precision, [module.clip.vision_model, module.decoder])
-
-
-def build(name: str) -> CLIPSegForImageSegmentation:
-    """The untrained module of a model name, on the CPU, float32.
-
-    Raises:
-        UsageError: not a CLIPSeg model of the registry.
-    """
-    module = CLIPSegForImageSegmentation(model_config(name))
-    # transformers draws the decoder's own layers with a standard deviation of 1: logits in the hundreds,
-    # a saturated sigmoid and no gradient. PyTorch's usual initialisation keeps them near 0.
-    decoder = module.decoder
-    for layer in (decoder.film_mul, decoder.film_add, *decoder.reduces, *decoder.transposed_convolution):
-        if not isinstance(layer, torch.nn.ReLU):
-            layer.reset_parameters()
-    return module
-
-
-def input_size(name: str) -> int:
-    """Side of the square input of a model, pixels, without loading it: the smallest tile side.
-
-    Raises:
-        UsageError: not a CLIPSeg model of the registry.
-    """
-    model_config(name)
-    return MINI_INPUT_SIZE if name in MINI else INPUT_SIZE
-
-
-def model_config(name: str) -> CLIPSegConfig:
-    """Architecture written out, so that nothing is fetched for it (transformers' default is another one).
-
-    ``clipseg-rd64-refined`` has the values of the published CIDAS/clipseg-rd64-refined. Its position
-    table is CLIP's for 224 pixels (14 x 14 patches) and is interpolated to the 22 x 22 of the 352-pixel input.
-
-    Raises:
-        UsageError: not a CLIPSeg model of the registry.
-    """
-    text = {
-        "vocab_size": 49408,
-        "max_position_embeddings": 77,
-        "hidden_act": "quick_gelu",
-        "bos_token_id": 49406,
-        "eos_token_id": 49407,
-    }
-    vision = {"patch_size": 16, "hidden_act": "quick_gelu"}
-    if name == "clipseg-rd64-refined":
-        return CLIPSegConfig(
-            text_config=text | _transformer(width=512, layers=12, heads=8),
-            vision_config=vision | {"image_size": 224} | _transformer(width=768, layers=12, heads=12),
-            projection_dim=512,
-            extract_layers=[3, 6, 9],
-            reduce_dim=64,
-            decoder_num_attention_heads=4,
-            decoder_intermediate_size=2048,
-            conditional_layer=0,
-            use_complex_transposed_convolution=True,
-        )
-    if name in MINI:
-        return CLIPSegConfig(
-            text_config=text | _transformer(width=64, layers=2, heads=4),
-            vision_config=vision | {"image_size": MINI_INPUT_SIZE} | _transformer(width=128, layers=4, heads=4),
-            projection_dim=64,
-            extract_layers=[1, 3],
-            reduce_dim=48,
-            decoder_num_attention_heads=4,
-            decoder_intermediate_size=96,
-            conditional_layer=0,
-            use_complex_transposed_convolution=True,
-        )
-    raise UsageError(f"{name!r} is not a CLIPSeg model. Expected clipseg-rd64-refined or mini-clipseg.")
-
-
-def _transformer(width: int, layers: int, heads: int) -> dict[str, int]:
-    return {
-        "hidden_size": width,
-        "intermediate_size": 4 * width,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-    }
 
 
 def _without_position_ids(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from zsad.models.kernels_on_gpu import has_large_memory
+from zsad.models.triton_support import has_large_shared_memory
 
 Tiling = tuple[int, int, int, int]
 """Rows of a program, hidden values that it holds of each at once, its warps, and how many loads it is ahead (``num_stages``)."""
@@ -73,7 +73,7 @@ def finish(seen: Tensor, residual: Tensor, weights: Weights, level: Tensor | Non
     """
     rows, channels = seen.shape
     output = torch.empty_like(seen)
-    block, chunk, warps, stages = LARGE if has_large_memory(seen) else SMALL
+    block, chunk, warps, stages = LARGE if has_large_shared_memory(seen) else SMALL
     with torch.cuda.device_of(seen):
         _finish[(triton.cdiv(rows, block),)](
             seen, residual, seen if level is None else level, *weights[:10], output, rows, weights.eps1, weights.eps2,

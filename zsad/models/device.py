@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from zsad.config import Precision
-from zsad.models.sam_encoder import FusedAttention
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -22,11 +21,17 @@ _PINNED = 1 << 28
 """Bytes of a result that is copied through pinned memory: more would keep that much from everybody else."""
 _IMAGES_ON_CPU = 4
 """Of a vision tower: the largest activations of CLIPSeg and CLIP ViT-B stay below the 32 MiB that malloc keeps by itself."""
-_CAST = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d, FusedAttention)
+_CAST = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 """Layers that use all they hold in products, whose operands autocast casts."""
 
 
-def place(network: Network, device: str, precision: Precision, parts: Iterable[nn.Module] = ()) -> Network:
+def place(
+    network: Network,
+    device: str,
+    precision: Precision,
+    parts: Iterable[nn.Module] = (),
+    also: tuple[type[nn.Module], ...] = (),
+) -> Network:
     """Make a network ready for inference, in place: evaluation mode, on its device.
 
     Args:
@@ -34,6 +39,7 @@ def place(network: Network, device: str, precision: Precision, parts: Iterable[n
         device: torch device.
         precision: ``fp32``, or ``bf16``/``fp16`` by autocast.
         parts: of the network; those of their weights that autocast would cast at every call are cast here, once.
+        also: layers of a network's own that, like torch's linear and convolutional ones, use all they hold in products.
 
     Returns:
         The network.
@@ -41,7 +47,7 @@ def place(network: Network, device: str, precision: Precision, parts: Iterable[n
     on_gpu = torch.device(device).type == "cuda"
     if precision != "fp32":
         # On a CPU torch takes another kernel for an attention whose weights have the type of its input.
-        cast = (*_CAST, nn.MultiheadAttention) if on_gpu else _CAST
+        cast = (*_CAST, *also, *((nn.MultiheadAttention,) if on_gpu else ()))
         for layer in (layer for part in parts for layer in part.modules() if isinstance(layer, cast)):
             layer.to(DTYPES[precision])
     elif on_gpu:

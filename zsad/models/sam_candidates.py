@@ -1,4 +1,4 @@
-"""What SAM's automatic mask generation keeps between decoding and painting, and how prompts share decoder batches."""
+"""What SAM's automatic mask generation keeps between decoding and painting."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from torchvision.ops import batched_nms, nms
 from zsad.models.sam_masks import LowMasks
 
 T = TypeVar("T")
-Run = tuple[int, int, int]
-"""An image and the range of its prompts: index, start, stop."""
 
 
 @dataclass(frozen=True)
@@ -94,30 +92,6 @@ def suppress(candidates: Candidates, iou_threshold: float) -> Candidates:
         # What batched_nms does with a single class, without its launches for several.
         return candidates.take(nms(boxes, scores, iou_threshold))
     return candidates.take(batched_nms(boxes, scores, torch.zeros_like(scores), iou_threshold))
-
-
-def shared_batches(counts: Sequence[int], size: int, group: int) -> list[list[Run]]:
-    """Decoder batches of what is left of each image after its full batches: no more than ``ceil(sum / size)``.
-
-    Args:
-        counts: prompts of each image.
-        size: prompts of a batch; one that ends amid a group holds the whole group.
-        group: an image's prompts are only parted at multiples of this, so that on a CPU the decoder computes the same
-            ones together whichever images share the batch, and rounds the same.
-    """
-    batches: list[list[Run]] = []
-    room = 0
-    for image, count in enumerate(counts):
-        start = count - count % size
-        while start < count:
-            if room <= 0:
-                batches.append([])
-                room = size
-            stop = min(count, start + -(-room // group) * group)
-            batches[-1].append((image, start, stop))
-            room -= stop - start
-            start = stop
-    return batches
 
 
 def joined(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

@@ -16,17 +16,18 @@ every pixel (``sam_decoder_fused``).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple, Protocol, cast
+from typing import cast
 
 import torch
 from segment_anything.modeling import MaskDecoder
 from segment_anything.modeling.common import LayerNorm2d
-from segment_anything.modeling.transformer import Attention, TwoWayAttentionBlock
+from segment_anything.modeling.transformer import TwoWayAttentionBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from zsad.models.kernels_on_gpu import half_precision
+from zsad.models.sam_decoder_pixels import Pixels, Shared, SharedPixels, join, share
 from zsad.models.transposed import split, to_pixel_order
+from zsad.models.triton_support import kernel_dtype
 
 _PROMPTS_ON_CPU = 16
 _TOKENS_ON_CPU = 9216
@@ -46,32 +47,6 @@ def prompts_at_once(tokens: int, device: str | torch.device) -> int | None:
     if torch.device(device).type != "cpu":
         return None
     return max(1, min(_PROMPTS_ON_CPU, _TOKENS_ON_CPU // tokens))
-
-
-class _Shared(NamedTuple):
-    """What prompts of an image see alike. The first layer's is the image's, the later ones' of positions only.
-
-    Attributes:
-        image: (I, N, C) tokens of I images.
-        keys: (I or 1, heads, E, N) of each attention in which prompts read the image, the final one included.
-        queries: (I or 1, heads, E, N) of each attention in which the image reads the prompts.
-        values: (I, heads, N, E) of the first attention that reads the image.
-    """
-
-    image: Tensor
-    keys: list[Tensor]
-    queries: list[Tensor]
-    values: Tensor
-
-
-class Pixels(Protocol):
-    """What the tokens of P prompts read and write: the image as each prompt sees it, from layer to layer."""
-
-    def read(self, attention: Attention, queries: Tensor) -> Tensor:
-        """Prompt tokens read the pixels: queries (P, T, C) -> (P, T, C)."""
-
-    def write(self, attention: Attention, keys: Tensor, values: Tensor, norm: nn.LayerNorm) -> None:
-        """The pixels read prompt tokens, keys and values (P, T, C), and are normalised."""
 
 
 class SharedMaskDecoder(MaskDecoder):
@@ -112,17 +87,18 @@ class SharedMaskDecoder(MaskDecoder):
         grid = (image_embeddings.shape[2], image_embeddings.shape[3])
         positions = _tokens(image_pe)
         chosen = range(1, self.num_mask_tokens) if multimask_output else range(1)
-        half = half_precision(image_embeddings.device)
+        half = kernel_dtype(image_embeddings.device)
         if half is not None and self._suits_kernels(sparse_prompt_embeddings):
             embedded = _tokens(image_embeddings + dense_prompt_embeddings[:1])
             return self._decode_fused(embedded, positions, sparse_prompt_embeddings, owner, grid, chosen, half)
         # One by one: a larger matrix product may round otherwise.
         images = [
-            self._share(one, positions) for one in _tokens(image_embeddings + dense_prompt_embeddings[:1]).split(1)
+            share(self.transformer, one, positions)
+            for one in _tokens(image_embeddings + dense_prompt_embeddings[:1]).split(1)
         ]
         at_once = prompts_at_once(grid[0] * grid[1], image_embeddings.device)
         if at_once is None:
-            groups = [(_join(images), sparse_prompt_embeddings)]
+            groups = [(join(images), sparse_prompt_embeddings)]
             upscaled_at_once = max(1, len(sparse_prompt_embeddings))
         else:
             counts = (
@@ -146,25 +122,9 @@ class SharedMaskDecoder(MaskDecoder):
                 done += len(masks)
         return cast(Tensor, output), torch.cat(ious)
 
-    def _share(self, image: Tensor, positions: Tensor) -> _Shared:
-        """The projections of an image and of positions, both (1, N, C), that no prompt changes."""
-        layers = [cast(TwoWayAttentionBlock, layer) for layer in self.transformer.layers]
-        reading = [layer.cross_attn_token_to_image for layer in layers] + [self.transformer.final_attn_token_to_image]
-        writing = [layer.cross_attn_image_to_token for layer in layers]
-        sources = [image + positions] + [positions] * len(layers)
-        return _Shared(
-            image,
-            [_pixels_last(one.k_proj(source), one.num_heads) for one, source in zip(reading, sources, strict=True)],
-            [
-                _pixels_last(one.q_proj(source), one.num_heads)
-                for one, source in zip(writing, sources[:-1], strict=True)
-            ],
-            _heads(reading[0].v_proj(image), reading[0].num_heads),
-        )
-
     def _decode(
         self,
-        shared: _Shared,
+        shared: Shared,
         sparse_prompt_embeddings: Tensor,
         owner: Tensor | None,
         chosen: range,
@@ -174,7 +134,7 @@ class SharedMaskDecoder(MaskDecoder):
 
         ``owner`` (P,) int64 is the image of each prompt, None for those of one image.
         """
-        pixels = _SharedPixels(shared, owner)
+        pixels = SharedPixels(shared, owner)
         tokens = self._transform(self._with_output(sparse_prompt_embeddings), pixels)
         weights, ious = self._outputs(tokens, chosen)
         some = zip(pixels.seen().split(upscaled_at_once), weights.split(upscaled_at_once), strict=True)
@@ -247,122 +207,6 @@ class SharedMaskDecoder(MaskDecoder):
         return values.view(prompts, -1, values.shape[-1])
 
 
-class _SharedPixels:
-    """``Pixels`` by operations of torch: owner (P,) int64 is the image of each prompt, None for one image."""
-
-    def __init__(self, shared: _Shared, owner: Tensor | None) -> None:
-        self._shared, self._owner = shared, owner
-        self._layer = 0
-        self._pixels: Tensor | None = None
-
-    def read(self, attention: Attention, queries: Tensor) -> Tensor:
-        return _read(attention, queries, self._shared, self._layer, self._pixels, self._owner)
-
-    def write(self, attention: Attention, keys: Tensor, values: Tensor, norm: nn.LayerNorm) -> None:
-        written = _write(attention, keys, values, self._shared, self._layer, self._pixels, self._owner)
-        self._pixels = norm(written)
-        self._layer += 1
-
-    def seen(self) -> Tensor:
-        """(P, N, C), once written."""
-        return cast(Tensor, self._pixels)
-
-
-def _join(images: list[_Shared]) -> _Shared:
-    """Several images as one: the later layers, of positions only, are the same for all."""
-    first = images[0]
-    if len(images) == 1:
-        return first
-    return _Shared(
-        torch.cat([one.image for one in images]),
-        [torch.cat([one.keys[0] for one in images]), *first.keys[1:]],
-        [torch.cat([one.queries[0] for one in images]), *first.queries[1:]],
-        torch.cat([one.values for one in images]),
-    )
-
-
-def _read(
-    attention: Attention, queries: Tensor, shared: _Shared, layer: int, pixels: Tensor | None, owner: Tensor | None
-) -> Tensor:
-    """Prompt tokens read the image: queries (P, T, C) -> (P, T, C). ``pixels`` (P, N, C) None: still the image."""
-    heads = attention.num_heads
-    prompts, length, _ = queries.shape
-    query = _heads(attention.q_proj(queries), heads) / (attention.internal_dim // heads) ** 0.5
-    keys = shared.keys[layer]
-    if pixels is None and owner is not None:
-        weights = (query @ keys[owner]).softmax(-1)
-        mixed = (weights @ shared.values[owner]).transpose(1, 2)
-        return cast(Tensor, attention.out_proj(mixed.reshape(prompts, length, -1)))
-    # (heads, P T, N): what all prompts see alike.
-    logits = (_flat(query) @ keys[0]).view(heads, prompts, length, -1)
-    if pixels is None:
-        mixed = logits.softmax(-1).flatten(1, 2) @ shared.values[0]
-        mixed = mixed.view(heads, prompts, length, -1).permute(1, 2, 0, 3)
-    else:
-        key_weight, value_weight = _by_head(attention.k_proj.weight, heads), _by_head(attention.v_proj.weight, heads)
-        folded = (query @ key_weight).flatten(1, 2)
-        own = folded @ pixels.transpose(1, 2)
-        weights = own.view(prompts, heads, length, -1).add_(logits.transpose(0, 1)).softmax(-1)
-        seen = (weights.flatten(1, 2) @ pixels).view(prompts, heads, length, -1)
-        mixed = (seen @ value_weight.transpose(1, 2)).transpose(1, 2)
-        mixed = mixed + attention.v_proj.bias.view(heads, -1)
-    return cast(Tensor, attention.out_proj(mixed.reshape(prompts, length, -1)))
-
-
-def _write(
-    attention: Attention,
-    keys: Tensor,
-    values: Tensor,
-    shared: _Shared,
-    layer: int,
-    pixels: Tensor | None,
-    owner: Tensor | None,
-) -> Tensor:
-    """Pixels read the prompt tokens: keys and values (P, T, C) -> the pixels with what was read, (P, N, C)."""
-    heads = attention.num_heads
-    prompts, length, _ = keys.shape
-    key = _heads(attention.k_proj(keys), heads) / (attention.internal_dim // heads) ** 0.5
-    queries = shared.queries[layer]
-    if pixels is None and owner is not None:
-        logits = key @ queries[owner]
-    else:
-        # (heads, P T, N): what all prompts see alike.
-        logits = _flat(key) @ queries[0]
-        logits = logits.view(heads, prompts, length, -1).transpose(0, 1)
-    if pixels is None:
-        pixels = shared.image if owner is None else shared.image[owner]
-    else:
-        folded = (key @ _by_head(attention.q_proj.weight, heads)).flatten(1, 2)
-        logits = (folded @ pixels.transpose(1, 2)).view(prompts, heads, length, -1).add_(logits)
-    # Pixels last: over a last axis of seven tokens, torch's softmax on a CPU takes twenty times as long.
-    weights = logits.softmax(2).flatten(1, 2).transpose(1, 2)
-    value = _heads(attention.v_proj(values), heads)
-    spread = (value @ _by_head(attention.out_proj.weight.T, heads)).flatten(1, 2)
-    # The weights of a pixel sum to 1 in every head, so this adds the bias once.
-    spread = spread + attention.out_proj.bias / heads
-    return torch.baddbmm(pixels, weights, spread)
-
-
 def _tokens(image: Tensor) -> Tensor:
     """(I, C, h, w) -> (I, h w, C)."""
     return image.flatten(2).transpose(1, 2).contiguous()
-
-
-def _heads(projected: Tensor, heads: int) -> Tensor:
-    """(P, T, heads x E) -> (P, heads, T, E)."""
-    return projected.unflatten(2, (heads, -1)).transpose(1, 2)
-
-
-def _pixels_last(projected: Tensor, heads: int) -> Tensor:
-    """(I, N, heads x E) -> (I, heads, E, N), contiguous."""
-    return projected.transpose(1, 2).unflatten(1, (heads, -1)).contiguous()
-
-
-def _flat(by_prompt: Tensor) -> Tensor:
-    """(P, heads, T, E) -> (heads, P T, E)."""
-    return by_prompt.transpose(0, 1).flatten(1, 2)
-
-
-def _by_head(weight: Tensor, heads: int) -> Tensor:
-    """(heads x E, C) -> (heads, E, C)."""
-    return weight.unflatten(0, (heads, -1))

@@ -20,7 +20,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from zsad.models.kernels_on_gpu import has_large_memory
+from zsad.models.triton_support import has_large_shared_memory
 
 LENGTH = 8
 """Tokens of a prompt at most: four masks, their quality, and the point with its padding are seven."""
@@ -51,7 +51,7 @@ def read(queries: Tensor, folded: Tensor | None, keys: Tensor, pixels: Tensor, o
     prompts, rows, inner = queries.shape
     _, size, channels = pixels.shape
     output = torch.empty((prompts, rows, channels), dtype=pixels.dtype, device=pixels.device)
-    block, warps, stages = READ if has_large_memory(pixels) else SMALL
+    block, warps, stages = READ if has_large_shared_memory(pixels) else SMALL
     with torch.cuda.device_of(pixels):
         _read[(prompts,)](
             queries, pixels if folded is None else folded, keys, pixels, owner, output, size,
@@ -80,7 +80,7 @@ def write(
     """
     prompts, rows, inner = keys.shape
     _, size, channels = pixels.shape
-    block, warps, stages = WRITE if has_large_memory(pixels) else SMALL
+    block, warps, stages = WRITE if has_large_shared_memory(pixels) else SMALL
     output = torch.empty((prompts, size, channels), dtype=pixels.dtype, device=pixels.device)
     with torch.cuda.device_of(pixels):
         _write[(triton.cdiv(size, block), prompts)](
@@ -112,7 +112,7 @@ def upscale(
     """
     prompts, size, channels = pixels.shape
     height, width = grid
-    block, warps, stages = UPSCALE if has_large_memory(pixels) else SMALL
+    block, warps, stages = UPSCALE if has_large_shared_memory(pixels) else SMALL
     output = torch.empty((prompts, masks, 4 * height, 4 * width), dtype=torch.float32, device=pixels.device)
     with torch.cuda.device_of(pixels):
         _upscale[(triton.cdiv(size, block), prompts)](

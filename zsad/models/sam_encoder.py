@@ -20,7 +20,7 @@ from segment_anything.modeling.image_encoder import Attention, Block, PatchEmbed
 from torch import Tensor
 from torch.nn import functional as F
 
-from zsad.models.kernels_on_gpu import half_precision
+from zsad.models.triton_support import kernel_dtype
 
 _LOGITS_ON_CPU = 2**20
 """Logits held at once for each of torch's threads: 4 MiB in float32, which stay in the caches."""
@@ -120,7 +120,7 @@ class FusedBlock(Block):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C)."""
-        half = half_precision(x.device)
+        half = kernel_dtype(x.device)
         fused = None if half is None else self._fused(x, half)
         if fused is None:
             fused = super().forward(x)

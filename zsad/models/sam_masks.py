@@ -3,8 +3,8 @@
 Only a window of each upsampling (``sam_upsampling``) is computed, from torch's taps and weights in its order of
 float operations. So it equals the whole upsampling bit for bit on a CPU with fused multiply-add (which torch uses where
 there is one), elsewhere to float rounding. Every function works on the device of its arguments: on a CPU mask by mask
-in compiled loops (``sam_kernels``), on a GPU all masks at once (``sam_gpu_kernels``), and where Triton does not work by
-torch's operations on many masks.
+in compiled loops (``sam_masks_cpu``), on a GPU all masks at once (``sam_masks_gpu``), and where Triton does not work by
+torch's operations on many masks (``sam_masks_torch``).
 """
 
 from __future__ import annotations
@@ -19,18 +19,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from zsad.models import sam_kernels
+from zsad.models import sam_masks_cpu, sam_masks_torch
 from zsad.models.device import to_host
-from zsad.models.kernels_on_gpu import has_kernels
-from zsad.models.sam_upsampling import Axis, Taps, Upsampling
-
-Box = tuple[int, int, int, int]
-"""x0, y0, x1, y1 in native pixels, end exclusive."""
-
-_NOWHERE: Box = (0, 0, 0, 0)
-
-_PIXELS_AT_ONCE = 1 << 24
-"""Of all masks that are measured together elsewhere than on a CPU."""
+from zsad.models.sam_upsampling import NOWHERE, Axis, Box, Upsampling
+from zsad.models.triton_support import triton_works
 
 
 def windows(low: Tensor, chosen: Tensor, level: float, plan: Upsampling) -> list[Box]:
@@ -49,15 +41,14 @@ def windows(low: Tensor, chosen: Tensor, level: float, plan: Upsampling) -> list
     level = _lowered(level)
     if _on_cpu(low):
         found = np.empty((4, len(chosen)), np.int64)
-        sam_kernels.extents(*_arrays(low, chosen, plan), np.float32(level), found)
+        sam_masks_cpu.extents(*_arrays(low, chosen, plan), np.float32(level), found)
         top, bottom, left, right = torch.from_numpy(found)
     else:
-        over = low[chosen] > level
-        (top, bottom), (left, right) = _reach(over.any(2)), _reach(over.any(1))
+        top, bottom, left, right = sam_masks_torch.extents(low, chosen, level)
     y0, y1 = _dependent(top, bottom, plan.rows)
     x0, x1 = _dependent(left, right, plan.columns)
     boxes: list[list[int]] = torch.stack([x0, y0, x1, y1], 1).tolist()
-    return [(a, b, c, d) if a < c and b < d else _NOWHERE for a, b, c, d in boxes]
+    return [(a, b, c, d) if a < c and b < d else NOWHERE for a, b, c, d in boxes]
 
 
 @dataclass(frozen=True)
@@ -100,7 +91,7 @@ def low_masks(low: Tensor, chosen: Tensor, boxes: Tensor, plan: Upsampling) -> L
 def measure(low: Tensor, chosen: Tensor, threshold: float, offset: float, plan: Upsampling) -> tuple[Tensor, Tensor]:
     """Stability scores and tight boxes of the chosen masks, as published. At most one transfer to the host for all.
 
-    By ``sam_gpu_kernels``, a row of more than 32767 pixels of a mask is not counted with the published overflow.
+    By ``sam_masks_gpu``, a row of more than 32767 pixels of a mask is not counted with the published overflow.
 
     Args:
         low: (M, h, w) float32.
@@ -126,19 +117,9 @@ def measure(low: Tensor, chosen: Tensor, threshold: float, offset: float, plan: 
         stability, tight = np.empty(len(boxes), np.float32), np.empty((len(boxes), 4), np.int64)
         where = np.array(boxes, np.int64).reshape(-1, 4)
         singles = tuple(map(np.float32, levels))
-        sam_kernels.measure(*_arrays(low, chosen, plan), where, plan.geometry, singles, stability, tight)
+        sam_masks_cpu.measure(*_arrays(low, chosen, plan), where, plan.geometry, singles, stability, tight)
         return torch.from_numpy(stability), torch.from_numpy(tight)
-    low = low[chosen]
-    scores, edges = [low.new_zeros(0)], [torch.zeros((0, 4), dtype=torch.int64, device=low.device)]
-    for start, stop, box in _runs(boxes, _PIXELS_AT_ONCE):
-        if box == _NOWHERE:
-            scores.append(low.new_full((stop - start,), torch.nan))
-            edges.append(torch.zeros((stop - start, 4), dtype=torch.int64, device=low.device))
-            continue
-        logits = window_logits(low[start:stop], box, plan)
-        scores.append(_count(logits > threshold + offset) / _count(logits > threshold - offset))
-        edges.append(_tight_boxes(logits > threshold, box))
-    return torch.cat(scores), torch.cat(edges)
+    return sam_masks_torch.measure(low[chosen], boxes, levels, plan)
 
 
 def coverage(
@@ -192,8 +173,7 @@ def paint(
     ends: list[int] = np.cumsum(sizes).tolist()
     kernels = _gpu_kernels(masks.device)
     if kernels is None:
-        own = [_flat_mask(masks[index], box, threshold, plan) for index, box in zip(chosen, boxes, strict=True)]
-        flat = torch.cat(own)
+        flat = sam_masks_torch.paint(masks, boxes, chosen, threshold, plan)
     else:
         _check_logits(masks, plan)
         for index, box in zip(chosen, boxes, strict=True):
@@ -207,54 +187,6 @@ def paint(
     return [part.reshape(y1 - y0, x1 - x0) for part, (x0, y0, x1, y1) in zip(parts, boxes, strict=True)]
 
 
-def window_logits(low: Tensor, box: Box, plan: Upsampling) -> Tensor:
-    """The native-resolution logits inside a window that is not empty, by operations that suit a GPU.
-
-    Args:
-        low: (..., h, w) float32.
-        box: the window.
-
-    Returns:
-        (..., y1 - y0, x1 - x0) float32.
-    """
-    x0, y0, x1, y1 = box
-    top, bottom = plan.rows.starts[y0], plan.rows.stops[y1 - 1]
-    left, right = plan.columns.starts[x0], plan.columns.stops[x1 - 1]
-    middle = _interpolate(low, plan.rows.coarse.part(top, bottom), plan.columns.coarse.part(left, right))
-    return _interpolate(middle, plan.rows.fine.part(y0, y1, top), plan.columns.fine.part(x0, x1, left))
-
-
-def _flat_mask(low: Tensor, box: Box, threshold: float, plan: Upsampling) -> Tensor:
-    if box == _NOWHERE:
-        return low.new_empty(0, dtype=torch.bool)
-    return (window_logits(low, box, plan) > threshold).flatten()
-
-
-def _runs(boxes: Sequence[Box], pixels: int) -> list[tuple[int, int, Box]]:
-    """Consecutive masks to be measured in one window: start, stop and the window around all of theirs.
-
-    Args:
-        boxes: the window of each.
-        pixels: of all masks of a run in its window, at most; a single mask may have more.
-    """
-    runs: list[tuple[int, int, Box]] = []
-    for index, box in enumerate(boxes):
-        if runs:
-            start, _, around = runs[-1]
-            joint = _around(around, box)
-            if (index + 1 - start) * (joint[2] - joint[0]) * (joint[3] - joint[1]) <= pixels:
-                runs[-1] = (start, index + 1, joint)
-                continue
-        runs.append((index, index + 1, box))
-    return runs
-
-
-def _around(one: Box, other: Box) -> Box:
-    if _NOWHERE in (one, other):
-        return other if one == _NOWHERE else one
-    return min(one[0], other[0]), min(one[1], other[1]), max(one[2], other[2]), max(one[3], other[3])
-
-
 def _lowered(level: float) -> float:
     """A level below ``level`` by a margin that is far over the rounding of a weighted mean."""
     return level - 1e-5 * (1 + abs(level))
@@ -265,16 +197,16 @@ def _on_cpu(values: Tensor) -> bool:
 
 
 def _gpu_kernels(device: torch.device) -> ModuleType | None:
-    """``sam_gpu_kernels`` where they run on the device."""
-    if not has_kernels(device):
+    """``sam_masks_gpu`` where they run on the device."""
+    if not triton_works(device):
         return None
-    from zsad.models import sam_gpu_kernels
+    from zsad.models import sam_masks_gpu
 
-    return sam_gpu_kernels
+    return sam_masks_gpu
 
 
 def _arrays(low: Tensor, chosen: Tensor, plan: Upsampling) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Logits and indices for ``sam_kernels``, which check nothing; each of one type and layout, as ``compiled`` demands."""
+    """Logits and indices for ``sam_masks_cpu``, which check nothing; each of one type and layout, as ``compiled`` demands."""
     _check_logits(low, plan)
     indices = chosen.long().contiguous().numpy()
     if len(indices) and not (indices.min() >= 0 and indices.max() < len(low)):
@@ -290,17 +222,17 @@ def _check_logits(low: Tensor, plan: Upsampling) -> None:
 
 def _paint_one(mask: LowMask, box: Box, threshold: float, plan: Upsampling) -> NDArray[np.bool_]:
     x0, y0, x1, y1 = box
-    if box == _NOWHERE:
+    if box == NOWHERE:
         return np.zeros((0, 0), np.bool_)
     _check(mask, box, plan)
     painted = np.empty((y1 - y0, x1 - x0), np.bool_)
     low, where = mask.values.contiguous().numpy(), np.array(box, np.int64)
-    sam_kernels.paint(low, mask.corner, where, plan.geometry, np.float32(threshold), painted)
+    sam_masks_cpu.paint(low, mask.corner, where, plan.geometry, np.float32(threshold), painted)
     return painted
 
 
 def _check(mask: LowMask, box: Box, plan: Upsampling) -> None:
-    """Raises ValueError where ``sam_kernels.paint`` would read beyond its arrays."""
+    """Raises ValueError where ``sam_masks_cpu.paint`` would read beyond its arrays."""
     x0, y0, x1, y1 = box
     _check_box(box, plan)
     (row, column), (rows, columns) = mask.corner, mask.values.shape
@@ -315,48 +247,10 @@ def _check(mask: LowMask, box: Box, plan: Upsampling) -> None:
 def _check_box(box: Box, plan: Upsampling) -> None:
     x0, y0, x1, y1 = box
     height, width = plan.native_size
-    if box != _NOWHERE and not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+    if box != NOWHERE and not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
         raise ValueError(f"given the box {box}; expected one inside the image of {width} x {height}")
-
-
-def _reach(over: Tensor) -> tuple[Tensor, Tensor]:
-    """(M, h) bool -> the first and the last true entry of each (M,), h and -1 for none."""
-    size = over.shape[1]
-    some = over.any(1)
-    first = over.int().argmax(1)
-    last = size - 1 - over.flip(1).int().argmax(1)
-    return torch.where(some, first, size), torch.where(some, last, -1)
 
 
 def _dependent(first: Tensor, last: Tensor, axis: Axis) -> tuple[Tensor, Tensor]:
     """Start and stop (M,) of the native pixels that depend on low-resolution entries (M,) from first to last."""
     return torch.searchsorted(axis.last, first), torch.searchsorted(axis.first, last, right=True)
-
-
-def _interpolate(values: Tensor, rows: Taps, columns: Taps) -> Tensor:
-    """(..., h, w) -> (..., outputs of rows, outputs of columns), along the columns first."""
-    left, right = values.index_select(-1, columns.left), values.index_select(-1, columns.right)
-    across = right.mul_(columns.right_weight).addcmul_(left, columns.left_weight)
-    upper, lower = rows.left_weight[:, None], rows.right_weight[:, None]
-    return across.index_select(-2, rows.right).mul_(lower).addcmul_(across.index_select(-2, rows.left), upper)
-
-
-def _count(masks: Tensor) -> Tensor:
-    # The published sums, their int16 rows included.
-    return masks.sum(-1, dtype=torch.int16).sum(-1, dtype=torch.int32)
-
-
-def _tight_boxes(masks: Tensor, box: Box) -> Tensor:
-    """(M, h, w) bool in the window ``box`` -> (M, 4) int64 tight boxes in the image, all 0 for an empty mask."""
-    height, width = masks.shape[1:]
-    rows, columns = masks.any(2).int(), masks.any(1).int()
-    edges = torch.stack(
-        [
-            columns.argmax(1) + box[0],
-            rows.argmax(1) + box[1],
-            box[0] + width - columns.flip(1).argmax(1),
-            box[1] + height - rows.flip(1).argmax(1),
-        ],
-        1,
-    )
-    return edges * rows.any(1, keepdim=True)

@@ -14,7 +14,7 @@ from zsad.config import Precision
 from zsad.errors import UsageError
 from zsad.models.device import place
 from zsad.models.sam_decoder import SharedMaskDecoder
-from zsad.models.sam_encoder import fuse_attention
+from zsad.models.sam_encoder import FusedAttention, fuse_attention
 
 MASKS_PER_POINT = 3
 
@@ -39,7 +39,8 @@ def ready(network: Sam, device: str, precision: Precision) -> Sam:
     if torch.device(device).type == "cuda" and precision != "fp32":
         # Tokens come with their channels together, and tensor cores want them so.
         network.image_encoder.neck.to(memory_format=torch.channels_last)
-    return place(network, device, precision, [network.image_encoder, network.mask_decoder])
+    parts = [network.image_encoder, network.mask_decoder]
+    return place(network, device, precision, parts, also=(FusedAttention,))
 
 
 def _mini_sam() -> Sam:

@@ -14,7 +14,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from zsad.models.sam_kernels import Geometry, Stage
+from zsad.models.sam_masks_cpu import Geometry, Stage
+
+Box = tuple[int, int, int, int]
+"""x0, y0, x1, y1 in native pixels, end exclusive."""
+
+NOWHERE: Box = (0, 0, 0, 0)
+"""The box of an empty mask."""
 
 _SMALL_OUTPUT = 128
 """Up to this height + width of the output, torch always takes its joint kernel on a CPU."""
@@ -108,7 +114,7 @@ class Upsampling:
 
     @cached_property
     def geometry(self) -> Geometry:
-        """The same for ``sam_kernels``."""
+        """The same for ``sam_masks_cpu``."""
         first, last = self.columns.first.numpy(), self.columns.last.numpy()
         low = np.arange(self.low_size[1])
         return Geometry(

@@ -21,6 +21,7 @@ from zsad.method.foreground import (
 from zsad.method.tiling import tile_image
 from zsad.models import sam
 from zsad.models.graphs import out_of_memory
+from zsad.models.sam_mask_generator import Annotation, MaskGenerator
 from zsad.steps.isolation import attempt, free_memory, isolate
 from zsad.steps.item import ImageItem, alive, load, load_foreground, timed
 
@@ -34,25 +35,26 @@ class Instances:
     Adds ``foreground``, ``foreground_source``, ``num_components`` and ``tiles``.
 
     Args:
-        model: SAM.
+        generator: SAM with its automatic mask generation.
         config: the configuration.
         tile_side: smallest tile side in pixels: the input size of the pixel-level model.
     """
 
     name = "instances"
 
-    def __init__(self, model: sam.SAMModel, config: Config, tile_side: int) -> None:
-        self.model = model
+    def __init__(self, generator: MaskGenerator, config: Config, tile_side: int) -> None:
+        self.generator = generator
+        self.model = generator.model
         self.config = config
         self.tile_side = config.tiling.min_side or tile_side
 
     @classmethod
     def from_config(cls, config: Config, device: str) -> Instances:
         """Load SAM as configured. Raises UsageError if its weights cannot be had."""
-        from zsad.models import clipseg
+        from zsad.models import clipseg_network
 
         model = sam.load(config.models.sam, device, config.models.precision)
-        return cls(model, config, clipseg.input_size(config.models.clipseg.name))
+        return cls(MaskGenerator(model), config, clipseg_network.input_size(config.models.clipseg.name))
 
     def __call__(self, items: Sequence[ImageItem]) -> None:
         """Fill in the foreground and the tiles."""
@@ -66,7 +68,7 @@ class Instances:
         segmented: dict[int, Future[None]] = {}
         with ThreadPoolExecutor(self.config.runtime.threads) as pool:
 
-            def segment(item: ImageItem, found: list[sam.Annotation] | None) -> None:
+            def segment(item: ImageItem, found: list[Annotation] | None) -> None:
                 work = partial(self._segment, annotations=found)
                 segmented[id(item)] = pool.submit(attempt, self.name, item, work)
 
@@ -82,7 +84,7 @@ class Instances:
             for future in segmented.values():
                 future.result()
 
-    def _segment(self, item: ImageItem, annotations: list[sam.Annotation] | None) -> None:
+    def _segment(self, item: ImageItem, annotations: list[Annotation] | None) -> None:
         found = self._foreground(item, annotations)
         tiling = tile_image(found.boxes, found.parts, item.height, item.width, self.tile_side, self.config.tiling)
         if item.trace is not None:
@@ -97,7 +99,7 @@ class Instances:
                 f"{', '.join(map(str, tiling.widened[:5]))}"
             )
 
-    def _foreground(self, item: ImageItem, annotations: list[sam.Annotation] | None) -> Foreground:
+    def _foreground(self, item: ImageItem, annotations: list[Annotation] | None) -> Foreground:
         config = self.config.foreground
         if config.source != FULL_IMAGE and item.foreground_path is not None:
             given = load_foreground(item, self.config.images)
@@ -117,7 +119,7 @@ class Instances:
             return False
         return item.dis_mask is not None and bool(item.dis_mask.any())
 
-    def _annotate(self, items: list[ImageItem]) -> Iterator[tuple[ImageItem, list[sam.Annotation]]]:
+    def _annotate(self, items: list[ImageItem]) -> Iterator[tuple[ImageItem, list[Annotation]]]:
         """SAM's annotations of one item after the other. When memory runs out over a single one, fewer points at once."""
         config = self.config.foreground
         images = [item.image for item in items if item.image is not None]
@@ -126,7 +128,7 @@ class Instances:
         within = [item.dis_mask if item.trace is None else None for item in items]
         while True:
             try:
-                found = self.model.annotate_all(images, config, points, within, self.config.runtime.threads)
+                found = self.generator.annotate_all(images, config, points, within, self.config.runtime.threads)
                 yield from zip(items, found, strict=True)
                 return
             except Exception as error:

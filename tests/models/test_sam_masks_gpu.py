@@ -17,6 +17,7 @@ from zsad.coverage import covered_annotations
 from zsad.method.foreground import extract_foreground
 from zsad.models import sam, sam_masks
 from zsad.models.sam_candidates import Candidates, concatenate
+from zsad.models.sam_mask_generator import MaskGenerator
 from zsad.models.sam_masks import coverage, low_masks, measure, paint
 from zsad.models.sam_upsampling import Upsampling, upsampling
 
@@ -24,14 +25,14 @@ from .sam_oracle import small_sam
 
 pytest.importorskip("triton")
 
-from zsad.models import kernels_on_gpu, sam_gpu_kernels
+from zsad.models import sam_masks_gpu, triton_support
 
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered in divide")
 
 if not torch.cuda.is_available():
     # Triton's interpreter before 3.9 does not understand the newest numpy.
     try:
-        sam_gpu_kernels.extents(torch.zeros(1, 1, 1), torch.tensor([0]), 0.0)
+        sam_masks_gpu.extents(torch.zeros(1, 1, 1), torch.tensor([0]), 0.0)
     except Exception as error:
         if "only 0-dimensional arrays" not in str(error):
             raise
@@ -50,12 +51,12 @@ SIZES = {
 @pytest.fixture(autouse=True)
 def few_programs(monkeypatch):
     """The interpreter takes milliseconds for each."""
-    monkeypatch.setattr(sam_gpu_kernels, "_STRIPS", 2)
-    kernels_on_gpu.has_kernels.cache_clear()
+    monkeypatch.setattr(sam_masks_gpu, "_STRIPS", 2)
+    triton_support.triton_works.cache_clear()
 
 
 def by_kernels():
-    return _as_on_a_gpu(sam_gpu_kernels)
+    return _as_on_a_gpu(sam_masks_gpu)
 
 
 def by_torch():
@@ -97,8 +98,8 @@ def test_extents_are_those_of_the_compiled_loops(chosen):
     low = masks_of(plan_of("enlarged"))
     found = np.empty((4, len(chosen)), np.int64)
     indices = torch.tensor(chosen, dtype=torch.int64)
-    sam_masks.sam_kernels.extents(low.cpu().numpy(), indices.numpy(), np.float32(0.5), found)
-    assert sam_gpu_kernels.extents(low, indices.to(DEVICE), 0.5).tolist() == found.tolist()
+    sam_masks.sam_masks_cpu.extents(low.cpu().numpy(), indices.numpy(), np.float32(0.5), found)
+    assert sam_masks_gpu.extents(low, indices.to(DEVICE), 0.5).tolist() == found.tolist()
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -229,7 +230,7 @@ def assert_same_foreground(some: Any, other: Any, within: np.ndarray, config: Fo
 @pytest.mark.parametrize("context", [by_kernels, by_torch])
 def test_what_is_not_covered_is_not_painted_and_the_foreground_stays(context):
     plan, network = plan_of("as large as the input"), SimpleNamespace(mask_threshold=0.0)
-    model: Any = sam.SAMModel(network, DEVICE, "fp32", "")  # type: ignore[arg-type]
+    generator = MaskGenerator(sam.SAMModel(network, DEVICE, "fp32", ""))  # type: ignore[arg-type]
     low, every = masks_of(plan), torch.arange(8, device=DEVICE)
     embedding, points = sam.Embedding(low, plan), np.arange(16.0).reshape(8, 2)
     within = np.zeros(plan.native_size, bool)
@@ -237,15 +238,15 @@ def test_what_is_not_covered_is_not_painted_and_the_foreground_stays(context):
     with context():
         stability, boxes = measure(low, every, 0.0, 1.0, plan)
         candidates = Candidates(low, every / 8, stability, boxes, every.flip(0))
-        all_of_them = model.paint(embedding, candidates, points)
+        all_of_them = generator.paint(embedding, candidates, points)
         for min_coverage in (0.0, 0.4, 1.0):
             config = ForegroundConfig(min_coverage=min_coverage)
-            found = model.paint(embedding, candidates, points, within, min_coverage)
+            found = generator.paint(embedding, candidates, points, within, min_coverage)
             expected = [all_of_them[i] for i in covered_annotations(all_of_them, within, min_coverage)]
             assert 0 < len(found) < 8
             assert repr(found) == repr(expected)
             assert_same_foreground(found, all_of_them, within, config)
-        assert model.paint(embedding, candidates, points, np.zeros_like(within), 0.1) == []
+        assert generator.paint(embedding, candidates, points, np.zeros_like(within), 0.1) == []
     assert all(one.area == one.mask.sum() for one in all_of_them)
 
 
@@ -254,12 +255,12 @@ def test_each_image_has_its_own_mask_or_none():
     within = np.zeros((60, 90), bool)
     within[10:50, 5:70] = True
     config = ForegroundConfig(points_per_side=3, pred_iou_threshold=0, stability_threshold=0, min_coverage=0.4)
-    model = small_sam(seed=0)
+    generator = MaskGenerator(small_sam(seed=0))
     masks = [within, None, ~within]
     for patched in (by_torch(), nullcontext()):
         with patched:
-            every = model.annotate(image, config)
-            found = list(model.annotate_all([image] * 3, config, [None] * 3, masks))
+            every = generator.annotate(image, config)
+            found = list(generator.annotate_all([image] * 3, config, [None] * 3, masks))
         assert [len(some) == len(every) for some in found] == [False, True, False]
         for some, mask in zip(found, masks, strict=True):
             if mask is not None:
@@ -268,12 +269,12 @@ def test_each_image_has_its_own_mask_or_none():
 
 
 def test_where_triton_cannot_compile_torch_does_it(monkeypatch):
-    monkeypatch.setattr(sam_gpu_kernels, "extents", Mock(side_effect=RuntimeError("no C compiler")))
+    monkeypatch.setattr(sam_masks_gpu, "extents", Mock(side_effect=RuntimeError("no C compiler")))
     with pytest.warns(UserWarning, match="Triton does not work here"):
         assert sam_masks._gpu_kernels(torch.device("cuda")) is None
     # Asked once: no second warning, which would be an error.
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert sam_masks._gpu_kernels(torch.device("cuda")) is None
-    kernels_on_gpu.has_kernels.cache_clear()
+    triton_support.triton_works.cache_clear()
     assert sam_masks._gpu_kernels(torch.device("cpu")) is None

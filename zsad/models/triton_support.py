@@ -9,24 +9,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_LARGE_MEMORY = 160_000
+_LARGE_SHARED_MEMORY = 160_000
 """Bytes that the largest tilings take of a multiprocessor's shared memory, and some more."""
 
 
-def half_precision(device: torch.device) -> torch.dtype | None:
+def kernel_dtype(device: torch.device) -> torch.dtype | None:
     """The type that autocast asks for, where the kernels of half precision run on the device; else None.
 
     GPUs before Ampere have too little shared memory for them. ``torch.compile`` makes its own kernels.
     """
     if device.type != "cuda" or not torch.is_autocast_enabled("cuda") or torch.compiler.is_compiling():
         return None
-    if not has_kernels(device) or torch.cuda.get_device_capability(device) < (8, 0):
+    if not triton_works(device) or torch.cuda.get_device_capability(device) < (8, 0):
         return None
     return torch.get_autocast_dtype("cuda")
 
 
 @cache
-def has_kernels(device: torch.device) -> bool:
+def triton_works(device: torch.device) -> bool:
     """Whether Triton is there, which comes with torch for NVIDIA GPUs on Linux, and can compile: it needs a C compiler.
 
     Warns where it is not.
@@ -34,9 +34,9 @@ def has_kernels(device: torch.device) -> bool:
     if device.type != "cuda":
         return False
     try:
-        from zsad.models import sam_gpu_kernels
+        from zsad.models import sam_masks_gpu
 
-        sam_gpu_kernels.extents(torch.zeros(1, 1, 1, device=device), torch.zeros(1, device=device).long(), 0.0)
+        sam_masks_gpu.extents(torch.zeros(1, 1, 1, device=device), torch.zeros(1, device=device).long(), 0.0)
     except torch.OutOfMemoryError:
         raise
     except Exception as error:
@@ -45,9 +45,9 @@ def has_kernels(device: torch.device) -> bool:
     return True
 
 
-def has_large_memory(tensor: Tensor) -> bool:
+def has_large_shared_memory(tensor: Tensor) -> bool:
     """Whether the multiprocessors of the tensor's GPU have shared memory for the largest tilings: Hopper's and A100's."""
     if not tensor.is_cuda:
         return False
     properties: Any = torch.cuda.get_device_properties(tensor.device)
-    return bool(properties.shared_memory_per_block_optin >= _LARGE_MEMORY)
+    return bool(properties.shared_memory_per_block_optin >= _LARGE_SHARED_MEMORY)
