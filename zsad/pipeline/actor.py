@@ -37,10 +37,10 @@ class StepActor:
         pool: which steps to run.
         config: the configuration.
         fingerprint: written into every row.
-        progress: handle of the run's ``Ledger`` actor; None = keep no books.
+        ledger: handle of the run's ``Ledger`` actor; None = keep no books.
     """
 
-    def __init__(self, pool: Pool, config: Config, fingerprint: str, progress: Any = None) -> None:
+    def __init__(self, pool: Pool, config: Config, fingerprint: str, ledger: Any = None) -> None:
         use_large_pages()
         torch.set_num_threads(pool.torch_threads)
         cv2.setNumThreads(1)
@@ -52,7 +52,7 @@ class StepActor:
         self.config = config
         self.fingerprint = fingerprint
         self.pool = pool
-        self.ledger = progress
+        self.ledger = ledger
         self.node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
         # Several batches may be decoded at once, but only one may fill the device.
         self.device = threading.Lock()

@@ -90,14 +90,14 @@ def execute(
             runtime = config.runtime.model_copy(update={"batch_size": actor_rows})
             config = config.model_copy(update={"runtime": runtime})
         sink = PartSink(output, run_id, rows_per_part, lock)
-        counter = start_ledger()
+        ledger = start_ledger()
         start = time.monotonic()
         try:
-            with ProgressReporter(counter, work.num_rows, stream) as progress:
+            with ProgressReporter(ledger, work.num_rows, stream) as progress:
                 node = only_node(root, output, config)
                 # A Ray of our own has started with these settings; a process with others starts a second later.
                 own = {name: value for name, value in KEEPS_MEMORY.items() if name not in os.environ} if joins else {}
-                figures = run_graph(work, pools, config, info.fingerprint, sink, counter, node=node, environment=own)
+                figures = run_graph(work, pools, config, info.fingerprint, sink, ledger, node=node, environment=own)
         except Exception as error:
             # Ray Data's own errors, such as that of no progress, have no base class but this.
             raise _explain(error) from error

@@ -27,7 +27,7 @@ def run_graph(
     config: Config,
     fingerprint: str,
     sink: PartSink,
-    progress: Any,
+    ledger: Any,
     actor: type[StepActor] = StepActor,
     node: str | None = None,
     environment: Mapping[str, str] | None = None,
@@ -40,7 +40,7 @@ def run_graph(
         config: the configuration.
         fingerprint: written into every row.
         sink: writes the parts.
-        progress: handle of the ``Ledger`` actor.
+        ledger: handle of the ``Ledger`` actor.
         actor: what runs the steps of a pool.
         node: ID of the one node that reads and writes, where the paths are its own; None = any node.
         environment: variables that the actors' processes start with; None = those of Ray.
@@ -66,7 +66,7 @@ def run_graph(
                 "pool": pool,
                 "config": config,
                 "fingerprint": fingerprint,
-                "progress": progress,
+                "ledger": ledger,
             },
             batch_size=rows,
             batch_format="pyarrow",
