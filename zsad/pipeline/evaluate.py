@@ -43,7 +43,7 @@ def evaluate_run(
         output: path or URI of the run.
         resolution: ``native``, ``518``, ``400`` or ``240``.
         split: only this split; None for all.
-        address: see ``zsad.pipeline.cluster.connected``.
+        address: see ``zsad.pipeline.ray_session.connected``.
         bootstrap: resamples for the intervals in ``low`` and ``high``; 0 for none.
         shared_filesystem: every node sees the same local files; a run scored with that setting needs it not again.
         root: of the dataset, where it has moved since it was scored.
@@ -77,7 +77,7 @@ def decide_run(
         output: path or URI of the run.
         threshold: see ``zsad.evaluation.thresholds``; only ``f1`` needs labels.
         split: decide on this split only; None for all.
-        address: see ``zsad.pipeline.cluster.connected``.
+        address: see ``zsad.pipeline.ray_session.connected``.
         shared_filesystem, root: as for ``evaluate_run``.
 
     Returns:
