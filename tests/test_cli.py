@@ -268,7 +268,10 @@ def test_models_list_names_licence_size_and_hash():
 
 def test_models_verify_and_download_offline(tmp_path):
     done = zsad("models", "verify", "sam-vit-h", "mini-sam", "isnet-general-use", ZSAD_CACHE=str(tmp_path))
-    assert done.returncode == 2 and "2 of 3 models are missing or not as expected: sam-vit-h, isnet-general-use" in done.stderr
+    assert (
+        done.returncode == 2
+        and "2 of 3 models are missing or not as expected: sam-vit-h, isnet-general-use" in done.stderr
+    )
     first, second = done.stdout.index("sam-vit-h: Weights sam-vit-h"), done.stdout.index("mini-sam: sha256")
     assert first < second < done.stdout.index("isnet-general-use: Weights")
     done = zsad("models", "download", "--preset", "vand2023", ZSAD_CACHE=str(tmp_path))

@@ -24,12 +24,15 @@ class Faults:
         kill: file names at which the process kills itself.
         lose: file names at which the process loses its GPU.
         begun: a file that gets the name of every image that is begun.
+        loading: what happens instead of loading the models: ``kill``, the process kills itself, or ``other``, it finds
+            other weights than the run has; None = nothing.
     """
 
     sleep: float = 0.0
     kill: tuple[str, ...] = ()
     lose: tuple[str, ...] = ()
     begun: str | None = None
+    loading: str | None = None
 
 
 def faulty_actor(faults):
@@ -52,6 +55,14 @@ def faulty_actor(faults):
                     raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     class FaultyActor(StepActor):
+        def build(self, config, names):
+            if faults.loading == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            steps = super().build(config, names)
+            if faults.loading == "other":
+                steps[2].model.sha256 = "0" * 64
+            return steps
+
         def __init__(self, *args, **kwargs):
             super().__init__(*args, **kwargs)
             self.steps = (FirstStep(), *self.steps)

@@ -10,7 +10,7 @@ from tests.faults.faulty import Faults, faulty_graph, full_disk_sink
 from tools.same_run import differences
 from zsad.errors import ZsadError
 from zsad.pipeline import ledger as ledger_module
-from zsad.pipeline.ledger import PATIENCE, Ledger
+from zsad.pipeline.ledger import LOADING, PATIENCE, Ledger
 from zsad.storage import read_success
 
 
@@ -43,6 +43,19 @@ def test_images_that_end_every_process_become_error_rows_and_all_others_are_scor
     assert differences(output, reference) == []
 
 
+@pytest.mark.parametrize(
+    ("loading", "words"),
+    [
+        ("kill", r"3 processes of pool 'fused' ended while they loaded their models.*runtime\.<pool>\.size"),
+        ("other", r"The weights of the step tile_scores on node .* have sha256 0{64}.*replace those that differ"),
+    ],
+)
+def test_actors_that_cannot_load_their_models_stop_the_run(ray_local, images, tmp_path, monkeypatch, loading, words):
+    monkeypatch.setattr("zsad.pipeline.execute.run_graph", faulty_graph(Faults(loading=loading)))
+    with pytest.raises(ZsadError, match=words):
+        run(images, tmp_path / "out")
+
+
 def test_a_machine_that_ends_every_process_stops_the_run():
     ledger = Ledger(given_up_limit=2)
     # A batch that is gone through again meets those given up again.
@@ -67,6 +80,21 @@ def test_the_ledger_suspects_only_what_was_begun_and_not_finished():
     a, b = ledger.begin("fused", ["a", "b"])
     assert (a.ended, a.stage) == (0, "")
     assert (b.ended, b.stage, b.reason) == (2, "instances", "no memory")
+
+
+def test_actors_whose_nodes_go_while_they_load_may_start_anew(monkeypatch):
+    gone = set()
+    monkeypatch.setattr(ledger_module.ray, "nodes", lambda: [{"NodeID": n, "Alive": n not in gone} for n in "abcdefgh"])
+    ledger = Ledger(given_up_limit=2)
+    for node in "abcd":
+        ledger.begin_loading("fused", "actor", node)
+        gone.add(node)
+    for _ in range(PATIENCE):
+        ledger.begin_loading("fused", "actor", "f")
+        ledger.begin_loading("fused", "other actor", "f")
+        ledger.finish(LOADING, ["other actor"])
+    with pytest.raises(ZsadError, match="3 processes of pool 'fused' ended while they loaded"):
+        ledger.begin_loading("fused", "actor", "f")
 
 
 def test_an_image_is_not_blamed_for_the_loss_of_its_nodes(monkeypatch):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import platform
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -16,11 +17,11 @@ import torch
 
 from zsad.config import Config
 from zsad.detector import METHOD, Step, build_steps, use_large_pages
-from zsad.errors import ImageError
+from zsad.errors import ImageError, ZsadError
 from zsad.filesystem import redact
 from zsad.models.graphs import out_of_memory
 from zsad.pipeline.adapter import items_from_table, scored_table, transport_table
-from zsad.pipeline.ledger import PATIENCE, Attempt
+from zsad.pipeline.ledger import LOADING, PATIENCE, Attempt
 from zsad.pipeline.pools import Pool
 from zsad.pipeline.progress import FailedImage
 from zsad.steps.isolation import lost_device
@@ -38,27 +39,56 @@ class StepActor:
         config: the configuration.
         fingerprint: written into every row.
         ledger: handle of the run's ``Ledger`` actor; None = keep no books.
+        weights: sha256 by family of the weights that are in the fingerprint; None = whatever this node has.
+
+    Raises:
+        ZsadError: this node has other weights, or process after process ended at loading them.
     """
 
-    def __init__(self, pool: Pool, config: Config, fingerprint: str, ledger: Any = None) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        config: Config,
+        fingerprint: str,
+        ledger: Any = None,
+        weights: Mapping[str, str] | None = None,
+    ) -> None:
         use_large_pages()
         torch.set_num_threads(pool.torch_threads)
         cv2.setNumThreads(1)
         # Ray does not hide the GPUs from an actor that asked for none.
         device = config.runtime.device if pool.num_gpus else "cpu"
         on_device = config.model_copy(update={"runtime": config.runtime.model_copy(update={"device": device})})
-        self.steps = self.build(on_device, pool.steps)
         self.is_last = pool.steps[-1] == METHOD[-1].name
         self.config = config
         self.fingerprint = fingerprint
         self.pool = pool
         self.ledger = ledger
         self.node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
+        self.steps = self._load(on_device, weights)
         # Several batches may be decoded at once, but only one may fill the device.
         self.device = threading.Lock()
         # A batch takes one place; an image that may end this process takes all of them, so that no other ends with it.
         self.places = threading.Semaphore(pool.calls)
         self.single = threading.Lock()
+
+    def _load(self, config: Config, weights: Mapping[str, str] | None) -> Sequence[Step]:
+        actor = ray.get_runtime_context().get_actor_id() if ray.is_initialized() else ""
+        if self.ledger is not None:
+            ray.get(self.ledger.begin_loading.remote(self.pool.name, actor, self.node))
+        steps = self.build(config, self.pool.steps)
+        for step in steps:
+            # Steps of one's own may have no model.
+            found = getattr(getattr(step, "model", None), "sha256", None)
+            if weights and found is not None and found not in weights.values():
+                expected = ", ".join(f"{family} {sha256}" for family, sha256 in weights.items())
+                raise ZsadError(
+                    f"The weights of the step {step.name} on node {platform.node()} have sha256 {found}, and those of the "
+                    f"run are {expected}. Expected the same files on every node; replace those that differ."
+                )
+        if self.ledger is not None:
+            self.ledger.finish.remote(LOADING, [actor])
+        return steps
 
     def build(self, config: Config, names: Sequence[str]) -> Sequence[Step]:
         """The steps of these names, with their models loaded."""

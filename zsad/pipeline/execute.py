@@ -97,7 +97,17 @@ def execute(
                 node = only_node(root, output, config)
                 # A Ray of our own has started with these settings; a process with others starts a second later.
                 own = {name: value for name, value in KEEPS_MEMORY.items() if name not in os.environ} if joins else {}
-                figures = run_graph(work, pools, config, info.fingerprint, sink, ledger, node=node, environment=own)
+                figures = run_graph(
+                    work,
+                    pools,
+                    config,
+                    info.fingerprint,
+                    sink,
+                    ledger,
+                    node=node,
+                    environment=own,
+                    weights=info.weights,
+                )
         except Exception as error:
             # Ray Data's own errors, such as that of no progress, have no base class but this.
             raise _explain(error) from error

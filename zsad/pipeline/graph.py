@@ -31,6 +31,7 @@ def run_graph(
     actor: type[StepActor] = StepActor,
     node: str | None = None,
     environment: Mapping[str, str] | None = None,
+    weights: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Score the images of a work list and commit them as parts; returns when all are committed.
 
@@ -44,6 +45,7 @@ def run_graph(
         actor: what runs the steps of a pool.
         node: ID of the one node that reads and writes, where the paths are its own; None = any node.
         environment: variables that the actors' processes start with; None = those of Ray.
+        weights: sha256 by family, which every actor must have loaded; None = whatever it finds.
 
     Returns:
         Ray Data's figures of the run per operator, and the bytes that it spilled.
@@ -67,6 +69,7 @@ def run_graph(
                 "config": config,
                 "fingerprint": fingerprint,
                 "ledger": ledger,
+                "weights": weights,
             },
             batch_size=rows,
             batch_format="pyarrow",

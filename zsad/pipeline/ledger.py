@@ -13,6 +13,9 @@ from zsad.pipeline.progress import ProgressCounter
 PATIENCE = 3
 """Processes that may end at an image before it is given up: one with its whole batch, two with it alone."""
 
+LOADING = "(loading)"
+"""Stands for a pool where an actor loads its models: what may end a process then is no image."""
+
 FORGIVEN = 5
 """Nodes that may go while an image is worked on before it is suspected of that, too: spot machines come and go."""
 
@@ -67,6 +70,23 @@ class Ledger(ProgressCounter):
         attempt = self._attempts.setdefault((pool, image_id), Attempt())
         attempt.ended += 1
         attempt.stage, attempt.reason, attempt.node = "", "", node
+
+    def begin_loading(self, pool: str, actor: str, node: str = "") -> None:
+        """A process of an actor begins to load its models; ``finish(LOADING, [actor])`` when it has them.
+
+        Raises:
+            ZsadError: ``PATIENCE`` processes of this actor ended before they had.
+        """
+        attempt = self._attempts.setdefault((LOADING, actor), Attempt())
+        self._forgive([attempt])
+        if attempt.ended >= PATIENCE:
+            raise ZsadError(
+                f"{attempt.ended} processes of pool {pool!r} ended while they loaded their models (a crash, or out of "
+                "memory). Look at the logs of Ray's workers; a lower runtime.<pool>.size, smaller models or nodes with more "
+                "memory lower the need."
+            )
+        attempt.ended += 1
+        attempt.node = node
 
     @staticmethod
     def _forgive(attempts: Sequence[Attempt]) -> None:
