@@ -20,10 +20,11 @@ class Group:
 
 @pytest.fixture
 def asked(monkeypatch):
-    """Groups that were asked for; ``asked.have`` GPUs are there, ``asked.arrives`` says whether more come."""
+    """Groups that were asked for; ``asked.have`` GPUs are there, ``asked.busy`` of them taken, ``asked.arrives`` says
+    whether more come."""
 
     class Asked(list):
-        have, arrives = 0.0, True
+        have, busy, arrives = 0.0, 0.0, True
 
     groups = Asked()
 
@@ -34,6 +35,7 @@ def asked(monkeypatch):
     monkeypatch.setattr(cluster, "placement_group", placement_group)
     monkeypatch.setattr(cluster, "remove_placement_group", lambda group: setattr(group, "removed", True))
     monkeypatch.setattr(cluster.ray, "cluster_resources", lambda: {"CPU": 8.0, "GPU": groups.have})
+    monkeypatch.setattr(cluster.ray, "available_resources", lambda: {"GPU": groups.have - groups.busy})
     return groups
 
 
@@ -53,6 +55,14 @@ def test_asks_for_nothing_unless_told_or_when_they_are_there(asked):
     assert wait() == ""
     asked.have = 4.0
     assert wait("runtime.gpus=4") == "" and not asked
+
+
+def test_gpus_of_others_are_waited_for_whatever_the_paths(asked):
+    asked.have, asked.busy = 4.0, 1.0
+    assert "Waiting for 4 GPUs" in wait("runtime.gpus=4", root="/in", output="/out")
+    asked.arrives = False
+    with pytest.raises(ZsadError, match=r"Asked for 4 GPUs.* has 4, of which 3 are free\. Nothing was written"):
+        wait("runtime.gpus=4")
 
 
 def test_gives_up_with_the_numbers(asked):

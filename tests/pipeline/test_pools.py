@@ -1,4 +1,5 @@
 import pytest
+from ray.data.exceptions import ExecutionTimeoutError
 
 from zsad.config import load_config
 from zsad.errors import UsageError, ZsadError
@@ -111,15 +112,22 @@ def wrap(error):
 
 
 def test_an_error_of_ours_inside_a_worker_keeps_its_message_but_not_the_promise_that_nothing_was_written():
-    shown = _explain(wrap(UsageError("no such thing; expected another")))
+    shown = _explain(wrap(UsageError("no such thing; expected another")), 9)
     assert type(shown) is ZsadError
     assert str(shown).startswith("The run stopped: no such thing; expected another\n")
 
 
 def test_any_other_error_is_named_in_one_line():
-    text = str(_explain(wrap(ValueError("first\nsecond"))))
+    text = str(_explain(wrap(ValueError("first\nsecond")), 9))
     assert text.startswith("The run stopped: ValueError: first second\n")
     assert "run the same command again" in text
+
+
+def test_a_run_without_progress_is_said_in_our_words(ray_local):
+    text = str(_explain(wrap(ExecutionTimeoutError("ds.context")), 90))
+    assert text.startswith(
+        "The run stopped: No batch was finished within 90 s (runtime.no_progress_seconds). The cluster has 0"
+    )
 
 
 def test_progress_line():

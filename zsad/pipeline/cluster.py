@@ -23,16 +23,17 @@ _PROBE_SECONDS = 60
 
 
 def wait_for_gpus(root: str, output: str, config: Config, stream: TextIO) -> None:
-    """Ask an autoscaled cluster for ``runtime.gpus`` GPUs, and wait until it has them.
+    """Ask an autoscaled cluster for ``runtime.gpus`` GPUs, and wait until it has them and they are free.
 
     Raises:
         UsageError: a local path, which the nodes to come cannot read.
         ZsadError: they were not there, or not free, within ``runtime.no_progress_seconds``.
     """
     gpus, seconds = config.runtime.gpus, config.runtime.no_progress_seconds
-    if gpus is None or ray.cluster_resources().get("GPU", 0) >= gpus:
+    if gpus is None or ray.available_resources().get("GPU", 0) >= gpus:
         return
-    _refuse_local(root, output, config)
+    if ray.cluster_resources().get("GPU", 0) < gpus:
+        _refuse_local(root, output, config)
     print(f"Waiting for {gpus} GPUs.", file=stream, flush=True)
     # Unlike a request to the autoscaler, a placement group goes when this process is killed: no node stays for nothing.
     group = placement_group([{"GPU": 1}] * gpus)
@@ -40,11 +41,25 @@ def wait_for_gpus(root: str, output: str, config: Config, stream: TextIO) -> Non
         if not group.wait(seconds):
             raise ZsadError(
                 f"Asked for {gpus} GPUs, and {seconds:g} s later the cluster has "
-                f"{ray.cluster_resources().get('GPU', 0):g}. Nothing was written. Lower runtime.gpus, raise the "
+                f"{_gpus()}. Nothing was written. Lower runtime.gpus, raise the "
                 "cluster's limit or runtime.no_progress_seconds, or wait for capacity and run the same command again."
             )
     finally:
         remove_placement_group(group)
+
+
+def _gpus() -> str:
+    """How many GPUs the cluster has, and how many of them are free."""
+    total, free = ray.cluster_resources().get("GPU", 0), ray.available_resources().get("GPU", 0)
+    return f"{total:g}" if free == total else f"{total:g}, of which {free:g} are free"
+
+
+def no_progress(seconds: float) -> ZsadError:
+    """The error of a run in which no batch was finished for so long."""
+    return ZsadError(
+        f"No batch was finished within {seconds:g} s (runtime.no_progress_seconds). The cluster has {_gpus()} GPUs: are the "
+        "others taken by another job, were nodes lost, or is a batch slower than that?"
+    )
 
 
 def check_nodes(root: str, output: str, config: Config) -> None:

@@ -9,6 +9,7 @@ from typing import Any, TextIO
 
 import pyarrow as pa
 import ray
+from ray.data.exceptions import ExecutionTimeoutError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from zsad.config import Config
@@ -17,6 +18,7 @@ from zsad.filesystem import redact
 from zsad.pipeline.cluster import (
     check_nodes,
     cluster_resources,
+    no_progress,
     only_node,
     probe,
     wait_for_gpus,
@@ -110,7 +112,7 @@ def execute(
                 )
         except Exception as error:
             # Ray Data's own errors, such as that of no progress, have no base class but this.
-            raise _explain(error) from error
+            raise _explain(error, config.runtime.no_progress_seconds) from error
         seconds = time.monotonic() - start
         print(f"Per image: {stage_times(progress.stage_ms)}.", file=stream, flush=True)
         return {
@@ -130,13 +132,15 @@ def start_ledger() -> Any:
     return ray.remote(Ledger).options(**options).remote(_GIVEN_UP)
 
 
-def _explain(error: BaseException) -> ZsadError:
+def _explain(error: BaseException, no_progress_seconds: float) -> ZsadError:
     """What stopped the run, without the layers of Ray around it: our own error, else the innermost one."""
     chain = _causes(error)
     for cause in chain:
         if isinstance(cause, ZsadError):
             # Not a UsageError, which promises that nothing was written.
             return ZsadError(f"The run stopped: {cause}\n{_GO_ON}")
+    if any(isinstance(cause, ExecutionTimeoutError) for cause in chain):
+        return ZsadError(f"The run stopped: {no_progress(no_progress_seconds)}\n{_GO_ON}")
     innermost = chain[-1]
     text = " ".join(redact(str(innermost)).split())
     return ZsadError(f"The run stopped: {type(innermost).__name__}: {text[:500]}\n{_GO_ON}")
