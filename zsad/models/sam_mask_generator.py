@@ -227,7 +227,7 @@ class MaskGenerator:
     def _start(
         self, embeddings: Sequence[Embedding], batches: Sequence[Sequence[Tensor]], shared_size: int | None
     ) -> Decoding:
-        """``SAMModel.decode`` of batches of the same images; a GPU does it on a stream of its own, and is not waited for."""
+        """``SAMModel.decode`` of batches of the same images; on a GPU on a stream of its own, and not waited for."""
         features = [one.features for one in embeddings]
         with self._streams.large(*features, *(own for batch in batches for own in batch)):
             low, iou = joined([self.model.decode(embeddings, own, shared_size) for own in batches])
