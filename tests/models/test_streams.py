@@ -71,7 +71,7 @@ def test_large_work_follows_small_work_follows_the_current_stream():
         with streams.small():
             assert recorded.current == "small"
         assert recorded.current == "default"
-        assert streams.large_so_far() == "event 4"
+        assert streams.record_large() == "event 4"
     assert recorded.log == [("small", "follows", "default"), ("large", "follows", "small"), "read", "read"]
 
 
@@ -79,9 +79,9 @@ def test_without_a_gpu_nothing_is_put_off():
     streams = TwoStreams("cpu")
     streams.follow()
     with streams.large(torch.zeros(1)), streams.small():
-        assert streams.large_so_far() is None
+        assert streams.record_large() is None
     for other in (copy.deepcopy(streams), pickle.loads(pickle.dumps(streams))):
-        assert isinstance(other, TwoStreams) and other.large_so_far() is None
+        assert isinstance(other, TwoStreams) and other.record_large() is None
 
 
 def test_masks_in_the_making_are_waited_for_and_kept_by_who_reads_them():
@@ -89,7 +89,7 @@ def test_masks_in_the_making_are_waited_for_and_kept_by_who_reads_them():
     low, iou = torch.zeros(3, 2, 2), torch.zeros(3)
     with recorded.install(), patch.object(torch.Tensor, "record_stream", lambda one, _: recorded.log.append(one)):
         streams = TwoStreams("cuda")
-        decoding = Decoding(low, iou, streams.large_so_far())
+        decoding = Decoding(low, iou, streams.record_large())
         with streams.small():
             assert decoding.wait() == (low, iou)
     assert recorded.log[0] == ("small", "waits", "event 0")

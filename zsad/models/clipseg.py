@@ -33,8 +33,12 @@ MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
 TEXT_BATCH = 256
 DECODER_BATCH, DECODER_BATCH_ON_GPU = 64, 144
+"""The most (tile, prompt) pairs per decoder call, on a CPU and on a GPU."""
 _BATCHES_FUSED = 4
-"""So many as one for kernels that hold no hidden layer: more than fill a GPU, but fewer have to be launched."""
+"""The number of decoder batches that kernels that hold no hidden layer take as one.
+
+That is more than fills a GPU, but fewer have to be launched.
+"""
 _NORMALISATION = Normalisation(255, MEAN, STD)
 
 
@@ -45,8 +49,8 @@ class CLIPSegModel:
         name: as in the configuration.
         module: the transformers model, made ready by ``clipseg_network.ready``.
         input_size: side S of the square input and of the logits, pixels.
-        max_decoder_batch: most (tile, prompt) pairs per decoder call; bounds memory. Four times as many where kernels hold
-            less of each.
+        max_decoder_batch: most (tile, prompt) pairs per decoder call; bounds memory. Four times as many where kernels
+            hold less of each.
         sha256: hash of the weights.
         device, precision: where and how it computes.
     """
@@ -178,7 +182,7 @@ class CLIPSegModel:
 
     @cached_property
     def _fused(self) -> FusedDecoder | None:
-        """Of the parameters as they are now."""
+        """A decoder made of the parameters as they are now, or None where they do not suit the kernels."""
         if not FusedDecoder.suits(self.module.config):
             return None
         return FusedDecoder(self.module.decoder, DTYPES[self.precision])

@@ -27,14 +27,14 @@ Tiling = tuple[int, int, int, int]
 
 LARGE: Tiling = (128, 64, 8, 3)
 SMALL: Tiling = (64, 32, 4, 3)
-"""On a GPU whose multiprocessors have little shared memory."""
+"""The tiling on a GPU whose multiprocessors have little shared memory."""
 
 UPSCALE = (64, 4)
 """Rows of a program and its warps."""
 
 
 class Weights(NamedTuple):
-    """Of a layer, contiguous: matrices in half precision, the rest float32.
+    """The weights of a layer, contiguous: matrices in half precision, the rest float32.
 
     Attributes:
         mix, mix_bias: of the attention's output, (C, C) from row to column, and (C,).

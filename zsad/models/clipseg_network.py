@@ -1,7 +1,7 @@
-"""CLIPSeg's networks (Lueddecke and Ecker, CVPR 2022): the published architecture and a small one, built and made ready.
+"""CLIPSeg's networks (Lueddecke and Ecker, CVPR 2022): the published one and a small one, built and made ready.
 
-The functions ``reductions``, ``film`` and ``decode`` are the route of tiles and prompts through one, differentiable, with
-what tiles or prompts have in common computed once.
+The functions ``reductions``, ``film`` and ``decode`` are the route of tiles and prompts through one, differentiable,
+with what tiles or prompts have in common computed once.
 """
 
 from __future__ import annotations

@@ -18,9 +18,12 @@ DTYPES: Mapping[Precision, torch.dtype] = MappingProxyType(
     {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 )
 _PINNED = 1 << 28
-"""Bytes of a result that is copied through pinned memory: more would keep that much from everybody else."""
+"""The most bytes of a result that is copied through pinned memory: more would keep that much from everybody else."""
 _IMAGES_ON_CPU = 4
-"""Of a vision tower: the largest activations of CLIPSeg and CLIP ViT-B stay below the 32 MiB that malloc keeps by itself."""
+"""The most images that a vision tower takes at once on a CPU.
+
+So the largest activations of CLIPSeg and CLIP ViT-B stay below the 32 MiB that malloc keeps by itself.
+"""
 _CAST = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 """Layers that use all they hold in products, whose operands autocast casts."""
 

@@ -1,7 +1,7 @@
 """Segment Anything (Kirillov et al., 2023): images and points to masks at low resolution.
 
-The decoder shares what prompts of one image have in common (``sam_decoder``), and takes those of several images at once.
-``sam_mask_generator`` makes annotations of what is decoded here.
+The decoder shares what prompts of one image have in common (``sam_decoder``), and takes those of several images at
+once. ``sam_mask_generator`` makes annotations of what is decoded here.
 """
 
 from __future__ import annotations

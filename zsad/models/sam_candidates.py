@@ -24,7 +24,7 @@ class Decoding:
     Attributes:
         low: (3 P, h, w) float32 low-resolution logits.
         predicted_iou: (3 P,) float32.
-        done: what happens on a GPU when they are made; None on a CPU.
+        done: CUDA event recorded after the decoding; None on a CPU.
     """
 
     low: Tensor

@@ -31,7 +31,7 @@ from zsad.models.triton_support import kernel_dtype
 
 _PROMPTS_ON_CPU = 16
 _TOKENS_ON_CPU = 9216
-"""At most so many prompts, and tokens of the image times prompts, at once: two prompts at 1024 x 1024 pixels.
+"""The most prompts, and the most tokens of the image times prompts, at once: two prompts at 1024 x 1024 pixels.
 
 More were slower, as their arrays leave the caches; fewer, as the products of a prompt's own few tokens are small.
 """

@@ -23,7 +23,7 @@ from torch import Tensor
 from zsad.models.triton_support import has_large_shared_memory
 
 LENGTH = 8
-"""Tokens of a prompt at most: four masks, their quality, and the point with its padding are seven."""
+"""The most tokens of a prompt: four masks, their quality, and the point with its padding are seven."""
 
 Tiling = tuple[int, int, int]
 """Pixels that a program holds at once, its warps, and how many loads it is ahead (``num_stages``)."""
@@ -32,7 +32,7 @@ READ: Tiling = (64, 4, 3)
 WRITE: Tiling = (64, 4, 1)
 UPSCALE: Tiling = (128, 8, 2)
 SMALL: Tiling = (32, 4, 1)
-"""Of every step on a GPU whose multiprocessors have little shared memory."""
+"""The tiling of every step on a GPU whose multiprocessors have little shared memory."""
 
 
 def read(queries: Tensor, folded: Tensor | None, keys: Tensor, pixels: Tensor, owner: Tensor) -> Tensor:

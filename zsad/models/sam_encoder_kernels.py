@@ -17,7 +17,7 @@ Tiling = tuple[int, int, int]
 """Rows of queries that a program takes, its warps, and how many loads it is ahead (``num_stages``)."""
 
 LONG_ROWS: Tiling = (1, 4, 3)
-"""For rows of more than 32 tokens."""
+"""The tiling for rows of more than 32 tokens."""
 SHORT_ROWS: Tiling = (4, 4, 1)
 
 

@@ -31,7 +31,7 @@ from zsad.models.streams import TwoStreams
 from zsad.models.triton_support import triton_works
 
 _BATCHES_ON_GPU = 8
-"""A GPU decodes so many batches as one, memory permitting: the tokens of 64 prompts leave most of it idle."""
+"""The most configured batches that a GPU decodes as one: the tokens of 64 prompts leave most of it idle."""
 _PROMPT_ON_GPU = 7e6, 2e7
 """Bytes that a GPU needs for each prompt of a batch, by kernels of half precision and by torch."""
 _BATCHES_SELECTED = 2
@@ -227,11 +227,11 @@ class MaskGenerator:
     def _start(
         self, embeddings: Sequence[Embedding], batches: Sequence[Sequence[Tensor]], shared_size: int | None
     ) -> Decoding:
-        """``SAMModel.decode`` of batches of the same images; a GPU does it on a stream of its own, and is not waited for."""
+        """``SAMModel.decode`` of batches of the same images; on a GPU on a stream of its own, and not waited for."""
         features = [one.features for one in embeddings]
         with self._streams.large(*features, *(own for batch in batches for own in batch)):
             low, iou = joined([self.model.decode(embeddings, own, shared_size) for own in batches])
-            return Decoding(low, iou, self._streams.large_so_far())
+            return Decoding(low, iou, self._streams.record_large())
 
     def _select_shared(
         self,

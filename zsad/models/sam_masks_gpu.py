@@ -17,8 +17,9 @@ _STRIPS = 32
 _ROWS, _COLUMNS = 8, 32
 """Pixels that a program makes at once."""
 _FOUND = 6
-"""Per mask: pixels over the raised and the lowered level, and how far the mask reaches from the opposite side of the
-image to the left, the top, the right and the bottom; so that all are sums or maxima of numbers that start at 0."""
+"""Numbers that are found per mask: pixels over the raised and the lowered level, and how far the mask reaches from the
+opposite side of the image to the left, the top, the right and the bottom; so that all are sums or maxima of numbers that
+start at 0."""
 
 
 def extents(low: Tensor, chosen: Tensor, level: float) -> Tensor:

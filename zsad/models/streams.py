@@ -46,8 +46,8 @@ class TwoStreams:
         with torch.cuda.stream(self._large):
             yield
 
-    def large_so_far(self) -> torch.cuda.Event | None:
-        """What happens when all large work that was launched so far is done; None where it is already."""
+    def record_large(self) -> torch.cuda.Event | None:
+        """A CUDA event recorded after all large work launched so far; None without streams."""
         return None if self._large is None else self._large.record_event()
 
     @contextmanager
