@@ -131,6 +131,17 @@ def test_classes_share_a_budget_and_never_exceed_it(run) -> None:
     assert flagged(decided(output, "quantile:0.9")) == {"candle": 6, "pcb1": 3, "none": 1}
 
 
+def test_a_budget_of_fewer_images_than_classes_goes_to_the_highest_scores(run) -> None:
+    for category, highest in {"a": 0.3, "b": 0.9, "c": 0.5, "d": 0.5}.items():
+        fill(run, [0.1, highest], category)
+    output = run.write()
+    assert flagged(decided(output, "budget:1")) == {"a": 0, "b": 1, "c": 0, "d": 0}
+    assert flagged(decided(output, "budget:2")) == {"a": 0, "b": 1, "c": 1, "d": 0}
+    assert "share of the budget is 0, or the images of the highest score" in " ".join(
+        format_decisions(decided(output, "budget:1")).split()
+    )
+
+
 def test_the_pixel_threshold_follows_the_same_rule(run) -> None:
     generator = np.random.default_rng(1)
     maps = [generator.permutation(np.arange(80)).reshape(8, 10) + 80 * index for index in range(10)]
