@@ -350,7 +350,7 @@ def test_a_class_without_a_pixel_threshold_is_named(output: str) -> None:
     add_decisions(output)
     decisions = pd.read_parquet(f"{output}/decisions")
     write_decisions(output, decisions.assign(pixel_threshold=np.nan))
-    with pytest.raises(UsageError, match="No pixel threshold for bottle: .*masks"):
+    with pytest.raises(UsageError, match="No pixel threshold for bottle: .*no usable mask with anomalous pixels"):
         export_run(output, "coco")
 
 

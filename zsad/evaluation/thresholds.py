@@ -241,8 +241,8 @@ def format_decisions(decisions: pd.DataFrame, weights: str | None = None, finish
 
 def _row(rows: pd.DataFrame, has_labels: bool) -> str:
     flagged = rows["pred_label"] == 1
-    thresholds = [rows[name].dropna().unique() for name in ("threshold", "pixel_threshold")]
-    sample, pixel = (f"{values[0]:.4f}" if len(values) == 1 else "-" for values in thresholds)
+    thresholds = [_the_one(rows, name) for name in ("threshold", "pixel_threshold")]
+    sample, pixel = ("-" if value is None else f"{value:.4f}" for value in thresholds)
     sample = f"> {sample}" if _beyond(rows) else sample
     text = f"{len(rows):>8}{(rows['status'] != 'ok').sum():>8}{flagged.sum():>9}{sample:>11}{pixel:>12}"
     if not has_labels:
@@ -257,7 +257,13 @@ def _beyond(rows: pd.DataFrame) -> bool:
     """Whether the rows have one threshold, not of the user's own, and no score reaches it."""
     if str(rows["rule"].iloc[0]).startswith("score:"):
         return False
-    return rows["threshold"].nunique() == 1 and not (rows["pred_label"] == 1).any()
+    return _the_one(rows, "threshold") is not None and not (rows["pred_label"] == 1).any()
+
+
+def _the_one(rows: pd.DataFrame, name: str) -> float | None:
+    """The threshold that all scored rows have; None where they differ or one has none."""
+    values = scored(rows)[name].unique()
+    return float(values[0]) if len(values) == 1 and pd.notna(values[0]) else None
 
 
 def _percent(part: int, whole: int) -> str:

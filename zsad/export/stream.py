@@ -67,7 +67,7 @@ def decided_rows(output: str) -> pd.DataFrame:
     undefined = sorted(map(str, merged.loc[merged["pixel_threshold"].isna(), "category"].unique()))
     if undefined:
         raise UsageError(
-            f"No pixel threshold for {', '.join(undefined[:5])}: 'f1' needs ground-truth masks there. "
+            f"No pixel threshold for {', '.join(undefined[:5])}: 'f1' found no usable mask with anomalous pixels there. "
             f"Run 'zsad evaluate {redact(output)} --threshold quantile:0.99' or budget:N instead."
         )
     if missing := len(rows) - len(merged):
