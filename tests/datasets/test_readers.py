@@ -509,6 +509,25 @@ def test_a_spreadsheet_is_no_manifest(tmp_path, name):
     expect("is a spreadsheet. Expected a CSV file; save it as 'CSV UTF-8", "manifest", tmp_path / name)
 
 
+@pytest.mark.parametrize("name", ["list.csv", "list.parquet"])
+@pytest.mark.parametrize("head", [b"PK\x03\x04", b"\xd0\xcf\x11\xe0"])
+def test_a_spreadsheet_is_told_by_its_content_too(tmp_path, name, head):
+    (tmp_path / name).write_bytes(head + bytes(99))
+    expect("is a spreadsheet or an archive.*save it as 'CSV UTF-8", "manifest", tmp_path / name)
+
+
+@pytest.mark.parametrize(("mark", "encoding"), [(b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be")])
+def test_utf_16_is_named(tmp_path, mark, encoding):
+    (tmp_path / "m.csv").write_bytes(mark + "image_path,gt_label\na.png,0\n".encode(encoding))
+    expect("m.csv' is UTF-16. Expected a CSV file; save it as 'CSV UTF-8", "manifest", tmp_path / "m.csv")
+
+
+@pytest.mark.parametrize("before", [1, 200_000])
+def test_a_row_of_too_many_cells_is_named(tmp_path, before):
+    (tmp_path / "m.csv").write_text("image_path,class_name\n" + "a.png,nut\n" * before + "b.png,nut,bolt\n")
+    expect(f"Row #{before + 2}: Expected 2 columns, got 3: b.png,nut,bolt", "manifest", tmp_path / "m.csv")
+
+
 @pytest.mark.parametrize("dataset", ["visa", "mvtec", "folder"])
 def test_missing_root_or_file_as_root(tmp_path, dataset):
     options = {"object_name": "x"} if dataset == "folder" else {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from typer.testing import CliRunner
 
 from zsad.cli import app
 from zsad.errors import UsageError, ZsadError
-from zsad.evaluation import evaluable_parts, evaluate_part, load_predictions, merge_states
+from zsad.evaluation import decide_by, evaluable_parts, evaluate_part, load_predictions, merge_states
 from zsad.evaluation.ranking import format_top
 from zsad.evaluation.thresholds import decide, format_decisions, parse_rule, rows_to_count
 from zsad.pipeline.evaluate import decide_run
@@ -131,6 +132,17 @@ def test_classes_share_a_budget_and_never_exceed_it(run) -> None:
     assert flagged(decided(output, "quantile:0.9")) == {"candle": 6, "pcb1": 3, "none": 1}
 
 
+def test_a_budget_of_fewer_images_than_classes_goes_to_the_highest_scores(run) -> None:
+    for category, highest in {"a": 0.3, "b": 0.9, "c": 0.5, "d": 0.5}.items():
+        fill(run, [0.1, highest], category)
+    output = run.write()
+    assert flagged(decided(output, "budget:1")) == {"a": 0, "b": 1, "c": 0, "d": 0}
+    assert flagged(decided(output, "budget:2")) == {"a": 0, "b": 1, "c": 1, "d": 0}
+    assert "share of the budget is 0, or the images of the highest score" in " ".join(
+        format_decisions(decided(output, "budget:1")).split()
+    )
+
+
 def test_the_pixel_threshold_follows_the_same_rule(run) -> None:
     generator = np.random.default_rng(1)
     maps = [generator.permutation(np.arange(80)).reshape(8, 10) + 80 * index for index in range(10)]
@@ -169,6 +181,39 @@ def test_f1_is_that_of_scikit_learn_per_class_and_decides_the_unlabelled_too(run
     assert decisions.loc["0", "pixel_threshold"] == 0.75
     assert decisions.loc["unknown", "pred_label"] == (np.float32(0.9) >= thresholds[best])
     assert decisions.loc["odd", ["threshold", "pred_label", "pixel_threshold"]].isna().all()
+
+
+def test_f1_warns_of_masks_as_the_metrics_do(run) -> None:
+    mask = np.zeros((4, 6), np.uint8)
+    for category, size in {"a": (4, 6), "b": (5, 6)}.items():
+        run.add(f"{category}0", 0, 0.1, category=category)
+        run.add(f"{category}1", 1, 0.9, mask=np.zeros(size, np.uint8), category=category)
+    run.add("c0", 0, 0.1, category="c")
+    mask[1, 2] = 1
+    run.add("c1", 1, 0.9, mask * 0.5, mask, category="c")
+    output = run.write()
+    with pytest.warns(UserWarning) as caught:
+        decisions = decide_by(output, "f1")
+    said = [str(warning.message) for warning in caught]
+    assert any("1 mask cannot be used" in text and "'b1'" in text for text in said)
+    assert any("The mask of 1 anomalous image is empty" in text and "'a1'" in text for text in said)
+    lines = format_decisions(decisions).splitlines()
+    assert lines[-1].split()[5] == "-", "the threshold of one class is not that of all"
+    assert lines[-3].split()[5] == "0.5000"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        decide_by(output, "budget:3")
+
+
+def test_no_threshold_is_never_shown_as_one_beyond_all_scores(run) -> None:
+    fill(run, [0.25] * 5, "a")
+    fill(run, [0.25, 0.5], "b")
+    decisions = decided(run.write(), "quantile:0.9")
+    decisions = decisions.assign(
+        threshold=decisions["threshold"].where(decisions["category"] == "a"),
+        pred_label=decisions["pred_label"].where(decisions["category"] == "a"),
+    )
+    assert format_decisions(decisions).splitlines()[-1].split()[3:5] == ["0", "-"]
 
 
 def test_f1_without_labels_says_what_to_use_instead(run) -> None:

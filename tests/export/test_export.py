@@ -33,6 +33,7 @@ from zsad.storage import (
     SCORED_SCHEMA,
     encode_map,
     read_anomaly_map,
+    read_decisions,
     read_predictions,
     write_decisions,
     write_part,
@@ -303,24 +304,45 @@ def test_what_is_not_there_is_said_and_nothing_is_written(tmp_path: Path) -> Non
 def test_decisions_of_older_scores_are_refused(output: str) -> None:
     add_decisions(output)
     add_part(output, 3, IDS[:1], pred_score=0.9)
-    with pytest.raises(UsageError, match=r"1 images were scored again.*--threshold quantile:0.8' again"):
+    with pytest.raises(UsageError, match=r"^1 image was scored again.*--threshold quantile:0.8' again"):
         export_run(output, "masks")
-    with pytest.warns(UserWarning, match=r"^1 images were scored again after .*--threshold quantile:0.8' again"):
+    with pytest.warns(UserWarning, match=r"^1 image was scored again after .*--threshold quantile:0.8' again"):
         export_run(output, "csv")
 
 
 def test_a_csv_of_decisions_that_fit_warns_of_nothing(output: str, recwarn: pytest.WarningsRecorder) -> None:
     export_run(output, "csv")
     add_decisions(output)
-    add_part(output, 3, ["late"])
     export_run(output, "csv")
     assert not [each for each in recwarn if each.category is UserWarning]
+
+
+def test_a_csv_counts_scored_images_without_a_decision(output: str) -> None:
+    add_decisions(output)
+    add_part(output, 3, ["late", "later"])
+    with pytest.warns(UserWarning, match=r"^2 scored images have no decision .*empty\. Run .*quantile:0.8' again"):
+        export_run(output, "csv")
+    add_part(output, 4, ["broken"])
+    with pytest.warns(UserWarning, match=r"^3 scored images have no decision"):
+        export_run(output, "csv")
+
+
+def test_decisions_of_failed_images_are_the_same_in_the_csv(output: str) -> None:
+    failed = {"image_id": "failed", "category": "bottle", "status": "error", "fingerprint": "f"}
+    write_part(output, "part-test-000003.parquet", pa.Table.from_pylist([failed], SCORED_SCHEMA))
+    add_decisions(output)
+    row = pd.read_csv(f"{export_run(output, 'csv').target}/predictions.csv").set_index("image_id").loc["failed"]
+    expected = read_decisions(output).set_index("image_id").loc["failed"]
+    assert row["threshold"] == pytest.approx(expected["threshold"]) and row["rule"] == expected["rule"]
+    assert row["pixel_threshold"] == pytest.approx(expected["pixel_threshold"]) and pd.isna(row["pred_label"])
 
 
 def test_images_without_a_decision_are_left_out_and_counted(output: str) -> None:
     add_decisions(output)
     add_part(output, 3, ["late"])
-    with pytest.warns(UserWarning, match="1 scored images have no decision and are left out"):
+    with pytest.warns(
+        UserWarning, match=r"^1 scored image has no decision \(another split, or scored later\) and is left out"
+    ):
         assert export_run(output, "masks").summary.startswith("26 masks")
 
 
@@ -328,7 +350,7 @@ def test_a_class_without_a_pixel_threshold_is_named(output: str) -> None:
     add_decisions(output)
     decisions = pd.read_parquet(f"{output}/decisions")
     write_decisions(output, decisions.assign(pixel_threshold=np.nan))
-    with pytest.raises(UsageError, match="No pixel threshold for bottle: .*masks"):
+    with pytest.raises(UsageError, match="No pixel threshold for bottle: .*no usable mask with anomalous pixels"):
         export_run(output, "coco")
 
 

@@ -253,3 +253,13 @@ def test_progress_prints_each_failed_image_on_a_line_of_its_own(monkeypatch):
     assert "5/5 images" in lines[2] and len(lines) == 3
     assert counter.asked == [0, 1]
     assert reporter.stage_ms == {"load": 2.0}
+
+
+def test_times_per_stage_are_those_of_the_images_that_reached_it(monkeypatch):
+    monkeypatch.setattr("zsad.pipeline.progress.ray.get", lambda reference, timeout: reference)
+    counter = ProgressCounter()
+    lost = [("a", "load", "missing", ""), ("b", "load", "missing", ""), ("c", "saliency", "odd", "")]
+    counter.add(6, lost, {"load": 12.0, "saliency": 40.0, "instances": 30.0})
+    reporter = ProgressReporter(Scripted(counter.read(0)), 6, io.StringIO())
+    reporter._print()
+    assert reporter.stage_ms == {"load": 2.0, "saliency": 10.0, "instances": 10.0}

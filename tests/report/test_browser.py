@@ -251,7 +251,10 @@ def test_detail_view_tells_why(page, predictions):
     page.until("return document.querySelector('#detail[open] .score') !== null")
     text = page.text("detail")
     assert f"{top['pred_score']:.4f}" in text
-    assert f"the mean of the 1 highest of 2 components (the top 25 %): {top['pred_score']:.4f}" in text
+    assert f"The image's score is the highest of 2 components: {top['pred_score']:.4f}." in text
+    assert ", in component 0." in text
+    rows = "return [...document.querySelectorAll('#detail .figures tbody th')].map(cell => cell.textContent)"
+    assert page.run(rows) == ["0", "1"], "as in the column tiles"
     assert page.run("return document.querySelectorAll('#detail .stage .tile').length") == 2
     assert page.run("return document.querySelector('#detail .outline:not(.casing)').getAttribute('d')").startswith("M")
     scored = predictions[predictions["status"] == "ok"]

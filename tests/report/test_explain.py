@@ -16,6 +16,7 @@ from zsad.detector import Detector
 from zsad.errors import ImageError, UsageError
 from zsad.method.tile_level import score_tiles
 from zsad.models.sam_mask_generator import Annotation
+from zsad.report import explain_figure
 from zsad.report.explain import explain, figure_path, open_photograph
 from zsad.report.explain_figure import draw_explanation
 from zsad.report.explain_foreground import foreground_row
@@ -140,6 +141,31 @@ def test_the_picture_is_1600_wide_and_the_text_says_the_same(explanations, name)
     assert "untrained (isnet, sam, clip, clipseg)" in text
     assert shown.normal.top(1)[0][0] in text and shown.anomalous.top(1)[0][0] in text
     assert all(f"{stage} " in text for stage in ("load", "saliency", "instances", "tile_scores", "tile_maps"))
+
+
+@pytest.mark.parametrize(
+    ("number", "rule"),
+    [
+        (1, "the score of the one component"),
+        (3, "the highest of 3 components"),
+        (9, "the mean of the 3 highest of 9 components (the top 25%)"),
+    ],
+)
+def test_how_the_score_arises_is_said_with_components_from_0(explanations, number, rule):
+    shown = explanations["sam+dis"]
+    scores = np.linspace(0.5, 0.9, number, dtype=np.float32)
+    tiles = [replace(shown.item.tiles[0], component=i) for i in range(number)]
+    item = replace(shown.item, component_scores=scores, tiles=tiles, tile_scores=scores)
+    boxes = np.zeros((number, 4), int)
+    foreground = replace(shown.trace.foreground, boxes=boxes)
+    crafted = replace(shown, item=item, trace=replace(shown.trace, foreground=foreground), best=number - 1)
+    text = format_explanation(crafted)
+    assert f"{rule}; a component's score is the mean of its tiles" in text
+    assert f"one of {number}, component {number - 1}, " in text
+    numbers = [line.split()[0] for line in text.split("bounding box")[1].splitlines()[1 : number + 1]]
+    assert numbers == [str(i) for i in reversed(range(number))]
+    drawn = [line.text for line in explain_figure._component_lines(crafted)]
+    assert rule in drawn and drawn[1].startswith(f"{number - 1}:  ")
 
 
 VARIANTS = {

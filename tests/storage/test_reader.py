@@ -61,6 +61,21 @@ def test_a_missing_file_leaves_the_times_of_the_others_whole(rows, out):
     assert frame["file_mtime"].isna().tolist() == frame["file_size"].isna().tolist() == [False, True]
 
 
+@pytest.mark.parametrize("failed", [False, True])
+def test_types_do_not_depend_on_whether_an_image_failed(rows, out, failed):
+    good = rows.row("a", 1) | {"gt_label": 0, "num_components": 2}
+    write_part(out, part_name("r", 0), rows.table(good, *([rows.row("b", error=True)] if failed else [])))
+    columns = ["gt_label", "image_height", "num_components", "map_row_group", "file_size"]
+    predictions = read_predictions(
+        out, [*columns, "image_id", "category", "split", "status", "pred_score", "fingerprint"]
+    )
+    assert predictions[columns].dtypes.astype(str).tolist() == ["Int8", "Int32", "Int32", "Int32", "Int64"]
+    rule = {"threshold": 0.5, "pixel_threshold": 0.5, "rule": "score:0.5"}
+    label = (predictions["status"] == "ok").astype("Int8").where(predictions["status"] == "ok")
+    write_decisions(out, predictions.assign(pred_label=label, **rule)[DECISIONS_SCHEMA.names])
+    assert read_decisions(out)[["gt_label", "pred_label"]].dtypes.astype(str).tolist() == ["Int8", "Int8"]
+
+
 def test_columns_are_those_asked_for(run):
     assert list(read_predictions(run, ["pred_score", "image_id"]).columns) == ["pred_score", "image_id"]
     assert len(read_predictions(run, ["pred_score"])) == 4

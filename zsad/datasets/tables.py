@@ -20,6 +20,11 @@ _OURS = "pred_score"
 _INDEX = re.compile(r"|index|level_[0-9]+|Unnamed: [0-9]+.*|__index_level_[0-9]+__")
 """What pandas calls the number of a row."""
 _SPREADSHEETS = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")
+_ARCHIVES = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
+"""What spreadsheets of now and of before 2007 begin with."""
+_UTF_16 = (b"\xff\xfe", b"\xfe\xff")
+_SAVE_AS = "Expected a CSV file; save it as 'CSV UTF-8 (comma delimited)'."
+_PARSE = csv.ParseOptions(newlines_in_values=True)
 _NORMAL = ("0", "0.0", "normal", "good", "ok", "pass", "false")
 _ANOMALOUS = ("1", "1.0", "anomaly", "anomalous", "bad", "nok", "ng", "fail", "true")
 
@@ -31,16 +36,16 @@ def read_table(uri: str, required: Sequence[str], optional: Sequence[str]) -> pa
     those of our predictions or an index of pandas.
 
     Raises:
-        UsageError: the file is missing, unreadable or a spreadsheet, has no row, or lacks a required column.
+        UsageError: the file is missing, unreadable, UTF-16 or a spreadsheet, has no row, or lacks a required column.
     """
     filesystem, path = resolve(uri)
     if path.lower().endswith(_SPREADSHEETS):
-        raise UsageError(
-            f"{redact(uri)!r} is a spreadsheet. Expected a CSV file; save it as 'CSV UTF-8 (comma delimited)'."
-        )
+        raise UsageError(f"{redact(uri)!r} is a spreadsheet. {_SAVE_AS}")
     is_parquet = path.lower().endswith((".parquet", ".pq"))
     try:
         with filesystem.open_input_file(path) as file:
+            _check_kind(file.read(4), uri)
+            file.seek(0)
             names = parquet.read_schema(file).names if is_parquet else _csv_header(filesystem, path)
             missing = [name for name in required if name not in names]
             if missing:
@@ -52,20 +57,7 @@ def read_table(uri: str, required: Sequence[str], optional: Sequence[str]) -> pa
                 )
             columns = [name for name in (*required, *optional) if name in names]
             _name_unread(names, columns, [name for name in optional if name not in names], uri)
-            if is_parquet:
-                table = parquet.read_table(file, columns=columns)
-            else:
-                table = csv.read_csv(
-                    file,
-                    parse_options=csv.ParseOptions(newlines_in_values=True),
-                    convert_options=csv.ConvertOptions(
-                        include_columns=columns,
-                        column_types=dict.fromkeys(columns, pa.string()),
-                        strings_can_be_null=True,
-                        quoted_strings_can_be_null=True,
-                        null_values=[""],
-                    ),
-                )
+            table = parquet.read_table(file, columns=columns) if is_parquet else _read_csv(file, columns)
     except (OSError, pa.ArrowException) as error:
         raise UsageError(
             f"Cannot read {redact(uri)!r}: {redact(str(error))[:300]}. Expected a readable CSV (UTF-8, "
@@ -113,9 +105,33 @@ def _name_unread(names: Sequence[str], read: Sequence[str], absent: Sequence[str
     )
 
 
+def _check_kind(head: bytes, uri: str) -> None:
+    """Raises UsageError where a file begins as one that only calls itself CSV or Parquet."""
+    if head.startswith(_UTF_16):
+        raise UsageError(f"{redact(uri)!r} is UTF-16. {_SAVE_AS}")
+    if head.startswith(_ARCHIVES):
+        raise UsageError(f"{redact(uri)!r} is a spreadsheet or an archive, whatever its name ends in. {_SAVE_AS}")
+
+
+def _read_csv(file: pa.NativeFile, columns: Sequence[str]) -> pa.Table:
+    convert = csv.ConvertOptions(
+        include_columns=columns,
+        column_types=dict.fromkeys(columns, pa.string()),
+        strings_can_be_null=True,
+        quoted_strings_can_be_null=True,
+        null_values=[""],
+    )
+    try:
+        return csv.read_csv(file, parse_options=_PARSE, convert_options=convert)
+    except pa.ArrowInvalid:
+        # One thread is slower, but its error says in which row.
+        file.seek(0)
+        return csv.read_csv(file, csv.ReadOptions(use_threads=False), _PARSE, convert)
+
+
 def _csv_header(filesystem: pa.fs.FileSystem, path: str) -> list[str]:
     with (
         filesystem.open_input_stream(path) as stream,
-        csv.open_csv(stream, parse_options=csv.ParseOptions(newlines_in_values=True)) as reader,
+        csv.open_csv(stream, csv.ReadOptions(use_threads=False), _PARSE) as reader,
     ):
         return list(reader.schema.names)

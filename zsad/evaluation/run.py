@@ -10,7 +10,7 @@ from zsad.config import ImagesConfig
 from zsad.datasets.moved import relocate
 from zsad.errors import UsageError
 from zsad.evaluation.parts import COLUMNS, PartState, check_resolution, evaluable_parts, evaluate_part, merge_states
-from zsad.evaluation.summary import check_bootstrap, select_split, summarise
+from zsad.evaluation.summary import check_bootstrap, select_split, summarise, warn_of_bad_masks
 from zsad.evaluation.thresholds import decide, parse_rule, rows_to_count
 from zsad.filesystem import Uri, as_uri, redact
 from zsad.storage import RunInfo, images_config, read_predictions, read_run, while_unchanged
@@ -90,7 +90,7 @@ def evaluate(
 def decide_by(
     output: Uri, threshold: str, split: str | None = None, root: str | None = None, count: Counter = count_parts
 ) -> pd.DataFrame:
-    """Which images a threshold flags.
+    """Which images a threshold flags. Where it reads masks, it warns of those that ``evaluate`` warns of.
 
     Args:
         output, split, root, count: as for ``evaluate``.
@@ -112,6 +112,7 @@ def decide_by(
         return predictions, count(output, parts, "native", images_config(info))
 
     predictions, state = while_unchanged(output, measure)
+    warn_of_bad_masks(state)
     return decide(predictions, state, rule, info.fingerprint if info else None)
 
 

@@ -110,7 +110,7 @@ def summarise(
     rows: list[dict[str, Any]] = []
     for category, group in predictions.groupby(category_of(predictions), sort=True):
         rows += _class_rows(str(category), group, merged.classes.get(str(category), ClassState()), bootstrap)
-    _warn_of_bad_masks(merged)
+    warn_of_bad_masks(merged)
     if bootstrap:
         _warn_of_missing_intervals(rows)
     rows += _mean_rows(rows)
@@ -159,7 +159,8 @@ def _class_rows(category: str, group: pd.DataFrame, state: ClassState, bootstrap
     ]
 
 
-def _warn_of_bad_masks(state: PartState) -> None:
+def warn_of_bad_masks(state: PartState) -> None:
+    """Warn of masks that could not be used, and of anomalous images whose mask is empty."""
     classes = [state.classes[name] for name in sorted(state.classes)]
     count = sum(each.excluded_mask_size + each.excluded_mask_unreadable for each in classes)
     if count:

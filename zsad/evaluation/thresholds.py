@@ -5,7 +5,7 @@ at or above the threshold is flagged, so equal scores are always decided equally
 
 - ``quantile:Q``: the Q-quantile of the class's scores, taken from above (NumPy's method ``higher``).
 - ``budget:N``: the N highest scores of the run. Several classes share N in proportion to their scored
-  images (largest remainder, in order of name where equal).
+  images (largest remainder; where equal, the class with the higher highest score, then in order of name).
 - ``score:S``: the score S, the same for every class.
 - ``f1``: where F1 on the labelled images of the class is highest.
 
@@ -151,7 +151,11 @@ def class_thresholds(predictions: pd.DataFrame, state: PartState, rule: Rule) ->
     """Thresholds of every class with a scored image; arguments and errors as ``decide``."""
     valid = scored(predictions)
     groups = {str(name): group for name, group in valid.groupby(category_of(valid), sort=True)}
-    shares = _shares(rule.budget, {name: len(group) for name, group in groups.items()})
+    shares = _shares(
+        rule.budget,
+        {name: len(group) for name, group in groups.items()},
+        {name: float(group["pred_score"].max()) for name, group in groups.items()},
+    )
     result = {}
     for name, group in groups.items():
         histogram = state.classes[name].histogram if name in state.classes else PixelHistogram()
@@ -188,12 +192,15 @@ def _at_most(curve: Curve, limit: int, kind: type[np.float16] | type[np.float32]
     return float(np.nextafter(kind(curve.thresholds[0]), kind(np.inf)))
 
 
-def _shares(budget: int | None, sizes: Mapping[str, int]) -> dict[str, int]:
-    """``budget`` split in proportion to ``sizes``; sums to it, or to all images where it exceeds them."""
+def _shares(budget: int | None, sizes: Mapping[str, int], highest: Mapping[str, float]) -> dict[str, int]:
+    """``budget`` split in proportion to ``sizes``; sums to it, or to all images where it exceeds them.
+
+    Of classes with equal remainders, those with the ``highest`` scores get one more.
+    """
     total = sum(sizes.values())
     budget = min(budget or 0, total)
     shares = {name: budget * size // total for name, size in sizes.items()}
-    by_remainder = sorted(sizes, key=lambda name: (-(budget * sizes[name] % total), name))
+    by_remainder = sorted(sizes, key=lambda name: (-(budget * sizes[name] % total), -highest[name], name))
     for name in by_remainder[: budget - sum(shares.values())]:
         shares[name] += 1
     return shares
@@ -216,7 +223,10 @@ def format_decisions(decisions: pd.DataFrame, weights: str | None = None, finish
     heading = f"Decisions by {rule}, {each}; flagged: score >= threshold."
     notes = [f"Weights: {weights}."] if weights else []
     if any(_beyond(group) for _, group in decisions.groupby(category_of(decisions))):
-        notes.append('">": nothing is flagged, since the images of the highest score are more than the limit allows.')
+        no_share = "the class's share of the budget is 0, or " if rule.startswith("budget:") else ""
+        notes.append(
+            f'">": nothing is flagged, since {no_share}the images of the highest score are more than the limit allows.'
+        )
     notes += [] if finished else ["The run is unfinished (no _SUCCESS), so images may be missing."]
     has_labels = bool(decisions["gt_label"].notna().any())
     names = category_of(decisions).astype(str)
@@ -232,8 +242,8 @@ def format_decisions(decisions: pd.DataFrame, weights: str | None = None, finish
 
 def _row(rows: pd.DataFrame, has_labels: bool) -> str:
     flagged = rows["pred_label"] == 1
-    thresholds = [rows[name].dropna().unique() for name in ("threshold", "pixel_threshold")]
-    sample, pixel = (f"{values[0]:.4f}" if len(values) == 1 else "-" for values in thresholds)
+    thresholds = [_the_one(rows, name) for name in ("threshold", "pixel_threshold")]
+    sample, pixel = ("-" if value is None else f"{value:.4f}" for value in thresholds)
     sample = f"> {sample}" if _beyond(rows) else sample
     text = f"{len(rows):>8}{(rows['status'] != 'ok').sum():>8}{flagged.sum():>9}{sample:>11}{pixel:>12}"
     if not has_labels:
@@ -248,7 +258,13 @@ def _beyond(rows: pd.DataFrame) -> bool:
     """Whether the rows have one threshold, not of the user's own, and no score reaches it."""
     if str(rows["rule"].iloc[0]).startswith("score:"):
         return False
-    return rows["threshold"].nunique() == 1 and not (rows["pred_label"] == 1).any()
+    return _the_one(rows, "threshold") is not None and not (rows["pred_label"] == 1).any()
+
+
+def _the_one(rows: pd.DataFrame, name: str) -> float | None:
+    """The threshold that all scored rows have; None where they differ or one has none."""
+    values = scored(rows)[name].unique()
+    return float(values[0]) if len(values) == 1 and pd.notna(values[0]) else None
 
 
 def _percent(part: int, whole: int) -> str:

@@ -70,7 +70,9 @@ def _pred_labels(output: str, rows: pd.DataFrame) -> pd.Series:
         return pd.Series(np.nan, index=rows.index)
     decisions = read_decisions(output).set_index("image_id").reindex(rows["image_id"])
     current = decisions["pred_score"].to_numpy() == rows["pred_score"].to_numpy()
-    return pd.Series(np.where(current, decisions["pred_label"].to_numpy(float), np.nan), index=rows.index)
+    return pd.Series(
+        np.where(current, decisions["pred_label"].to_numpy(float, na_value=np.nan), np.nan), index=rows.index
+    )
 
 
 def _samples(fiftyone: Any, output: str, rows: pd.DataFrame, maps: bool) -> Iterator[Any]:

@@ -21,8 +21,6 @@ from zsad.storage import iter_maps, read_decisions, read_predictions
 _MAPS_PER_TASK = 8
 _MAX_THREADS = 8
 
-SCORED_AGAIN = "images were scored again after the decisions were made"
-
 COLUMNS = ("image_id", "category", "image_height", "image_width", "status", "pred_score", "map_part", "map_row_group")
 
 Row = Any
@@ -63,22 +61,31 @@ def decided_rows(output: str) -> pd.DataFrame:
     merged = rows.merge(decided, on="image_id", suffixes=("", "_decided"), validate="one_to_one")
     stale = (merged["pred_score"] != merged["pred_score_decided"]).sum() + len(decided) - len(merged)
     if stale:
-        raise UsageError(f"{stale} {SCORED_AGAIN}. {again}")
+        raise UsageError(f"{scored_again(stale)}. {again}")
     if merged.empty:
         raise UsageError(f"No scored image has a decision. {again}")
     undefined = sorted(map(str, merged.loc[merged["pixel_threshold"].isna(), "category"].unique()))
     if undefined:
         raise UsageError(
-            f"No pixel threshold for {', '.join(undefined[:5])}: 'f1' needs ground-truth masks there. "
+            f"No pixel threshold for {', '.join(undefined[:5])}: 'f1' found no usable mask with anomalous pixels there. "
             f"Run 'zsad evaluate {redact(output)} --threshold quantile:0.99' or budget:N instead."
         )
-    if len(merged) < len(rows):
-        warnings.warn(
-            f"{len(rows) - len(merged)} scored images have no decision and are left out (another split, or scored "
-            f"later). {again}",
-            stacklevel=2,
-        )
+    if missing := len(rows) - len(merged):
+        left_out = "is left out" if missing == 1 else "are left out"
+        warnings.warn(f"{without_decision(missing)} and {left_out}. {again}", stacklevel=2)
     return merged
+
+
+def scored_again(number: int) -> str:
+    """That decisions are older than their scores."""
+    images = "1 image was" if number == 1 else f"{number:,} images were"
+    return f"{images} scored again after the decisions were made"
+
+
+def without_decision(number: int) -> str:
+    """That scored images were never decided on."""
+    images = "1 scored image has" if number == 1 else f"{number:,} scored images have"
+    return f"{images} no decision (another split, or scored later)"
 
 
 def decide_again(output: str, decisions: pd.DataFrame) -> str:

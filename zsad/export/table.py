@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 
 from zsad.errors import UsageError
-from zsad.export.stream import SCORED_AGAIN, decide_again
+from zsad.export.stream import decide_again, scored_again, without_decision
 from zsad.filesystem import exists, join, redact
 from zsad.storage import (
     DECISIONS_SCHEMA,
@@ -50,17 +50,16 @@ def decisions_if_any(output: str) -> pd.DataFrame | None:
 def write_csv(output: str, decisions: pd.DataFrame | None, target: str) -> str:
     """``predictions.csv``: UTF-8, one line per image, all columns of the predictions, then those of the decisions.
 
-    The latter are empty where no decision was made on this score; warns where one was made on an older score. Lists and
-    structs are JSON, nulls are empty, float32 values are as short as their precision allows. A text that a spreadsheet
+    The latter are empty where no decision was made on this score, of which it warns. Lists and structs are JSON, nulls are empty, float32 values are as short as their precision allows. A text that a spreadsheet
     would take for a formula gets a ``'`` before it; columns of numbers hold numbers only.
     """
     counts: dict[str, int] = {}
     write_atomically(join(target, PREDICTIONS_CSV), lambda sink: _write(output, decisions, sink, counts))
-    if decisions is not None and counts["stale"]:
-        warnings.warn(
-            f"{counts['stale']} {SCORED_AGAIN}; their decisions are left out. {decide_again(output, decisions)}",
-            stacklevel=2,
-        )
+    if decisions is not None:
+        for name, text in (("stale", scored_again), ("undecided", without_decision)):
+            if counts[name]:
+                empty = "the columns of its decision are" if counts[name] == 1 else "the columns of their decisions are"
+                warnings.warn(f"{text(counts[name])}; {empty} empty. {decide_again(output, decisions)}", stacklevel=2)
     return f"{counts['rows']} rows"
 
 
@@ -75,12 +74,13 @@ def defused(text: str) -> str:
 
 
 def _write(output: str, decisions: pd.DataFrame | None, sink: Sink, counts: dict[str, int]) -> None:
-    counts |= {"rows": 0, "stale": 0}
+    counts |= {"rows": 0, "stale": 0, "undecided": 0}
     _write_lines(sink, [[*PREDICTIONS_SCHEMA.names, *DECISION_COLUMNS]])
     for rows in _valid_rows(output):
         for batch in rows.to_batches(_BATCH):
-            table, stale = _with_decisions(pa.Table.from_batches([batch]), decisions)
+            table, stale, undecided = _with_decisions(pa.Table.from_batches([batch]), decisions)
             counts["stale"] += stale
+            counts["undecided"] += undecided
             columns = [[_cell(value, field.type) for value in table[field.name].to_pylist()] for field in table.schema]
             _write_lines(sink, zip(*columns, strict=True))
             counts["rows"] += table.num_rows
@@ -93,19 +93,25 @@ def _write_lines(sink: Sink, lines: Any) -> None:
     sink.write(text.getvalue().encode())
 
 
-def _with_decisions(rows: pa.Table, decisions: pd.DataFrame | None) -> tuple[pa.Table, int]:
-    """The rows with the columns of their decisions, and how many were decided on with another score."""
+def _with_decisions(rows: pa.Table, decisions: pd.DataFrame | None) -> tuple[pa.Table, int, int]:
+    """The rows with the columns of their decisions; how many were decided on with another score, and how many scored
+    ones not at all."""
     if decisions is None:
         table = rows.from_arrays(
             [*rows.columns, *(pa.nulls(rows.num_rows, kind) for kind in _DECISION_TYPES)],
             names=[*rows.column_names, *DECISION_COLUMNS],
         )
-        return table, 0
+        return table, 0, 0
     chosen = decisions.reindex(rows["image_id"].to_pylist())
-    current = chosen["pred_score"].to_numpy() == rows["pred_score"].to_numpy()
+    score, decided_score = rows["pred_score"].to_numpy(), chosen["pred_score"].to_numpy()
+    # An image that failed has no score, then as now.
+    failed = np.isnan(score) & np.isnan(decided_score)
+    current = (decided_score == score) | failed
     for name, kind in zip(DECISION_COLUMNS, _DECISION_TYPES, strict=True):
         rows = rows.append_column(name, pa.Array.from_pandas(chosen[name].where(current), type=kind))
-    return rows, int((chosen["pred_score"].notna().to_numpy() & ~current).sum())
+    stale = ~np.isnan(decided_score) & ~current
+    undecided = np.isnan(decided_score) & ~np.isnan(score)
+    return rows, int(stale.sum()), int(undecided.sum())
 
 
 def _cell(value: Any, kind: pa.DataType) -> str:

@@ -42,12 +42,17 @@ def component_scores(tile_scores: NDArray[np.float32], tile_components: NDArray[
 
 
 def sample_score(scores: NDArray[np.float32], top_fraction: float = 0.25) -> float:
-    """Mean of the top share of component scores: k = max(1, ceil(top_fraction * n)).
+    """Mean of the top share of component scores: of the ``top_count`` highest.
 
     Args:
         scores: (C,) float32, C >= 1.
         top_fraction: 0 gives the maximum, 1 the mean.
     """
-    # The tolerance keeps a product such as 0.3 * 10 = 3.0000000000000004 from rounding up to 4.
-    k = max(1, math.ceil(top_fraction * len(scores) - 1e-9))
+    k = top_count(len(scores), top_fraction)
     return float(np.sort(scores.astype(np.float64))[::-1][:k].mean())
+
+
+def top_count(number: int, top_fraction: float) -> int:
+    """How many of so many components the sample score is the mean of: max(1, ceil(top_fraction * number))."""
+    # The tolerance keeps a product such as 0.3 * 10 = 3.0000000000000004 from rounding up to 4.
+    return max(1, math.ceil(top_fraction * number - 1e-9))

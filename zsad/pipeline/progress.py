@@ -7,7 +7,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 import ray
@@ -27,7 +27,8 @@ class Snapshot:
         done: finished images; failed: those without a score.
         failures: the failed images that the reader has not seen yet.
         remarked: scored images with a remark; remark: the first of them, image_id and remark.
-        stage_ms: stage -> milliseconds, summed over the finished images.
+        stage_ms: stage -> milliseconds, summed over the finished images; in the order of the stages.
+        failed_at: stage -> images that failed in it and did not reach the next.
     """
 
     done: int
@@ -36,6 +37,7 @@ class Snapshot:
     stage_ms: Mapping[str, float]
     remarked: int = 0
     remark: tuple[str, str] | None = None
+    failed_at: Mapping[str, int] = field(default_factory=dict)
 
 
 class ProgressCounter:
@@ -46,6 +48,7 @@ class ProgressCounter:
         self._failed = 0
         self._unseen: list[FailedImage] = []
         self._stage_ms: Counter[str] = Counter()
+        self._failed_at: Counter[str] = Counter()
         self._remarked = 0
         self._remark: tuple[str, str] | None = None
 
@@ -61,6 +64,7 @@ class ProgressCounter:
         self._failed += len(failures)
         self._unseen += failures
         self._stage_ms.update(stage_ms)
+        self._failed_at.update(stage for _, stage, _, _ in failures)
         self._remarked += len(remarks)
         self._remark = self._remark or next(iter(remarks), None)
 
@@ -68,8 +72,8 @@ class ProgressCounter:
         """The state; the first ``seen`` failures have been shown and are let go."""
         # A counter that was lost and began anew has counted less than its reader has seen.
         del self._unseen[: max(0, seen - (self._failed - len(self._unseen))) if seen <= self._failed else 0]
-        unseen, stage_ms = tuple(self._unseen), dict(self._stage_ms)
-        return Snapshot(self._done, self._failed, unseen, stage_ms, self._remarked, self._remark)
+        unseen, stage_ms, failed_at = tuple(self._unseen), dict(self._stage_ms), dict(self._failed_at)
+        return Snapshot(self._done, self._failed, unseen, stage_ms, self._remarked, self._remark, failed_at)
 
 
 class ProgressReporter:
@@ -109,8 +113,12 @@ class ProgressReporter:
 
     @property
     def stage_ms(self) -> dict[str, float]:
-        """Milliseconds per image and stage, the mean over the images finished so far."""
-        return {stage: round(ms / self._last.done, 3) for stage, ms in self._last.stage_ms.items()}
+        """Milliseconds per image and stage, the mean over the images finished so far that reached the stage."""
+        means, reached = {}, self._last.done
+        for stage, ms in self._last.stage_ms.items():
+            means[stage] = round(ms / max(reached, 1), 3)
+            reached -= self._last.failed_at.get(stage, 0)
+        return means
 
     def _run(self) -> None:
         while not self._stop.wait(self._interval):

@@ -17,6 +17,7 @@ from zsad.errors import ImageError, UsageError
 from zsad.filesystem import is_local, redact
 from zsad.images import FORMATS
 from zsad.layout import EXPLAINED
+from zsad.method.aggregation import top_count
 from zsad.method.pixel_level import average_prompts
 from zsad.method.prompts import localising_prompts, sample_prompts
 from zsad.method.tile_level import pool_prompts
@@ -111,6 +112,17 @@ class Explanation:
     def component_scores(self) -> list[float]:
         """Score per component, in [0, 1]."""
         return [] if self.item.component_scores is None else [float(score) for score in self.item.component_scores]
+
+    @property
+    def rule(self) -> str:
+        """How the score arises from the component scores, in words; detail.js says the same."""
+        number, share = len(self.component_scores), self.config.aggregation.top_fraction
+        k = top_count(number, share)
+        if number == 1:
+            return "the score of the one component"
+        if k == 1:
+            return f"the highest of {number} components"
+        return f"the mean of the {k} highest of {number} components (the top {share:.0%})"
 
 
 def open_photograph(path: str, noun: str, config: Config) -> ImageItem:

@@ -97,7 +97,7 @@ def _tile_panel(explanation: Explanation) -> Picture:
     boxes = np.rint(np.array([(tile.x0, tile.y0, tile.x1, tile.y1) for tile in tiles]) * scale).astype(np.int64)
     colours = [COMPONENTS[tile.component % len(COMPONENTS)] for tile in tiles]
     several = item.num_components > 1
-    labels = [f"{item.tiles[i].component + 1}: {scores[i]:.3f}" if several else f"{scores[i]:.3f}" for i in order]
+    labels = [f"{item.tiles[i].component}: {scores[i]:.3f}" if several else f"{scores[i]:.3f}" for i in order]
     if len(tiles) > 1:
         picture = draw_boxes(picture, boxes[:1], [""], colours[:1], width=6)
     picture = draw_boxes(picture, boxes, labels, colours)
@@ -170,13 +170,12 @@ def _component_lines(explanation: Explanation) -> list[Line]:
     lines = [Line("Component scores", 17)]
     for i in order[:12]:
         count = tiles.count(i)
-        lines.append(Line(f"{i + 1}:  {scores[i]:.4f}  ({count} tile{'s' * (count != 1)})", 15, FAINT))
+        lines.append(Line(f"{i}:  {scores[i]:.4f}  ({count} tile{'s' * (count != 1)})", 15, FAINT))
     if len(order) > 12:
         lines.append(Line(f"and {len(order) - 12} lower ones", 15, FAINT))
-    share = explanation.config.aggregation.top_fraction
     return [
         *lines,
         Line("", 15),
         Line(f"Score {explanation.score:.4f}", 17),
-        Line(f"mean of the highest {share:.0%} of the component scores, at least one", 15, FAINT),
+        Line(explanation.rule, 15, FAINT),
     ]

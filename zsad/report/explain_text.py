@@ -24,6 +24,7 @@ def format_explanation(explanation: Explanation, prompts: int = 5) -> str:
     best, tile = explanation.best, item.tiles[explanation.best]
     lines = [
         f"Score        {explanation.score:.6f}  (0 to 1, higher = more anomalous)",
+        f"             {explanation.rule}; a component's score is the mean of its tiles",
         f'Image        {printable(redact(item.path))}, {item.width} x {item.height} pixels, "{item.class_name}"',
         f"Weights      {weights}; preset {explanation.config.preset}",
         f"Foreground   {item.foreground_source}: {fraction:.1%} of the image; SAM annotations {annotations}, "
@@ -33,7 +34,7 @@ def format_explanation(explanation: Explanation, prompts: int = 5) -> str:
         f"{'component':>9}  {'score':>8}  {'tiles':>5}  bounding box (x0, y0, x1, y1)",
         *_component_lines(explanation),
         "",
-        f"Tile of the highest score: number {best + 1} of {len(item.tiles)}, component {tile.component + 1}, "
+        f"Tile of the highest score: one of {len(item.tiles)}, component {tile.component}, "
         f"({tile.x0}, {tile.y0}, {tile.x1}, {tile.y1}), score {explanation.tile_scores[best]:.6f}",
         f"  cosine similarity to the prompts, as it enters the score: anomalous {explanation.anomalous.pooled:.6f}, "
         f"normal {explanation.normal.pooled:.6f}, temperature {trace.temperature or 0:.4g}",
@@ -52,7 +53,7 @@ def _component_lines(explanation: Explanation) -> list[str]:
     order = sorted(range(len(scores)), key=lambda i: (-scores[i], i))
     tiles = [tile.component for tile in explanation.item.tiles]
     boxes = [] if explanation.trace.foreground is None else explanation.trace.foreground.boxes.tolist()
-    lines = [f"{i + 1:>9}  {scores[i]:.6f}  {tiles.count(i):>5}  {tuple(boxes[i])}" for i in order[:_SHOWN_COMPONENTS]]
+    lines = [f"{i:>9}  {scores[i]:.6f}  {tiles.count(i):>5}  {tuple(boxes[i])}" for i in order[:_SHOWN_COMPONENTS]]
     return lines + ([f"  and {len(order) - _SHOWN_COMPONENTS} lower ones"] if len(order) > _SHOWN_COMPONENTS else [])
 
 

@@ -60,8 +60,8 @@ def choose_large(ranked: pd.DataFrame, thresholds: dict[str, float], details: in
         threshold = thresholds.get(str(category))
         if threshold is not None:
             flagged = rows["pred_score"] >= threshold
-            chosen.update(rows.index[flagged & (rows["gt_label"] == 0)][:details])
-            missed = rows.index[~flagged & (rows["gt_label"] == 1)]
+            chosen.update(rows[flagged & (rows["gt_label"] == 0)].index[:details])
+            missed = rows[~flagged & (rows["gt_label"] == 1)].index
             chosen.update(missed[max(0, len(missed) - details) :])
     return chosen
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 from zsad.errors import UsageError, ZsadError
 from zsad.filesystem import Uri, as_uri, exists, join, redact
 from zsad.storage.files import DamagedPart, read_part, write_atomically
-from zsad.storage.schemas import conform
+from zsad.storage.schemas import conform, to_frame
 
 DECISIONS = "decisions"
 """Folder of the table; it holds one file, which each evaluation with a threshold replaces as a whole."""
@@ -54,7 +54,8 @@ def write_decisions(output: str, decisions: pd.DataFrame) -> None:
 
 
 def read_decisions(output: Uri) -> pd.DataFrame:
-    """The decisions of a run, one row per image, with the columns of ``DECISIONS_SCHEMA``.
+    """The decisions of a run, one row per image, with the columns of ``DECISIONS_SCHEMA``; whole numbers as in
+    ``read_predictions``.
 
     Raises:
         UsageError: there are none yet; says which command makes them.
@@ -67,7 +68,7 @@ def read_decisions(output: Uri) -> pd.DataFrame:
             f"'zsad evaluate {redact(output)} --threshold quantile:0.99'."
         )
     try:
-        return read_part(output, DECISIONS, _FILE, DECISIONS_SCHEMA.names).to_pandas()
+        return to_frame(read_part(output, DECISIONS, _FILE, DECISIONS_SCHEMA.names))
     except DamagedPart:
         raise ZsadError(
             f"{redact(decisions_uri(output))!r} is damaged or was not written by this program. "

@@ -21,7 +21,7 @@ from zsad.storage.committed import committed_rows, superseded
 from zsad.storage.files import DamagedPart, list_parts, open_part
 from zsad.storage.lock import no_results
 from zsad.storage.rle import decode_rle
-from zsad.storage.schemas import ANOMALY_MAPS_SCHEMA, PREDICTIONS_SCHEMA, SUPERSEDING_COLUMNS
+from zsad.storage.schemas import ANOMALY_MAPS_SCHEMA, PREDICTIONS_SCHEMA, SUPERSEDING_COLUMNS, to_frame
 
 T = TypeVar("T")
 
@@ -39,8 +39,8 @@ def read_predictions(output: Uri, columns: str | Sequence[str] | None = None) ->
         columns: some of the columns, in this order, or the name of one; all by default. Few columns read much faster.
 
     Returns:
-        A DataFrame; empty when nothing is committed yet. ``file_size`` and ``file_mtime`` are pandas' nullable
-        ``Int64``: a missing file would make floats of them, which are too short for nanoseconds.
+        A DataFrame; empty when nothing is committed yet. Whole numbers have pandas' nullable types (``Int8``, ``Int32``,
+        ``Int64``) with or without missing values, so that types do not depend on whether an image failed.
 
     Raises:
         UsageError: no run at ``output``, or an unknown column.
@@ -53,7 +53,7 @@ def read_predictions(output: Uri, columns: str | Sequence[str] | None = None) ->
     if unknown:
         raise UsageError(f"Unknown columns {unknown}. Expected some of: {', '.join(PREDICTIONS_SCHEMA.names)}.")
     rows = while_unchanged(output, lambda: _valid_rows(output, wanted)).select(wanted)
-    return rows.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get)
+    return to_frame(rows)
 
 
 def read_anomaly_map(output: Uri, image_id: str) -> NDArray[np.float16]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pandas as pd
 import pyarrow as pa
 
 from zsad.errors import ZsadError
@@ -93,6 +94,14 @@ columns are all null on rows with ``status=error`` and all set on the others."""
 
 SUPERSEDING_COLUMNS = ("image_id", "fingerprint", "status", "class_name", "file_size", "file_mtime")
 """What decides which of several rows of one image is the valid one."""
+
+
+_NULLABLE = {pa.int8(): pd.Int8Dtype(), pa.int32(): pd.Int32Dtype(), pa.int64(): pd.Int64Dtype()}
+
+
+def to_frame(table: pa.Table) -> pd.DataFrame:
+    """As pandas, whole numbers with its nullable types: one missing value would make floats of all others."""
+    return table.to_pandas(types_mapper=_NULLABLE.get)
 
 
 def conform(table: pa.Table, schema: pa.Schema) -> pa.Table:

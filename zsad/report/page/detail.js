@@ -206,12 +206,13 @@ zsad.detail = (() => {
     texts.push(`Each tile is compared with descriptions of a flawless and of a damaged “${visible(noun || "object")}”; its score is the share of the damaged side, 0.5 is undecided.`);
     if (tiles.length) {
       const best = tiles.reduce((found, tile) => (tile[5] > found[5] ? tile : found));
-      texts.push(`The most anomalous tile has ${number(best[5])}, in component ${best[4] + 1}.`);
+      texts.push(`The most anomalous tile has ${number(best[5])}, in component ${best[4]}.`);
     }
     if (components.length > 1 && share !== null && share !== undefined) {
       const k = Math.max(1, Math.ceil(share * components.length - 1e-9));
       const best = [...components].sort((a, b) => b - a).slice(0, k);
-      texts.push(`A component's score is the mean of its tiles. The image's score is the mean of the ${k} highest of ${components.length} components (the top ${(100 * share).toFixed(0)} %): ${best.slice(0, 6).map((value) => number(value)).join(", ")}${k > 6 ? ", …" : ""}.`);
+      const rule = k === 1 ? `the highest of ${components.length} components` : `the mean of the ${k} highest of ${components.length} components (the top ${(100 * share).toFixed(0)} %)`;
+      texts.push(`A component's score is the mean of its tiles. The image's score is ${rule}: ${best.slice(0, 6).map((value) => number(value)).join(", ")}${k > 6 ? ", …" : ""}.`);
     } else if (components.length === 1) {
       texts.push("There is one component, so the image's score is the mean of its tiles.");
     }
@@ -229,12 +230,12 @@ zsad.detail = (() => {
     const list = rows.map(({ score, component }) => {
       const own = facts.tiles.map((tile, at) => ({ tile, at })).filter(({ tile }) => tile[4] === component);
       const chips = own.map(({ tile, at }) => {
-        const chip = element("button", { type: "button", class: "tile-chip", title: `Tile ${at + 1}: x ${tile[0]} to ${tile[2]}, y ${tile[1]} to ${tile[3]}` }, number(tile[5], 3));
+        const chip = element("button", { type: "button", class: "tile-chip", title: `x ${tile[0]} to ${tile[2]}, y ${tile[1]} to ${tile[3]}` }, number(tile[5], 3));
         const mark = (value) => byId("detail").querySelector(`[data-tile="${at}"]`)?.classList.toggle("marked", value);
         for (const [event, value] of [["focus", true], ["blur", false], ["mouseenter", true], ["mouseleave", false]]) chip.addEventListener(event, () => mark(value));
         return chip;
       });
-      return element("tr", {}, element("th", { scope: "row" }, `${component + 1}`), element("td", {}, number(score)), element("td", { class: "text" }, element("div", { class: "chips" }, ...chips)));
+      return element("tr", {}, element("th", { scope: "row" }, `${component}`), element("td", {}, number(score)), element("td", { class: "text" }, element("div", { class: "chips" }, ...chips)));
     });
     return [element("h3", {}, "Components and their tiles"), element("div", { class: "scroll" }, element("table", { class: "figures" },
       element("thead", {}, element("tr", {}, element("th", { scope: "col" }, "component"), element("th", { scope: "col" }, "score"), element("th", { scope: "col", class: "text" }, "tiles"))),
