@@ -661,7 +661,7 @@ def test_values_are_asked_for_ahead_and_come_in_order(count):
 def test_a_gpu_decodes_as_many_batches_as_one_as_its_memory_allows(monkeypatch, gigabytes, precision, kernels, batches):
     properties = SimpleNamespace(total_memory=gigabytes * 10**9)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: properties)
-    monkeypatch.setattr("zsad.models.sam_mask_generator.triton_works", lambda device: kernels)
+    monkeypatch.setattr("zsad.models.sam_mask_generator.half_kernels_run", lambda device: kernels)
 
     def generator(device):
         return MaskGenerator(sam.SAMModel(SimpleNamespace(), device, precision, ""))  # type: ignore[arg-type]

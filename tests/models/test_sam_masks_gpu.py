@@ -239,7 +239,7 @@ def test_what_is_not_covered_is_not_painted_and_the_foreground_stays(context):
         stability, boxes = measure(low, every, 0.0, 1.0, plan)
         candidates = Candidates(low, every / 8, stability, boxes, every.flip(0))
         all_of_them = generator.paint(embedding, candidates, points)
-        for min_coverage in (0.0, 0.4, 1.0):
+        for min_coverage in (1e-6, 0.4, 1.0):
             config = ForegroundConfig(min_coverage=min_coverage)
             found = generator.paint(embedding, candidates, points, within, min_coverage)
             expected = [all_of_them[i] for i in covered_annotations(all_of_them, within, min_coverage)]
@@ -278,3 +278,18 @@ def test_where_triton_cannot_compile_torch_does_it(monkeypatch):
         assert sam_masks._gpu_kernels(torch.device("cuda")) is None
     triton_support.triton_works.cache_clear()
     assert sam_masks._gpu_kernels(torch.device("cpu")) is None
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("full"), RuntimeError("Triton Error [CUDA]: out of memory")])
+def test_a_full_gpu_says_nothing_about_triton(monkeypatch, error):
+    triton_support.triton_works.cache_clear()
+    extents = Mock(side_effect=error)
+    monkeypatch.setattr(sam_masks_gpu, "extents", extents)
+    # The probe's own tensors need no GPU here.
+    monkeypatch.setattr(torch, "zeros", Mock())
+    for _ in range(2):
+        with pytest.raises(type(error)):
+            triton_support.triton_works(torch.device("cuda"))
+    extents.side_effect = None
+    assert triton_support.triton_works(torch.device("cuda"))
+    triton_support.triton_works.cache_clear()

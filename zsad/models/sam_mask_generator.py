@@ -28,7 +28,7 @@ from zsad.models.sam_masks import coverage, low_masks, measure, paint
 from zsad.models.sam_network import MASKS_PER_POINT
 from zsad.models.sam_upsampling import Box, Upsampling
 from zsad.models.streams import TwoStreams
-from zsad.models.triton_support import triton_works
+from zsad.models.triton_support import half_kernels_run
 
 _BATCHES_ON_GPU = 8
 """The most configured batches that a GPU decodes as one: the tokens of 64 prompts leave most of it idle."""
@@ -176,7 +176,7 @@ class MaskGenerator:
         if torch.device(self.model.device).type != "cuda":
             return config.points_per_batch
         memory = torch.cuda.get_device_properties(self.model.device).total_memory
-        by_torch = self.model.precision == "fp32" or not triton_works(torch.device(self.model.device))
+        by_torch = self.model.precision == "fp32" or not half_kernels_run(torch.device(self.model.device))
         # Of 64 prompts, whatever is configured: when memory runs out, fewer are.
         batches = int(memory / 10 / (64 * _PROMPT_ON_GPU[by_torch]))
         return config.points_per_batch * max(1, min(_BATCHES_ON_GPU, batches))

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zsad.models.graphs import out_of_memory
+
 _LARGE_SHARED_MEMORY = 160_000
 """Bytes that the largest tilings take of a multiprocessor's shared memory, and some more."""
 
@@ -16,13 +18,16 @@ _LARGE_SHARED_MEMORY = 160_000
 def kernel_dtype(device: torch.device) -> torch.dtype | None:
     """The type that autocast asks for, where the kernels of half precision run on the device; else None.
 
-    GPUs before Ampere have too little shared memory for them. ``torch.compile`` makes its own kernels.
+    ``torch.compile`` makes its own kernels.
     """
     if device.type != "cuda" or not torch.is_autocast_enabled("cuda") or torch.compiler.is_compiling():
         return None
-    if not triton_works(device) or torch.cuda.get_device_capability(device) < (8, 0):
-        return None
-    return torch.get_autocast_dtype("cuda")
+    return torch.get_autocast_dtype("cuda") if half_kernels_run(device) else None
+
+
+def half_kernels_run(device: torch.device) -> bool:
+    """Whether the kernels of half precision run on the device. GPUs before Ampere have too little shared memory for them."""
+    return triton_works(device) and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 @cache
@@ -37,9 +42,10 @@ def triton_works(device: torch.device) -> bool:
         from zsad.models import sam_masks_gpu
 
         sam_masks_gpu.extents(torch.zeros(1, 1, 1, device=device), torch.zeros(1, device=device).long(), 0.0)
-    except torch.OutOfMemoryError:
-        raise
     except Exception as error:
+        if out_of_memory(error):
+            # This passes, and an error is not remembered.
+            raise
         warnings.warn(f"SAM and CLIPSeg take longer, since Triton does not work here: {error}", stacklevel=2)
         return False
     return True
