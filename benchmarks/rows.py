@@ -12,7 +12,7 @@ class Row:
     """One measured goal.
 
     Attributes:
-        goal: ``P1`` to ``P10``, or a short name.
+        goal: a key of ``benchmarks.__main__.GOALS``, or a short name.
         what: what was measured, at which size.
         target: the goal in words.
         measured: the figures.
@@ -26,11 +26,6 @@ class Row:
     measured: str
     met: bool | None
     note: str = ""
-
-
-def as_row(value: Row | dict[str, Any]) -> Row:
-    """A row, also from a mapping with its fields."""
-    return value if isinstance(value, Row) else Row(**{"note": "", **value})
 
 
 def markdown(rows: Sequence[Row], machine: str) -> str:
