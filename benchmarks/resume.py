@@ -30,7 +30,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from benchmarks.rows import Row
-from zsad.config import fingerprint, load_config, scored_fields
+from zsad.config import load_config
+from zsad.fingerprint import fingerprint, scored_fields
 from zsad.pipeline import score
 from zsad.pipeline.weights import weights_hashes
 from zsad.storage import ANOMALY_MAPS_SCHEMA, PREDICTIONS_SCHEMA, RunInfo, part_name, write_run

@@ -14,7 +14,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from zsad.config import fingerprint, load_config, scored_fields
+from zsad.config import load_config
+from zsad.fingerprint import fingerprint, scored_fields
 from zsad.models import isnet
 from zsad.pipeline.weights import weights_hashes
 from zsad.storage import RunInfo, part_name, write_part, write_run, write_success

@@ -1,7 +1,8 @@
 import pytest
 
-from zsad.config import Config, differences, fingerprint, load_config, preset_names, scored_fields
+from zsad.config import Config, load_config, preset_names
 from zsad.errors import UsageError
+from zsad.fingerprint import differences, fingerprint, scored_fields
 
 WEIGHTS = {"isnet": "a", "sam": "b", "clip": "c", "clipseg": "d"}
 
@@ -95,7 +96,7 @@ def test_fingerprint_depends_on_weights_and_object():
 def test_fingerprint_of_half_precision_alone_depends_on_its_version(monkeypatch, precision):
     config = load_config("mini", None, [f"models.precision={precision}"])
     before = fingerprint(config, WEIGHTS)
-    monkeypatch.setattr("zsad.config.HALF_PRECISION_VERSION", 99)
+    monkeypatch.setattr("zsad.fingerprint.HALF_PRECISION_VERSION", 99)
     assert (fingerprint(config, WEIGHTS) != before) == (precision != "fp32")
 
 

@@ -13,6 +13,7 @@ FLOORS = {
     "errors": 1,
     "bit_depth": 1,
     "config": 1,
+    "fingerprint": 1,
     "coverage": 1,
     "images": 1,
     "filesystem": 1,

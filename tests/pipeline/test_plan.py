@@ -12,7 +12,8 @@ import pytest
 
 from tests.pipeline.conftest import BRANCHES
 from zsad import UsageError
-from zsad.config import fingerprint, load_config, scored_fields
+from zsad.config import load_config
+from zsad.fingerprint import fingerprint, scored_fields
 from zsad.pipeline.calibrate import calibrate
 from zsad.pipeline.cost import calibrated_costs, measured_costs, stage_costs, table_costs
 from zsad.pipeline.plan import format_plan, plan, sampled, to_json

@@ -4,8 +4,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from zsad.config import fingerprint, load_config, scored_fields
+from zsad.config import load_config
 from zsad.errors import UsageError
+from zsad.fingerprint import fingerprint, scored_fields
 from zsad.storage import (
     RunInfo,
     Success,

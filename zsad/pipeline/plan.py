@@ -13,9 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from zsad.config import Config, differences, load_config, scored_fields
+from zsad.config import Config, load_config
 from zsad.errors import ImageError, UsageError
 from zsad.filesystem import absolute, read_bytes, redact, resolve
+from zsad.fingerprint import differences, scored_fields
 from zsad.images import image_size
 from zsad.pipeline.cost import USUAL_TILES, StageCosts, measured_costs, stage_costs
 from zsad.pipeline.score import ScoreOptions, manifest_of

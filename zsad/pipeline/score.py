@@ -15,10 +15,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 import zsad
-from zsad.config import Config, fingerprint, load_config, scored_fields
+from zsad.config import Config, load_config
 from zsad.datasets import load_manifest
 from zsad.errors import ZsadError
 from zsad.filesystem import absolute, redact
+from zsad.fingerprint import fingerprint, scored_fields
 from zsad.method.prompts import sample_prompts
 from zsad.models.weights import all_trained
 from zsad.pipeline.weights import validate_models, weights_hashes

@@ -15,9 +15,10 @@ import pyarrow.compute as pc
 from pyarrow import fs
 from pydantic import ValidationError
 
-from zsad.config import ImagesConfig, differences
+from zsad.config import ImagesConfig
 from zsad.errors import UsageError, ZsadError
 from zsad.filesystem import join, redact, resolve
+from zsad.fingerprint import differences
 from zsad.layout import PREDICTIONS, RUN, SUCCESS, SUSPENDED_SUCCESS
 from zsad.storage.files import list_files, list_parts, write_atomically
 
@@ -30,9 +31,9 @@ class RunInfo:
     """Content of ``run.json``. All values are plain JSON types; credentials are redacted when written.
 
     Attributes:
-        fingerprint: ``zsad.config.fingerprint``.
+        fingerprint: ``zsad.fingerprint.fingerprint``.
         config: the resolved configuration.
-        scored_fields: ``zsad.config.scored_fields``, what the fingerprint hashes.
+        scored_fields: ``zsad.fingerprint.scored_fields``, what the fingerprint hashes.
         weights: sha256 by model family.
         versions: of the packages that matter.
         dataset: how the input was given (layout, root, split, object, ...).
