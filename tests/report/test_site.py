@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -15,6 +16,7 @@ from tests.report.conftest import HEIGHT, HOSTILE, WIDTH, scored_row
 from zsad import read_predictions
 from zsad.cli import main
 from zsad.errors import UsageError
+from zsad.evaluation import METRICS_SCHEMA
 from zsad.report.records import choose_large, colour_scale, rank, row_scripts
 from zsad.report.site import build_report
 from zsad.storage import SCORED_SCHEMA, read_run, write_part, write_run
@@ -116,6 +118,15 @@ def test_page_shows_run_metrics_and_errors(built):
     assert "aggregation.top_fraction" in text
     assert re.search(r"candle\s+4\s+2\s+\d", text)
     assert page.count("<title>Precision-recall curve</title>") == 4
+
+
+def test_metrics_are_headed_by_their_size(built, tmp_path):
+    output, report = copy_of(built, tmp_path)
+    metrics = pd.read_parquet(f"{output}/metrics/native.parquet").assign(resolution="240")
+    pq.write_table(pa.Table.from_pandas(metrics, METRICS_SCHEMA, preserve_index=False), f"{output}/metrics/240.parquet")
+    build_report(output)
+    page = (report / "index.html").read_text()
+    assert "240 x 240 pixels" in page and "native resolution" in page and "240 resolution" not in page
 
 
 def test_second_report_draws_nothing_and_a_changed_set_is_pruned(built, tmp_path):
