@@ -135,3 +135,9 @@ def test_a_file_that_is_nested_too_deeply_is_refused(tmp_path):
     path.write_text("a: " + "[" * 3000 + "]" * 3000 + "\n")
     with pytest.raises(UsageError, match=r"c\.yaml is not valid YAML: .*recursion"):
         load_config("mini", path)
+
+
+def test_a_file_that_is_not_there_is_named_once(tmp_path):
+    with pytest.raises(UsageError) as caught:
+        load_config(path=tmp_path / "nope.yaml")
+    assert str(caught.value).endswith("nope.yaml': No such file or directory.") and str(caught.value).count("nope") == 1

@@ -244,7 +244,9 @@ def load_config(preset: str = "vand2023", path: str | Path | None = None, overri
         try:
             text = Path(path).read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise UsageError(f"Cannot read the configuration file {str(path)!r}: {error}.") from None
+            # The text of an OSError names the file once more.
+            reason = (error.strerror if isinstance(error, OSError) else None) or error
+            raise UsageError(f"Cannot read the configuration file {str(path)!r}: {reason}.") from None
         values = _merge(values, _parse(text, str(path)))
     for override in overrides:
         values = _merge(values, _parse_override(override))

@@ -22,6 +22,7 @@ from scipy.ndimage import gaussian_filter, label
 from typer.testing import CliRunner
 
 from zsad.cli import app
+from zsad.datasets.tables import read_table
 from zsad.errors import UsageError, ZsadError
 from zsad.evaluation import evaluable_parts, evaluate_part, load_predictions, merge_states
 from zsad.evaluation.thresholds import decide, parse_rule, rows_to_count
@@ -196,7 +197,7 @@ def test_formulas_are_defused_and_numbers_stay(tmp_path: Path) -> None:
     ids = [*HOSTILE, 'a,"b"', "ünï\U0001f600", "line\nbreak", "a-b=c"]
     add_part(output, 0, ids, category="=1+1", pred_score=-0.1)
     target = Path(export_run(output, "csv").target)
-    with open(target / "predictions.csv", encoding="utf-8", newline="") as file:
+    with open(target / "predictions.csv", encoding="utf-8-sig", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [row["image_id"] for row in rows] == [*(f"'{text}" for text in HOSTILE), *ids[len(HOSTILE) :]]
     first = rows[0]
@@ -204,7 +205,11 @@ def test_formulas_are_defused_and_numbers_stay(tmp_path: Path) -> None:
     assert first["mask_path"] == first["threshold"] == first["stage_ms"] == ""
     assert json.loads(first["tiles"])[0] == {"x0": -3, "y0": 0, "x1": 20, "y1": 20, "component": 1, "score": 0.1}
     table = pd.read_csv(target / "predictions.csv")
-    assert table["pred_score"].dtype == np.float64 and table["image_height"].tolist() == [30] * len(ids)
+    assert (
+        table.columns[0] == "image_id"
+        and table["pred_score"].dtype == np.float64
+        and table["image_height"].tolist() == [30] * len(ids)
+    )
 
 
 def test_csv_has_each_image_once_with_its_decision(output: str) -> None:
@@ -213,6 +218,8 @@ def test_csv_has_each_image_once_with_its_decision(output: str) -> None:
     add_part(output, 4, IDS[1:2], pred_score=0.95)
     table = pd.read_csv(f"{export_run(output, 'csv').target}/predictions.csv").set_index("image_id")
     assert table.index.is_unique and len(table) == 27
+    again = read_table(f"{output}/exports/csv/predictions.csv", ["image_id", "image_path"], [])
+    assert again["image_id"].to_pylist() == table.index.tolist()
     assert table.loc[IDS[0], "pred_score"] == 0.9 and table.loc[IDS[0], "pred_label"] == 1
     assert table.loc[IDS[1], "pred_score"] == 0.95 and pd.isna(table.loc[IDS[1], "pred_label"])
     assert table.loc["broken", "error_message"] == "'=cmd()" and pd.isna(table.loc["broken", "pred_label"])
@@ -433,7 +440,7 @@ def test_a_run_in_an_object_store_is_exported_there(monkeypatch: pytest.MonkeyPa
             assert export_run(output, name).target == f"s3://exports/out/exports/{name}?region=us-east-1"
             with bucket.open_input_stream(f"exports/out/exports/{name}/{file}") as stream:
                 content = stream.read()
-            assert content.startswith(b"II" if name == "tiff" else b"image_id,")
+            assert content.startswith(b"II" if name == "tiff" else b"\xef\xbb\xbfimage_id,")
         with pytest.raises(UsageError, match="among its tables"):
             export_run(output, "csv", "s3://exports/out/predictions?region=us-east-1")
         export_run(output, "csv")

@@ -18,7 +18,7 @@ from zsad.pipeline.calibrate import calibrate
 from zsad.pipeline.cost import calibrated_costs, measured_costs, stage_costs, table_costs
 from zsad.pipeline.plan import format_plan, plan, sampled, to_json
 from zsad.pipeline.progress import ProgressCounter, ProgressReporter, Snapshot
-from zsad.pipeline.score import ScoreOptions
+from zsad.pipeline.score import ScoreOptions, _announce
 from zsad.storage import SCORED_SCHEMA, RunInfo, encode_map, encode_rle, part_name, write_part, write_run
 
 WEIGHTS = {"isnet": "1", "sam": "2", "clip": "3", "clipseg": "4"}
@@ -90,6 +90,8 @@ def test_a_new_run(collection):
     assert found.sizes.smallest == (200, 100) and found.sizes.largest == (200, 105)
     assert found.costs is None and found.seconds is None
     assert "--calibrate" in format_plan(found)
+    assert "200 x 100 to 200 x 105, median 200 x 103, " in format_plan(found)
+    assert "(headers of 1 image, seed 0)" in format_plan(plan(options(collection, limit=1)))
     assert found.maps_bytes == pytest.approx(7 * 0.55 * found.sizes.megapixels * 1e6, abs=1)
     assert json.loads(to_json(found))["sizes"]["median"] == [200, 103]
 
@@ -264,3 +266,14 @@ def test_times_per_stage_are_those_of_the_images_that_reached_it(monkeypatch):
     reporter = ProgressReporter(Scripted(counter.read(0)), 6, io.StringIO())
     reporter._print()
     assert reporter.stage_ms == {"load": 2.0, "saliency": 10.0, "instances": 10.0}
+
+
+def test_images_without_a_category_are_in_no_category(tmp_path):
+    manifest = pa.table({"category": ["nut", None, "bolt", "nut"]})
+    for rows, said in (
+        (manifest, "4 images in 2 categories or none ("),
+        (manifest.drop_null(), "3 images in 2 categories ("),
+    ):
+        stream = io.StringIO()
+        _announce(options(tmp_path), load_config("mini"), rows, rows, "f" * 64, True, stream)
+        assert stream.getvalue().startswith(said)

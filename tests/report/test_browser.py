@@ -6,12 +6,14 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
-from tests.report.conftest import CLASSES, HOSTILE
+from tests.report.conftest import CLASSES, HOSTILE, failed_row
 from zsad import read_predictions
 from zsad.evaluation.thresholds import parse_rule
 from zsad.report.site import build_report
+from zsad.storage import SCORED_SCHEMA, part_name, write_part
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 CHROMEDRIVER = shutil.which("chromedriver")
@@ -263,6 +265,20 @@ def test_detail_view_tells_why(page, predictions):
     assert f"broken {HOSTILE}" in page.text("detail")
 
 
+def test_a_failed_image_with_a_picture_is_marked(driver, make_run):
+    output = make_run(4, evaluated=False)
+    photograph = read_predictions(output).query("status == 'ok'")["image_path"].iloc[0]
+    failed = failed_row(3) | {"image_path": photograph, "error_stage": "instances"}
+    write_part(output, part_name("s", 0), pa.Table.from_pylist([failed], SCORED_SCHEMA))
+    build_report(output)
+    page = Page(driver, output).open()
+    cards = "return [...document.querySelectorAll('.card')].map(c => [c.querySelector('.photo') !== null, "
+    shown = page.run(cards + "c.querySelector('.missing')?.textContent ?? null])")
+    assert sorted(map(str, shown)) == sorted(
+        map(str, [[True, None]] * 4 + [[True, "failed"]] + [[False, "failed"]] * 2)
+    )
+
+
 def test_hostile_names_are_text(page):
     page.set("filter-class", sorted(CLASSES).index(HOSTILE))
     page.until("return document.querySelectorAll('#grid .card').length === 40")
@@ -289,6 +305,8 @@ def test_fits_a_phone(page):
         for name in ("metrics", "curves", "run", "gallery"):
             page.run("document.getElementById(arguments[0]).click()", f"tab-{name}")
             assert page.run("return document.documentElement.scrollWidth") <= 390, name
+        cut = "return [...document.querySelectorAll('.card strong')].filter(n => n.scrollWidth > n.clientWidth).length"
+        assert page.run("document.querySelector('.mark').textContent = 'a decision of many words'; " + cut) == 0
     finally:
         page.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -15,7 +16,8 @@ from tests.report.conftest import HEIGHT, HOSTILE, WIDTH, scored_row
 from zsad import read_predictions
 from zsad.cli import main
 from zsad.errors import UsageError
-from zsad.report.records import choose_large, colour_scale, rank
+from zsad.evaluation import METRICS_SCHEMA
+from zsad.report.records import choose_large, colour_scale, rank, row_scripts
 from zsad.report.site import build_report
 from zsad.storage import SCORED_SCHEMA, read_run, write_part, write_run
 
@@ -70,7 +72,7 @@ def test_details_hold_what_the_row_holds(built):
     failed = details[-1]
     assert failed["type"] == "truncated"
     assert HOSTILE in failed["message"]
-    assert failed["problems"]
+    assert not failed["problems"], "type and message say it"
 
 
 def test_ground_truth_and_peak_lie_where_the_mask_is(built):
@@ -118,6 +120,15 @@ def test_page_shows_run_metrics_and_errors(built):
     assert page.count("<title>Precision-recall curve</title>") == 4
 
 
+def test_metrics_are_headed_by_their_size(built, tmp_path):
+    output, report = copy_of(built, tmp_path)
+    metrics = pd.read_parquet(f"{output}/metrics/native.parquet").assign(resolution="240")
+    pq.write_table(pa.Table.from_pandas(metrics, METRICS_SCHEMA, preserve_index=False), f"{output}/metrics/240.parquet")
+    build_report(output)
+    page = (report / "index.html").read_text()
+    assert "240 x 240 pixels" in page and "native resolution" in page and "240 resolution" not in page
+
+
 def test_second_report_draws_nothing_and_a_changed_set_is_pruned(built, tmp_path):
     output, report = copy_of(built, tmp_path)
     before = {path: path.stat().st_mtime_ns for path in report.glob("pictures/*/*")}
@@ -139,11 +150,28 @@ def test_missing_photograph_is_said_and_drawn_once_it_is_there(make_run):
     away = photograph.with_suffix(".away")
     photograph.rename(away)
     report = build_report(output)
-    assert report.problems == 3
+    assert report.problems == 1
+    assert report.lines()[0].endswith("; 1 could not be drawn in full (its detail view says why)")
     details = content(Path(output) / "report" / "data" / "details-0.js")[1]
-    assert sum("No photograph: missing" in " ".join(detail["problems"]) for detail in details) == 3
+    assert sum("No photograph: missing" in " ".join(detail["problems"]) for detail in details) == 1
     away.rename(photograph)
-    assert build_report(output).problems == 2
+    assert build_report(output).problems == 0
+    drawn = []
+    build_report(output, progress=lambda done, total: drawn.append(total))
+    assert not drawn, "what could never be read is not tried again"
+
+
+def test_ids_are_shown_as_far_as_they_tell_images_apart():
+    ids = ["a/good/000.JPG", "a/bad/000.JPG", "a/bad/001.JPG", "b/bad/000.JPG", "000.JPG", "x/a/good/000.JPG"]
+    ranked = pd.DataFrame(
+        {"image_id": ids, "category": ["a", "a", "a", "b", "c", "a"], "status": "ok", "error_type": None}
+    )
+    _, script = next(row_scripts(ranked, ids))
+    shown = [
+        "/".join(image_id.split("/")[-parts:])
+        for image_id, _, _, parts in json.loads(script.partition(", ")[2].rpartition(");")[0])
+    ]
+    assert shown == ["a/good/000.JPG", "bad/000.JPG", "001.JPG", "000.JPG", "000.JPG", "x/a/good/000.JPG"]
 
 
 def test_damaged_map_costs_one_heatmap_and_a_changed_photograph_is_said(make_run):
@@ -258,5 +286,5 @@ def test_photographs_of_a_dataset_that_moved_are_drawn_with_its_root(make_run, t
     for picture in output.parent.glob("*.png"):
         picture.rename(moved / picture.name)
     # Of the two that failed there never was one.
-    assert build_report(str(output), str(tmp_path / "lost")).problems == 6
-    assert build_report(str(output), str(tmp_path / "found"), root=str(moved)).problems == 2
+    assert build_report(str(output), str(tmp_path / "lost")).problems == 4
+    assert build_report(str(output), str(tmp_path / "found"), root=str(moved)).problems == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import json
@@ -34,6 +35,8 @@ DECISION_COLUMNS = ("threshold", "pred_label", "pixel_threshold", "rule")
 
 _DECISION_TYPES = tuple(DECISIONS_SCHEMA.field(name).type for name in DECISION_COLUMNS)
 _BATCH = 4096
+_MARK = codecs.BOM_UTF8
+"""Without it Excel takes UTF-8 for the local character set."""
 _STARTS_A_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 """What makes a cell a formula in Excel, LibreOffice or Google Sheets, with the full-width forms."""
 _STARTS_A_FORMULA_LATER = re.compile("([;|\t]\\s*)(?=[=+\\-@\uff1d\uff0b\uff0d\uff20])")
@@ -48,7 +51,7 @@ def decisions_if_any(output: str) -> pd.DataFrame | None:
 
 
 def write_csv(output: str, decisions: pd.DataFrame | None, target: str) -> str:
-    """``predictions.csv``: UTF-8, one line per image, all columns of the predictions, then those of the decisions.
+    """``predictions.csv``: UTF-8 with a byte order mark, one line per image, all columns of the predictions, then those of the decisions.
 
     The latter are empty where no decision was made on this score, of which it warns. Lists and structs are JSON, nulls are empty, float32 values are as short as their precision allows. A text that a spreadsheet
     would take for a formula gets a ``'`` before it; columns of numbers hold numbers only.
@@ -75,6 +78,7 @@ def defused(text: str) -> str:
 
 def _write(output: str, decisions: pd.DataFrame | None, sink: Sink, counts: dict[str, int]) -> None:
     counts |= {"rows": 0, "stale": 0, "undecided": 0}
+    sink.write(_MARK)
     _write_lines(sink, [[*PREDICTIONS_SCHEMA.names, *DECISION_COLUMNS]])
     for rows in _valid_rows(output):
         for batch in rows.to_batches(_BATCH):

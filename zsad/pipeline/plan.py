@@ -236,12 +236,12 @@ def _image_size(path: str, config: Config) -> tuple[int, int] | None:
 
 def _sizes_text(sizes: Sizes) -> str:
     if sizes.median is None or sizes.smallest is None or sizes.largest is None:
-        return f"none of {sizes.sampled} sampled files is a readable image"
-    shown = " x ".join(map(str, sizes.median))
+        return f"none of {count(sizes.sampled, 'sampled file')} is a readable image"
+    smallest, shown, largest = (" x ".join(map(str, each)) for each in (sizes.smallest, sizes.median, sizes.largest))
     if sizes.smallest != sizes.largest:
-        shown = f"{'x'.join(map(str, sizes.smallest))} to {'x'.join(map(str, sizes.largest))}, median {shown}"
+        shown = f"{smallest} to {largest}, median {shown}"
     bad = f", {sizes.unreadable} of them unreadable" if sizes.unreadable else ""
-    return f"{shown}, mean {sizes.megapixels:.2f} megapixels (headers of {sizes.sampled} images, seed {_SEED}{bad})"
+    return f"{shown}, mean {sizes.megapixels:.2f} megapixels (headers of {count(sizes.sampled, 'image')}, seed {_SEED}{bad})"
 
 
 def _differs(config: Config, options: ScoreOptions, info: RunInfo | None) -> tuple[str, ...]:

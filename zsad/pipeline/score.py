@@ -263,6 +263,8 @@ def _announce(
 ) -> None:
     categories = [name for name in pc.unique(manifest["category"]).to_pylist() if name is not None]
     where = f" in {count(len(categories), 'category')}" if categories else ""
+    if categories and manifest["category"].null_count:
+        where += " or none"
     print(
         f"{count(manifest.num_rows, 'image')}{where} ({options.dataset}, {redact(options.root)}); "
         f"{manifest.num_rows - work.num_rows:,} already done, {work.num_rows:,} to do.\n"

@@ -43,6 +43,7 @@ class Subject:
         mask_path: of the ground truth, None for none.
         map_row_group: of its anomaly map, None for an image that could not be scored.
         large: also pictures of ``LARGE`` pixels.
+        unreadable: it could not be read when it was to be scored; its row says why.
     """
 
     key: str
@@ -51,6 +52,7 @@ class Subject:
     mask_path: str | None
     map_row_group: int | None
     large: bool
+    unreadable: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,7 @@ class Drawn:
         outline: SVG path of the foreground in image pixels, empty for none.
         truth: SVG path of the ground truth.
         peak: x, y of the anomaly map's maximum, None without a map.
-        problems: what could not be drawn and why.
+        problems: what could not be drawn and why, but for the photograph of an unreadable one.
     """
 
     photo: bool = False
@@ -155,7 +157,8 @@ def _save_photo(
         if size is not None and image_size(data, limits.max_pixels) != size:
             problems.append("The photograph has another size now than when it was scored.")
     except ImageError as error:
-        problems.append(f"No photograph: {error.kind}: {error}")
+        if not subject.unreadable:
+            problems.append(f"No photograph: {error.kind}: {error}")
         return False
     except MemoryError:
         problems.append("No photograph: it did not fit into memory")

@@ -161,12 +161,16 @@ def _table(metrics: pd.DataFrame, labelled: int, ranked: pd.DataFrame, dataset: 
         same = ranked["split"].isin(str(first["split"]).split("+"))
         expected = int((ranked["pred_score"].notna() & ranked["gt_label"].notna() & same).sum())
     return MetricsTable(
-        f"{first['resolution']} resolution{split}",
+        f"{_resolution(str(first['resolution']))}{split}",
         rows,
         _notes(metrics),
         stale=counts[MEAN][0] != expected,
         published=_comparisons(values, classes, dataset),
     )
+
+
+def _resolution(name: str) -> str:
+    return f"{name} x {name} pixels" if name.isdigit() else f"{name} resolution"
 
 
 def _notes(metrics: pd.DataFrame) -> list[str]:

@@ -10,6 +10,7 @@ import base64
 import hashlib
 import json
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -83,13 +84,14 @@ def subjects(ranked: pd.DataFrame, large: set[int], scale: Scale) -> list[Subjec
     """What is to be drawn, one per row; the key changes with everything that changes a picture."""
     columns = ["image_id", "image_path", "mask_path", "map_row_group", "fingerprint", "file_size", "file_mtime"]
     found = []
-    for number, row in enumerate(ranked[[*columns, "pred_score"]].to_dict("records")):
+    for number, row in enumerate(ranked[[*columns, "pred_score", "error_stage"]].to_dict("records")):
         image_path, mask_path = _text(row["image_path"]) or "", _text(row["mask_path"])
         parts = [_DRAWING_VERSION, scale.low, scale.high, row["image_id"], image_path, mask_path]
         parts += [str(row[name]) for name in ("fingerprint", "file_size", "file_mtime", "pred_score")]
         key = hashlib.blake2b(json.dumps(parts).encode(), digest_size=10).hexdigest()
         row_group = _integer(row["map_row_group"])
-        found.append(Subject(key, row["image_id"], image_path, mask_path, row_group, number in large))
+        unreadable = _text(row["error_stage"]) == "load"
+        found.append(Subject(key, row["image_id"], image_path, mask_path, row_group, number in large, unreadable))
     return found
 
 
@@ -120,7 +122,8 @@ def index_script(ranked: pd.DataFrame, drawn: Sequence[Drawn], facts: dict[str, 
 
 def row_scripts(ranked: pd.DataFrame, keys: Sequence[str]) -> Iterator[tuple[str, str]]:
     """(name, content) of the scripts with what a card of the gallery shows."""
-    return _chunks("rows", ranked[["image_id", "status", "error_type"]], keys, _card, ROWS_PER_CHUNK)
+    columns = ranked[["image_id", "status", "error_type"]]
+    return _chunks("rows", columns, list(zip(keys, _shown_parts(ranked), strict=True)), _card, ROWS_PER_CHUNK)
 
 
 def detail_scripts(ranked: pd.DataFrame, drawn: Sequence[Drawn]) -> Iterator[tuple[str, str]]:
@@ -128,8 +131,23 @@ def detail_scripts(ranked: pd.DataFrame, drawn: Sequence[Drawn]) -> Iterator[tup
     return _chunks("details", ranked, drawn, _detail, DETAILS_PER_CHUNK)
 
 
-def _card(row: Any, key: str) -> list[str | None]:
-    return [row.image_id, key, None if row.status == "ok" else _text(row.error_type) or "error"]
+def _card(row: Any, picture: tuple[str, int]) -> list[str | int | None]:
+    key, parts = picture
+    return [row.image_id, key, None if row.status == "ok" else _text(row.error_type) or "error", parts]
+
+
+def _shown_parts(ranked: pd.DataFrame) -> list[int]:
+    """How many parts of its id, from the end, tell each image from the others of its class."""
+    ids = [str(image_id).split("/") for image_id in ranked["image_id"]]
+    classes = ranked["category"].tolist()
+    shown, left = [1] * len(ids), list(range(len(ids)))
+    while left:
+        names = [(classes[i], *ids[i][-shown[i] :]) for i in left]
+        counts = Counter(names)
+        left = [i for i, name in zip(left, names, strict=True) if counts[name] > 1 and shown[i] < len(ids[i])]
+        for i in left:
+            shown[i] += 1
+    return shown
 
 
 def _detail(row: Any, drawn: Drawn) -> dict[str, Any]:

@@ -62,9 +62,10 @@ class Report:
 
     def lines(self) -> list[str]:
         """What to tell the user."""
-        text = f"{self.images:,} images in {self.seconds:.1f} s"
+        text = f"{self.images:,} image{'' if self.images == 1 else 's'} in {self.seconds:.1f} s"
         if self.problems:
-            text += f"; of {self.problems:,} something could not be drawn (their detail view says what)"
+            views = "its detail view says" if self.problems == 1 else "their detail views say"
+            text += f"; {self.problems:,} could not be drawn in full ({views} why)"
         return [text, f"Report: {self.page}"]
 
 

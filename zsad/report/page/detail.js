@@ -90,7 +90,7 @@ zsad.detail = (() => {
 
   function title(i, item) {
     const { classes, categories } = gallery.facts;
-    return classes.length > 1 ? `${visible(classes[categories[i]])} · ${zsad.fileName(item.id)}` : zsad.fileName(item.id);
+    return classes.length > 1 ? `${visible(classes[categories[i]])} · ${item.name}` : item.name;
   }
 
   function head(i, item) {

@@ -103,18 +103,18 @@ zsad.gallery = (() => {
 
   function card(item) {
     const i = item.number;
-    const name = zsad.fileName(item.id);
     const frame = element("div", { class: "frame" });
     if (facts.hasPhoto(i)) frame.append(element("img", { src: zsad.picture(item.key, "photo"), alt: "", loading: "lazy", class: "photo" }));
     if (facts.hasHeat(i)) frame.append(element("img", { src: zsad.picture(item.key, "heat"), alt: "", loading: "lazy", class: "heat" }));
-    if (!facts.hasPhoto(i)) frame.append(element("span", { class: "missing" }, item.error ? "failed" : "no photograph"));
+    if (item.error || !facts.hasPhoto(i)) frame.append(element("span", { class: "missing" }, item.error ? "failed" : "no photograph"));
     const text = failed(i) ? zsad.visible(item.error) : number(scores[i]);
     return element("a", { class: "card", href: `#image-${i}`, "data-number": i, title: zsad.visible(item.id) },
       frame,
       element("span", { class: "line" }, element("strong", {}, text), element("span", { class: "mark" })),
       element("span", { class: "name" },
         label(i) === 2 ? null : element("span", { class: `dot ${label(i) === 1 ? "anomalous" : "normal"}`, role: "img", "aria-label": label(i) === 1 ? "labelled anomalous" : "labelled normal" }),
-        element("bdi", {}, facts.classes.length > 1 ? `${zsad.visible(facts.classes[categories[i]])} · ${name}` : name)));
+        facts.classes.length > 1 ? element("bdi", { class: "class" }, `${zsad.visible(facts.classes[categories[i]])} ·`) : null,
+        element("bdi", {}, item.name)));
   }
 
   function markCards() {

@@ -50,8 +50,8 @@ const zsad = (() => {
 
   async function row(number, facts) {
     const chunk = await load(`rows-${Math.floor(number / facts.rowsPerChunk)}`);
-    const [id, key, error] = chunk[number % facts.rowsPerChunk];
-    return { number, id, key, error };
+    const [id, key, error, parts] = chunk[number % facts.rowsPerChunk];
+    return { number, id, key, error, name: visible(id.split("/").slice(-parts).join("/") || id) };
   }
 
   async function details(number, facts) {
@@ -74,7 +74,6 @@ const zsad = (() => {
 
   /** Control and direction characters made visible, so that no name can pass for another. */
   const visible = (text) => String(text).replace(/[\p{Cc}\p{Cf}\p{Cs}\p{Zl}\p{Zp}]/gu, "\uFFFD");
-  const fileName = (id) => visible(id.split("/").pop() || id);
   const number = (value, digits = 4) => value === null || Number.isNaN(value) ? "–" : value.toFixed(digits);
   const byId = (id) => document.getElementById(id);
 
@@ -112,5 +111,5 @@ const zsad = (() => {
   }
 
   startTabs();
-  return { receive, load, index, row, details, picture, element, visible, fileName, number, byId };
+  return { receive, load, index, row, details, picture, element, visible, number, byId };
 })();
