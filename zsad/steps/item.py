@@ -138,8 +138,9 @@ def load(items: Sequence[ImageItem], config: ImagesConfig, threads: int = 1) -> 
 
 
 def require_numbers(values: NDArray[np.float32], what: str) -> None:
-    """Raises ImageError where ``values`` hold NaN or infinity, as weights that do not fit or a faulty GPU give them."""
-    if not np.isfinite(values.max()) or not np.isfinite(values.min()):
+    """Raises ImageError where ``values``, at least one, hold NaN or infinity: weights that do not fit, or a faulty GPU."""
+    # NaN is the maximum of whatever it is among; what is minus infinity before a sigmoid or a norm is none after it.
+    if not np.isfinite(values.max()):
         raise ImageError(
             "not_finite", f"{what} holds NaN or infinity; are these the right weights? Try models.precision=fp32"
         )
