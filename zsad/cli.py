@@ -303,19 +303,21 @@ def explain(
 ) -> None:
     """Why an image has its score: a picture of every stage, after Fig. 1 of the paper, and a summary."""
     from zsad.config import load_config
-    from zsad.report.explain import figure_path, open_photograph
+    from zsad.report.explain_input import figure_path, read_photograph
 
     settings = load_config(preset, config, tuple(set_ or ()))
     path = figure_path(image, output)
-    item = open_photograph(image, object_name, settings)
-    # The models take seconds to load; wrong input does not wait for them.
+    photograph = read_photograph(image, object_name, settings)
+    # Torch takes seconds to load; wrong input does not wait for it.
     from zsad.detector import Detector, device_of
     from zsad.pipeline.cost import slow_warning
     from zsad.report.explain import explain as run
+    from zsad.report.explain import open_photograph
     from zsad.report.explain_figure import write_figure
     from zsad.report.explain_text import format_explanation
     from zsad.text import printable
 
+    item = open_photograph(image, object_name, settings, photograph)
     slow = slow_warning(settings, device_of(settings))
     if slow:
         typer.echo(f"Warning: {slow}", err=True)

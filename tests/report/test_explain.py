@@ -1,5 +1,7 @@
 """``zsad explain``: what is shown is what was scored, and wrong input is refused before a model is loaded."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import cv2
@@ -17,9 +19,10 @@ from zsad.errors import ImageError, UsageError
 from zsad.method.tile_level import score_tiles
 from zsad.models.sam_mask_generator import Annotation
 from zsad.report import explain_figure
-from zsad.report.explain import explain, figure_path, open_photograph
+from zsad.report.explain import explain, open_photograph
 from zsad.report.explain_figure import draw_explanation
 from zsad.report.explain_foreground import foreground_row
+from zsad.report.explain_input import figure_path
 from zsad.report.explain_text import format_explanation
 from zsad.report.overlay import grey
 from zsad.report.panels import UNIT, Line, fit, in_font, text_block
@@ -234,6 +237,20 @@ def test_wrong_input_is_refused(tmp_path, photographs, capsys, monkeypatch):
     refused(capsys, [photo, *noun, "--output", "nowhere/out.png"], ["nowhere", "folder that exists"])
     refused(capsys, [photo, *noun, "--output", photo], ["the photograph itself"])
     assert sorted(path.name for path in tmp_path.iterdir()) == ["notes.jpg"]
+
+
+@pytest.mark.parametrize("arguments", [["no.jpg"], ["here.png", "--output", "nowhere/out.png"]])
+def test_wrong_paths_are_refused_without_torch(tmp_path, arguments):
+    Image.new("RGB", (8, 8)).save(tmp_path / "here.png")
+    code = (
+        "import sys; from zsad.cli import main\n"
+        "try: main(['explain', *sys.argv[1:], '--object', 'nut', '--preset', 'mini'])\n"
+        "except SystemExit as end: print(end.code, 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120, cwd=tmp_path
+    )
+    assert done.stdout == "2 False\n" and "Error: Cannot" in done.stderr, done.stderr
 
 
 def test_the_command_writes_a_picture_and_a_summary(tmp_path, photographs, capsys, monkeypatch):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -14,14 +13,13 @@ from numpy.typing import NDArray
 from zsad.config import Config
 from zsad.coverage import covered_annotations
 from zsad.errors import ImageError, UsageError
-from zsad.filesystem import is_local, redact
-from zsad.images import FORMATS
-from zsad.layout import EXPLAINED
+from zsad.filesystem import redact
 from zsad.method.aggregation import top_count
 from zsad.method.pixel_level import average_prompts
 from zsad.method.prompts import localising_prompts, sample_prompts
 from zsad.method.tile_level import pool_prompts
 from zsad.models.weights import is_trained
+from zsad.report.explain_input import file_name, read_photograph, unexplainable
 from zsad.steps.item import ImageItem, anomaly_map, load
 from zsad.steps.trace import Trace
 
@@ -89,7 +87,7 @@ class Explanation:
     @property
     def name(self) -> str:
         """File name of the photograph."""
-        return _file_name(redact(self.item.path))
+        return file_name(redact(self.item.path))
 
     @property
     def photograph(self) -> NDArray[np.uint8]:
@@ -125,48 +123,22 @@ class Explanation:
         return f"the mean of the {k} highest of {number} components (the top {share:.0%})"
 
 
-def open_photograph(path: str, noun: str, config: Config) -> ImageItem:
-    """The decoded photograph, ready to be explained. Needs no model, so wrong input fails at once.
+def open_photograph(path: str, noun: str, config: Config, data: bytes | None = None) -> ImageItem:
+    """The decoded photograph, ready to be explained.
 
     Args:
-        path: path or URI of the photograph.
-        noun: what it shows.
+        path, noun, config: as for ``read_photograph``.
+        data: what that gave; read when left out.
 
     Raises:
-        UsageError: no noun, prompts that do not fit the configuration, or a file that is no readable photograph.
+        UsageError: as ``read_photograph``, or a photograph that cannot be decoded.
     """
-    if not noun.strip():
-        raise UsageError('--object is empty. Expected a noun for what the photograph shows, e.g. "metal washer".')
-    sample_prompts(noun, config.prompts)
-    item = ImageItem(path=path, class_name=noun, trace=Trace())
+    data = read_photograph(path, noun, config) if data is None else data
+    item = ImageItem(path=path, class_name=noun, data=data, trace=Trace())
     load([item], config.images)
     if item.failure is not None:
-        raise UsageError(
-            f"Cannot explain {redact(path)!r}: {item.failure.message} ({item.failure.kind}). "
-            f"Expected a photograph: {', '.join(FORMATS)}."
-        )
+        raise unexplainable(path, item.failure.kind, item.failure.message)
     return item
-
-
-def figure_path(image: str, output: str | None) -> Path:
-    """Where the picture goes: ``output``, or ``NAME-explained.png`` in the current folder.
-
-    Raises:
-        UsageError: not a .png, in a folder that does not exist, a folder itself, or the photograph.
-    """
-    path = Path(f"{Path(_file_name(image)).stem}{EXPLAINED}" if output is None else output).expanduser()
-    if output is not None and (not is_local(output) or path.suffix.lower() != ".png"):
-        raise UsageError(f"Cannot write the picture to {redact(output)!r}. Expected a local file that ends in .png.")
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise UsageError(f"Cannot write the picture to {str(path)!r}. Expected a file in a folder that exists.")
-    if (
-        is_local(image)
-        and path.exists()
-        and Path(image).expanduser().exists()
-        and path.samefile(Path(image).expanduser())
-    ):
-        raise UsageError(f"{str(path)!r} is the photograph itself. Give another file with --output.")
-    return path
 
 
 def explain(runner: Runner, item: ImageItem) -> Explanation:
@@ -216,10 +188,6 @@ def explain(runner: Runner, item: ImageItem) -> Explanation:
         prompt_maps=torch.from_numpy(logits).sigmoid().numpy(),
         average_map=average[0].numpy(),
     )
-
-
-def _file_name(path: str) -> str:
-    return path.partition("?")[0].rstrip("/").rsplit("/", 1)[-1]
 
 
 def _align(
