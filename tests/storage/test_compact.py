@@ -2,7 +2,6 @@
 
 import shutil
 import threading
-from contextlib import nullcontext
 from itertools import count
 from pathlib import Path
 
@@ -13,11 +12,9 @@ import pytest
 from zsad import UsageError
 from zsad.cli import main
 from zsad.errors import ZsadError
-from zsad.evaluation import evaluate_part, merge_states
+from zsad.evaluation import count_parts, decide_by
 from zsad.export import export_run
 from zsad.export import maps as maps_module
-from zsad.pipeline import evaluate as evaluate_module
-from zsad.pipeline.evaluate import decide_run
 from zsad.storage import (
     RunInfo,
     cleanup,
@@ -258,28 +255,30 @@ def test_the_command_prints_before_and_after(run, capsys):
     assert lines[1].startswith("anomaly_maps") and "10 files" in lines[1]
 
 
-@pytest.mark.parametrize("module", [maps_module, evaluate_module])
-def test_an_export_or_a_decision_begins_again_when_its_parts_are_replaced(run, monkeypatch, module):
-    def here(output, parts, resolution, limits):
-        return merge_states([evaluate_part(output, *part, resolution, limits) for part in parts], resolution)
-
-    monkeypatch.setattr(evaluate_module, "connected", nullcontext)
-    monkeypatch.setattr(evaluate_module, "check_readable", lambda *_: None)
-    monkeypatch.setattr(evaluate_module, "_merge_parts", here)
-    name = "each_map" if module is maps_module else "_merge_parts"
-    work = getattr(module, name)
+def test_an_export_begins_again_when_its_parts_are_replaced(run, monkeypatch):
+    work = maps_module.each_map
 
     def after_compaction(*args):
         if len(list_parts(run, "predictions")) == 10:
             compact(run)
         return work(*args)
 
-    monkeypatch.setattr(module, name, after_compaction)
-    if module is maps_module:
-        assert export_run(run, "tiff").summary.startswith("16 ")
-    else:
-        assert len(decide_run(run, "quantile:0.9")) == 20
+    monkeypatch.setattr(maps_module, "each_map", after_compaction)
+    assert export_run(run, "tiff").summary.startswith("16 ")
     assert len(list_parts(run, "predictions")) == 1
+
+
+def test_an_evaluation_begins_again_when_its_parts_are_replaced(run):
+    asked = []
+
+    def after_compaction(*args):
+        asked.append(list_parts(run, "predictions"))
+        if len(asked) == 1:
+            compact(run)
+        return count_parts(*args)
+
+    assert len(decide_by(run, "quantile:0.9", count=after_compaction)) == 20
+    assert [len(parts) for parts in asked] == [10, 1]
 
 
 def test_reading_ends_where_parts_are_replaced_without_end(run, rows):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from zsad.config import Config
-from zsad.datasets.folder import EXPLAINED
 from zsad.errors import ImageError, UsageError
 from zsad.filesystem import is_local, read_bytes, redact
 from zsad.images import FORMATS, image_size
+from zsad.layout import EXPLAINED
 from zsad.method.prompts import sample_prompts
 
 
