@@ -146,7 +146,7 @@ def _compare(
 def _ours(
     model: sam.SAMModel, image: NDArray[np.uint8], config: ForegroundConfig, points: NDArray[np.float64]
 ) -> tuple[Costs, list[Annotation]]:
-    with _Watches(model.network, model, "encode") as watches:
+    with _Watches(model.network, model, "encode_pixels") as watches:
         found: list[Any] = []
         total = cpu_seconds(lambda: found.append(MaskGenerator(model).annotate(image, config, points)))
     return watches.costs(total), found[0]
@@ -188,6 +188,8 @@ class _Watches:
         del vars(self._owner)[self._method]
 
     def costs(self, total: float) -> Costs:
+        if not all(watch.seconds for watch in (self.encoding, self.wrapped, self.decoding, self.prompts)):
+            raise ValueError("what is timed was not called, so its time would count as post-processing")
         return Costs(
             decoding=self.decoding.seconds + self.prompts.seconds,
             post=total - self.encoding.seconds - self.wrapped.seconds - self.prompts.seconds,

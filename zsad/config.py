@@ -193,7 +193,8 @@ class RuntimeConfig(Section):
     memory_gib: float | None = Field(None, gt=0)
     """Memory declared per actor; null = none."""
     gpus: int | None = Field(None, ge=1)
-    """GPUs to ask an autoscaled cluster for, and to wait for, before the pools are sized; null = those there now."""
+    """GPUs to ask an autoscaled cluster for, and to wait for until they are free, before the pools are sized; null = those
+    there now."""
     shared_filesystem: bool = False
     """Whether local paths are the same on every node of a cluster (NFS and the like)."""
     fused: PoolConfig = PoolConfig()

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from typer.testing import CliRunner
 
 from zsad.cli import app
@@ -121,13 +122,17 @@ def test_masks_of_a_dataset_that_moved_are_found_with_its_root(ray_local, run, o
     ("kind", "words"),
     [
         ("killed", "A process that counted the maps ended: .*run the same command again"),
+        ("unschedulable", "this node of the cluster lends no CPU .* with --address local"),
         ("waits", r"No part of the maps was counted within 0\.5 s; the cluster has 2 CPUs.*--address local"),
     ],
 )
 def test_a_count_that_does_not_come_is_said_in_words(
     ray_local, monkeypatch, output: str, kind: str, words: str
 ) -> None:
-    monkeypatch.setattr("zsad.pipeline.evaluate.evaluate_part", {"killed": killed, "waits": waits}[kind])
+    monkeypatch.setattr("zsad.pipeline.evaluate.evaluate_part", {"waits": waits}.get(kind, killed))
+    if kind == "unschedulable":
+        other = NodeAffinitySchedulingStrategy("0" * 56, soft=False)
+        monkeypatch.setattr("zsad.pipeline.evaluate.on_this_node", lambda: other)
     monkeypatch.setattr("zsad.pipeline.evaluate._PART_SECONDS", 0.5 if kind == "waits" else 60)
     with pytest.raises(ZsadError, match=words) as caught:
         evaluate_run(output)
@@ -141,3 +146,10 @@ def killed(*_: object) -> None:
 
 def waits(*_: object) -> None:
     time.sleep(5)
+
+
+def test_a_cluster_that_shrinks_meanwhile_still_counts_every_part(ray_local, monkeypatch, output: str) -> None:
+    expected = evaluate_run(output)
+    cpus = iter([2.0, 64.0, *[0.0] * 20])
+    monkeypatch.setattr("zsad.pipeline.evaluate._cpus", lambda: next(cpus))
+    pd.testing.assert_frame_equal(evaluate_run(output), expected)

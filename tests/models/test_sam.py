@@ -25,7 +25,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from zsad.config import ForegroundConfig, ModelConfig
-from zsad.errors import UsageError
+from zsad.errors import ImageError, UsageError
 from zsad.models import sam, sam_network
 from zsad.models.device import autocast
 from zsad.models.sam_batches import shared_batches
@@ -670,3 +670,20 @@ def test_a_gpu_decodes_as_many_batches_as_one_as_its_memory_allows(monkeypatch, 
     for size in (64, 32, 1):
         assert generator("cuda")._batch_size(ForegroundConfig(points_per_batch=size)) == size * batches
     assert generator("cpu")._batch_size(ForegroundConfig()) == 64
+
+
+def test_a_predicted_iou_that_is_no_number_is_an_error_of_the_image():
+    generator = MaskGenerator(small_sam(seed=0))
+    config = ForegroundConfig(points_per_side=2, pred_iou_threshold=-9, stability_threshold=0)
+    images = [np.zeros((60, 90, 3), np.uint8), np.full((60, 90, 3), 255, np.uint8)]
+    encode = generator.model.encode_pixels
+
+    def broken(pixels, plan):
+        embedding = encode(pixels, plan)
+        return embedding if pixels.mean() < 0 else replace(embedding, features=embedding.features * float("nan"))
+
+    vars(generator.model)["encode_pixels"] = broken
+    assert len(list(generator.annotate_all(images[:1], config, [None]))) == 1
+    with pytest.raises(ImageError, match="SAM's predicted IoU is NaN") as caught:
+        list(generator.annotate_all(images, config, [None, None]))
+    assert caught.value.kind == "not_finite"

@@ -86,3 +86,10 @@ def test_one_of_several_encodes():
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda _: cached_texts(Model(), ["a"], encode), range(8)))
     assert encode.calls == 1 and all((one == 1).all() for one in found)
+
+
+def test_what_is_no_number_is_not_kept():
+    broken = np.full((2, 3), np.nan, np.float32)
+    assert np.isnan(cached_texts(Model(), ["a"], lambda: broken)).all()
+    encode = Encoder()
+    assert np.isfinite(cached_texts(Model(), ["a"], encode)).all() and encode.calls == 1

@@ -126,7 +126,7 @@ def test_any_other_error_is_named_in_one_line():
 def test_a_run_without_progress_is_said_in_our_words(ray_local):
     text = str(_explain(wrap(ExecutionTimeoutError("ds.context")), 90))
     assert text.startswith(
-        "The run stopped: No batch was finished within 90 s (runtime.no_progress_seconds). The cluster has 0"
+        "The run stopped: No batch was finished within 90 s (runtime.no_progress_seconds). The cluster has 2 CPUs and 0 "
     )
 
 

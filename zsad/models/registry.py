@@ -227,7 +227,7 @@ def _open_clip_entry(name: str) -> WeightsEntry | None:
     if (found or {}).get("quick_gelu") and not architecture.get("quick_gelu"):
         raise UsageError(
             f"The weights {tag!r} of {model} were trained with the activation QuickGELU, which {name!r} does not compute. "
-            f"Expected '{model}-quickgelu/{tag}'."
+            f"Expected '{model}-quickgelu/{tag}', with a new --output where one was scored under this name."
         )
     repository, _, file = hub.rpartition("/")
     file = file or "open_clip_model.safetensors"

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from zsad.config import ForegroundConfig
 from zsad.coverage import covered_annotations, is_covered
+from zsad.errors import ImageError
 from zsad.models.device import to_host
 from zsad.models.sam import Embedding, Placed, SAMModel, point_grid
 from zsad.models.sam_batches import Batches, Run, plan_batches
@@ -261,7 +262,14 @@ class MaskGenerator:
             predicted_iou: (3 P,) float32.
             first_point: index of the first of the P prompts.
             config: thresholds; 0 or less turns a filter off.
+
+        Raises:
+            ImageError: a predicted IoU is NaN, which every filter would drop.
         """
+        if bool(predicted_iou.isnan().any()):
+            raise ImageError(
+                "not_finite", "SAM's predicted IoU is NaN; are these the right weights? Try models.precision=fp32"
+            )
         chosen = torch.arange(len(low), device=low.device)
         if config.pred_iou_threshold > 0:
             chosen = (predicted_iou > config.pred_iou_threshold).nonzero()[:, 0]

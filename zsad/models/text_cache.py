@@ -43,7 +43,9 @@ def cached_texts(
             found = _read(path)
             if found is None:
                 found = encode()
-                _write(path, found)
+                # NaN of a faulty GPU would stay for good.
+                if np.isfinite(found).all():
+                    _write(path, found)
             return found
     except OSError:
         return encode()

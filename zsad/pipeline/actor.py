@@ -18,10 +18,10 @@ import torch
 from zsad.config import Config
 from zsad.detector import METHOD, Step, build_steps, use_large_pages
 from zsad.errors import ImageError, ZsadError
-from zsad.filesystem import redact
+from zsad.filesystem import redact, sleep_about
 from zsad.models.graphs import out_of_memory
 from zsad.pipeline.adapter import items_from_table, scored_table, transport_table
-from zsad.pipeline.ledger import LOADING, PATIENCE, Attempt
+from zsad.pipeline.ledger import PATIENCE, Attempt
 from zsad.pipeline.pools import Pool
 from zsad.pipeline.progress import FailedImage
 from zsad.steps.isolation import lost_device
@@ -29,6 +29,8 @@ from zsad.steps.item import ImageItem, fitting, load, read
 from zsad.storage.schemas import STAGE_MS
 
 _MAX_WORDS = 200
+_LOADING_PAUSE = 60.0
+"""Seconds before a process loads models where several of its actor ended at that."""
 
 
 class StepActor:
@@ -75,7 +77,10 @@ class StepActor:
     def _load(self, config: Config, weights: Mapping[str, str] | None) -> Sequence[Step]:
         actor = ray.get_runtime_context().get_actor_id() if ray.is_initialized() else ""
         if self.ledger is not None:
-            ray.get(self.ledger.begin_loading.remote(self.pool.name, actor, self.node))
+            ended = ray.get(self.ledger.begin_loading.remote(self.pool.name, actor, self.node))
+            if ended >= PATIENCE:
+                # Others of the pool are at work, and this one may be one too many for the memory.
+                sleep_about(_LOADING_PAUSE)
         steps = self.build(config, self.pool.steps)
         for step in steps:
             # Steps of one's own may have no model.
@@ -87,7 +92,7 @@ class StepActor:
                     f"run are {expected}. Expected the same files on every node; replace those that differ."
                 )
         if self.ledger is not None:
-            self.ledger.finish.remote(LOADING, [actor])
+            self.ledger.has_loaded.remote(self.pool.name, actor)
         return steps
 
     def build(self, config: Config, names: Sequence[str]) -> Sequence[Step]:

@@ -34,7 +34,7 @@ def wait_for_gpus(root: str, output: str, config: Config, stream: TextIO) -> Non
         return
     if ray.cluster_resources().get("GPU", 0) < gpus:
         _refuse_local(root, output, config)
-    print(f"Waiting for {gpus} GPUs.", file=stream, flush=True)
+    print(f"Waiting for {gpus} GPUs; the cluster has {_gpus()}.", file=stream, flush=True)
     # Unlike a request to the autoscaler, a placement group goes when this process is killed: no node stays for nothing.
     group = placement_group([{"GPU": 1}] * gpus)
     try:
@@ -56,9 +56,10 @@ def _gpus() -> str:
 
 def no_progress(seconds: float) -> ZsadError:
     """The error of a run in which no batch was finished for so long."""
+    cpus = f"{ray.cluster_resources().get('CPU', 0):g} CPUs and {_gpus()} GPUs"
     return ZsadError(
-        f"No batch was finished within {seconds:g} s (runtime.no_progress_seconds). The cluster has {_gpus()} GPUs: are the "
-        "others taken by another job, were nodes lost, or is a batch slower than that?"
+        f"No batch was finished within {seconds:g} s (runtime.no_progress_seconds). The cluster has {cpus}. Did another job "
+        "take them, were nodes lost, or is a batch slower than that?"
     )
 
 

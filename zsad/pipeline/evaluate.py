@@ -146,7 +146,7 @@ def _merge_parts(
     try:
         while True:
             # Anew each time: nodes of an autoscaled cluster come and go.
-            free = max(2, int(_cpus()) * _IN_FLIGHT_PER_CPU) - len(running)
+            free = max(0, max(2, int(_cpus()) * _IN_FLIGHT_PER_CPU) - len(running))
             running.extend(task.remote(output, *part, resolution, limits) for part in islice(waiting, free))
             if not running:
                 return merged
@@ -160,6 +160,11 @@ def _merge_parts(
         raise ZsadError(
             f"No part of the maps was counted within {_PART_SECONDS:g} s; the cluster has {_cpus():g} CPUs. Wait for "
             "capacity and run the same command again, or run it on one machine with --address local."
+        ) from None
+    except ray.exceptions.TaskUnschedulableError:
+        raise ZsadError(
+            "The run's files are local, and this node of the cluster lends no CPU to read them with. Run the same command "
+            "with --address local."
         ) from None
     except ray.exceptions.RayError as error:
         raise ZsadError(

@@ -13,7 +13,7 @@ from zsad.pipeline.progress import ProgressCounter
 PATIENCE = 3
 """Processes that may end at an image before it is given up: one with its whole batch, two with it alone."""
 
-LOADING = "(loading)"
+_LOADING = "(loading)"
 """Stands for a pool where an actor loads its models: what may end a process then is no image."""
 
 FORGIVEN = 5
@@ -54,6 +54,7 @@ class Ledger(ProgressCounter):
         super().__init__()
         self._attempts: dict[tuple[str, str], Attempt] = {}
         self._given_up: set[str] = set()
+        self._loaded: set[str] = set()
         self._limit = given_up_limit
 
     def begin(self, pool: str, ids: Sequence[str], node: str = "") -> list[Attempt]:
@@ -71,15 +72,18 @@ class Ledger(ProgressCounter):
         attempt.ended += 1
         attempt.stage, attempt.reason, attempt.node = "", "", node
 
-    def begin_loading(self, pool: str, actor: str, node: str = "") -> None:
-        """A process of an actor begins to load its models; ``finish(LOADING, [actor])`` when it has them.
+    def begin_loading(self, pool: str, actor: str, node: str = "") -> int:
+        """A process of an actor begins to load its models; ``has_loaded`` when it has them.
+
+        Returns:
+            How many of this actor's processes ended before they had.
 
         Raises:
-            ZsadError: ``PATIENCE`` processes of this actor ended before they had.
+            ZsadError: ``PATIENCE`` of them did, and no actor of the pool has loaded its models so far.
         """
-        attempt = self._attempts.setdefault((LOADING, actor), Attempt())
+        attempt = self._attempts.setdefault((_LOADING, actor), Attempt())
         self._forgive([attempt])
-        if attempt.ended >= PATIENCE:
+        if attempt.ended >= PATIENCE and pool not in self._loaded:
             raise ZsadError(
                 f"{attempt.ended} processes of pool {pool!r} ended while they loaded their models (a crash, or out of "
                 "memory). Look at the logs of Ray's workers; a lower runtime.<pool>.size, smaller models or nodes with more "
@@ -87,6 +91,12 @@ class Ledger(ProgressCounter):
             )
         attempt.ended += 1
         attempt.node = node
+        return attempt.ended - 1
+
+    def has_loaded(self, pool: str, actor: str) -> None:
+        """An actor has its models."""
+        self._loaded.add(pool)
+        self.finish(_LOADING, [actor])
 
     @staticmethod
     def _forgive(attempts: Sequence[Attempt]) -> None:

@@ -54,10 +54,10 @@ class TileScores:
 
         batches = in_device_batches(len(queue), even_batch(len(queue), self.config.runtime.device_batch), forward)
         embeddings = np.concatenate(batches)
-        require_numbers(embeddings, "an embedding of CLIP")
         bounds = np.cumsum([len(item.tiles) for item in items])[:-1]
         for item, images in zip(items, np.split(embeddings, bounds), strict=True):
             scores = score_tiles(images, *self._prompts(item.class_name), self.scale)
+            require_numbers(scores, "a tile score of CLIP")
             components = component_scores(scores, np.array([tile.component for tile in item.tiles]))
             item.tile_scores, item.component_scores = scores, components
             item.score = sample_score(components, self.config.aggregation.top_fraction)
