@@ -113,7 +113,7 @@ zsad.gallery = (() => {
       element("span", { class: "line" }, element("strong", {}, text), element("span", { class: "mark" })),
       element("span", { class: "name" },
         label(i) === 2 ? null : element("span", { class: `dot ${label(i) === 1 ? "anomalous" : "normal"}`, role: "img", "aria-label": label(i) === 1 ? "labelled anomalous" : "labelled normal" }),
-        facts.classes.length > 1 ? element("bdi", { class: "class" }, `${zsad.visible(facts.classes[categories[i]])} ·`) : null,
+        facts.classes.length > 1 ? element("bdi", { class: "class" }, zsad.visible(facts.classes[categories[i]])) : null,
         element("bdi", {}, item.name)));
   }
 
