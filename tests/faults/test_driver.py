@@ -84,7 +84,8 @@ def test_interrupted_while_ray_starts_it_leaves_nothing_behind(start, tmp_path, 
     assert driver.text().endswith("Interrupted. What is committed stays; run the same command again to go on.\n")
     assert "Traceback" not in driver.text()
     assert len(family) > 3
-    assert not wait_gone(family, 20)
+    # On a busy machine Ray's last processes take their time to notice.
+    assert not wait_gone(family, 60)
     assert not list((tmp_path / "out").glob("predictions/*"))
 
 
