@@ -10,6 +10,7 @@ import pytest
 
 from zsad.config import load_config
 from zsad.datasets import load_manifest
+from zsad.errors import ZsadError
 from zsad.pipeline import actor as actor_module
 from zsad.pipeline.actor import StepActor
 from zsad.pipeline.ledger import Ledger
@@ -96,3 +97,21 @@ def test_an_image_that_may_have_ended_a_process_shares_the_next_one_with_no_othe
         thread.join()
     assert sum(1 in together for together in seen) == 2
     assert all(together == (1,) for together in seen if 1 in together)
+
+
+def test_weights_other_than_the_run_s_are_refused_before_anything_is_scored():
+    pool = Pool("all", ("saliency", "tile_scores"), 1, 0.0, 1, 1)
+
+    class Actor(StepActor):
+        def build(self, config, names):
+            # A step of one's own has no model.
+            models = [SimpleNamespace(sha256="a" * 64), SimpleNamespace(sha256="b" * 64)]
+            steps = [SimpleNamespace(name=name, model=model) for name, model in zip(names, models, strict=True)]
+            return [SimpleNamespace(name="own"), *steps]
+
+    config = load_config("mini")
+    Actor(pool, config, "f" * 64, None, {"isnet": "a" * 64, "clip": "b" * 64})
+    Actor(pool, config, "f" * 64)
+    words = "The weights of the step tile_scores on node .* have sha256 b{64}.*isnet a{64}, clip c{64}.*replace those that differ"
+    with pytest.raises(ZsadError, match=words):
+        Actor(pool, config, "f" * 64, None, {"isnet": "a" * 64, "clip": "c" * 64})
