@@ -10,6 +10,8 @@ os.environ.update({"HF_HUB_OFFLINE": "1", "RAY_USAGE_STATS_ENABLED": "0", "RAY_A
 os.environ.update({"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing"})
 # Several threads per process only fight over the few cores that tests run on.
 os.environ["OMP_NUM_THREADS"] = "1"
+# Where a test does take two, one that waits does not hold a core that another test's process needs.
+os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 import pytest
 import torch
