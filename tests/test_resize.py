@@ -14,7 +14,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from zsad import resize as module
-from zsad.resize import Normalisation, resize_into
+from zsad.resize import Normalisation, Padded, resize_into
 from zsad.stretch import stretch
 
 KERNELS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
@@ -66,6 +66,49 @@ def test_resize_is_pillows(kernel, seed, height, width, new_height, new_width):
     pixels = picture(seed, height, width)
     ours = resize(pixels, new_height, new_width, kernel)
     assert np.array_equal(ours, pillow(pixels, new_height, new_width, kernel))
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.integers(0, 1000), sides, sides, sides, sides, st.tuples(*[st.integers(0, 90)] * 4))
+@example(0, 1, 1, 1, 1, (0, 0, 0, 1))
+@example(1, 20, 90, 90, 90, (35, 35, 0, 0))
+@example(1, 90, 20, 90, 90, (0, 0, 35, 35))
+@example(0, 300, 40, 7, 50, (3, 0, 5, 1))
+def test_padding_is_scaled_as_if_it_were_there(kernel, seed, height, width, new_height, new_width, padding):
+    pixels = picture(seed, height, width)
+    top, bottom, left, right = padding
+    whole = np.pad(pixels, ((top, bottom), (left, right), (0, 0)), mode="edge")
+    ours = resize(Padded(pixels, *padding), new_height, new_width, kernel)
+    assert np.array_equal(ours, pillow(whole, new_height, new_width, kernel))
+
+
+@pytest.mark.parametrize("shape", [(900, 8500), (8500, 900)])
+@pytest.mark.parametrize(("side", "kernel"), [(240, "bicubic"), (352, "bilinear")])
+def test_a_long_image_is_scaled_as_its_padded_square(shape, side, kernel):
+    pixels = picture(1, *shape)
+    before, after = (8500 - 900) // 2, (8500 - 900) // 2
+    padding = (before, after, 0, 0) if shape[0] < shape[1] else (0, 0, before, after)
+    whole = np.pad(pixels, (padding[:2], padding[2:], (0, 0)), mode="edge")
+    expected = pillow(whole, side, side, kernel)
+    del whole
+    assert np.array_equal(resize(Padded(pixels, *padding), side, side, kernel), expected)
+
+
+def test_padding_takes_little_memory():
+    """The padded square of each of these would take 4.8 GB."""
+    script = (
+        "import resource, numpy as np; from zsad.resize import Normalisation, Padded, resize_into\n"
+        "output, plain = np.empty((3, 352, 352), np.float32), Normalisation(1, (0, 0, 0), (1, 1, 1))\n"
+        "resize_into(output, np.zeros((400, 400, 3), np.uint8), 'bilinear', plain)\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "wide, tall = np.zeros((2000, 40000, 3), np.uint8), np.zeros((40000, 2000, 3), np.uint8)\n"
+        "resize_into(output, Padded(wide, 19000, 19000, 0, 0), 'bilinear', plain)\n"
+        "resize_into(output, Padded(tall, 0, 0, 19000, 19000), 'bilinear', plain)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    grown = int(subprocess.run([sys.executable, "-c", script], check=True, capture_output=True, text=True).stdout)
+    assert grown < 500 * 1024  # KiB; the two images are 458 MiB, of which only pages that are read count
 
 
 @pytest.mark.parametrize(

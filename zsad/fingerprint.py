@@ -11,7 +11,7 @@ from zsad.config import Config
 from zsad.images import DECODER, RESIZE
 from zsad.projection import PROJECTION
 
-METHOD_VERSION = 1
+METHOD_VERSION = 2
 """Raised whenever a change of code changes scores by more than float32's rounding: old and new rows are never mixed."""
 HALF_PRECISION_VERSION = 6
 """As ``METHOD_VERSION``, for changes that alter scores in half precision only; see the history of this line."""

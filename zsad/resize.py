@@ -48,6 +48,28 @@ class Normalisation:
         return np.float32(self.divisor), np.array(self.mean, np.float32), np.array(self.std, np.float32)
 
 
+@dataclass(frozen=True)
+class Padded:
+    """Pixels with their edge repeated around them, as ``np.pad(..., mode="edge")``, without the memory for that.
+
+    Attributes:
+        pixels: (h, w, 3) uint8.
+        top, bottom, left, right: rows and columns that are added, 0 or more.
+    """
+
+    pixels: NDArray[np.uint8]
+    top: int
+    bottom: int
+    left: int
+    right: int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height and width with the padding, and 3."""
+        height, width = self.pixels.shape[:2]
+        return self.top + height + self.bottom, self.left + width + self.right, 3
+
+
 class _Thread(threading.local):
     """What each thread has of its own."""
 
@@ -59,7 +81,7 @@ _thread = _Thread()
 
 def resize_into(
     output: NDArray[np.float32],
-    pixels: NDArray[np.uint8],
+    pixels: NDArray[np.uint8] | Padded,
     kernel: Filter,
     normalisation: Normalisation,
     size: tuple[int, int] | None = None,
@@ -71,7 +93,9 @@ def resize_into(
 
     Args:
         output: (3, H, W) float32, contiguous; its upper left corner is filled in.
-        pixels: (h, w, 3) uint8; a window of a larger image need not be copied.
+        pixels: (h, w, 3) uint8; a window of a larger image need not be copied. With padding, the result is that of
+            the padded image, which is never made: an edge that is repeated along one axis is repeated in the result
+            of the other axis' pass.
         kernel: ``bilinear`` or ``bicubic``, widened when scaling down (antialiasing).
         normalisation: what becomes of a byte.
         size: height and width to scale to, at least 1 and at most (H, W); None = these.
@@ -80,15 +104,16 @@ def resize_into(
         ValueError: pixels or output of another type or shape, or a size that does not fit.
     """
     height, width = size or output.shape[1:]
-    check_pixels(pixels)
+    padded = pixels if isinstance(pixels, Padded) else Padded(pixels, 0, 0, 0, 0)
+    check_pixels(padded.pixels)
     fits = output.ndim == 3 and 1 <= height <= output.shape[1] and 1 <= width <= output.shape[2]
     if output.dtype != np.float32 or len(output) != 3 or not fits:
         raise ValueError(
             f"cannot scale to {height} x {width} in {output.dtype} {output.shape}; expected float32 (3, H, W)"
         )
-    if _rows_first(pixels.shape, height, width):
-        pixels = _rows(pixels, height, kernel)
-    rows = _columns(pixels, width, kernel)
+    if _rows_first(padded.shape, height, width):
+        padded = _rows(padded, height, kernel)
+    rows = _columns(padded, width, kernel)
     sums, values = np.empty(3 * width, np.int32), np.empty(3 * width, np.uint8)
     taps = _taps(len(rows), height, kernel)
     _combine_and_normalise(_flat(rows), *taps, sums, values, *normalisation.arrays, output)
@@ -105,30 +130,37 @@ def _rows_first(shape: tuple[int, ...], height: int, width: int) -> bool:
     return height < shape[0] and shape[0] - height > 2 * (shape[1] - width)
 
 
-def _rows(pixels: NDArray[np.uint8], height: int, kernel: Filter) -> NDArray[np.uint8]:
-    """(h, w, 3) -> (height, w, 3)."""
-    output = np.empty((height, *pixels.shape[1:]), np.uint8)
+def _rows(padded: Padded, height: int, kernel: Filter) -> Padded:
+    """(h, w, 3) -> (height, w, 3), padded at the left and right only."""
     # A kernel sees one memory layout only: processes that compile it for several at once can mix them up on disk.
-    pixels = np.ascontiguousarray(pixels)
+    pixels = np.ascontiguousarray(padded.pixels)
+    if padded.top or padded.bottom:
+        pixels = np.pad(pixels, ((padded.top, padded.bottom), (0, 0), (0, 0)), mode="edge")
+    output = np.empty((height, *pixels.shape[1:]), np.uint8)
     _combine(
         _flat(pixels), *_taps(pixels.shape[0], height, kernel), np.empty(3 * pixels.shape[1], np.int32), _flat(output)
     )
-    return output
+    return Padded(output, 0, 0, padded.left, padded.right)
 
 
-def _columns(pixels: NDArray[np.uint8], width: int, kernel: Filter) -> NDArray[np.uint8]:
-    """(h, w, 3) -> (h, 3, width), which is good until the next call."""
-    height, before = pixels.shape[:2]
-    if width == before:
-        return np.ascontiguousarray(pixels.transpose(0, 2, 1))
+def _columns(padded: Padded, width: int, kernel: Filter) -> NDArray[np.uint8]:
+    """(h, w, 3) -> (h, 3, width), which is good until the next call; h and w with the padding."""
+    pixels, (height, before, _) = padded.pixels, padded.shape
     taps = _taps(before, width, kernel)
-    rows = min(height, max(64, _BLOCK // (3 * before) // 64 * 64))
+    rows = min(len(pixels), max(64, _BLOCK // (3 * before) // 64 * 64))
     sums = np.empty(3 * rows, np.int32)
     memory = _scratch(3 * (height * width + rows * (before + width)))
     output = memory[: 3 * height * width].reshape(height, 3, width)
+    own = output[padded.top : padded.top + len(pixels)]
     turned_memory, scaled_memory = memory[output.size :], memory[output.size + 3 * rows * before :]
-    for top in range(0, height, rows):
-        block = _flat(pixels[top : top + rows])
+    for top in range(0, len(pixels), rows):
+        some = pixels[top : top + rows]
+        if padded.left or padded.right:
+            some = np.asarray(cv2.copyMakeBorder(some, 0, 0, padded.left, padded.right, cv2.BORDER_REPLICATE), np.uint8)
+        if width == before:
+            own[top : top + rows] = some.transpose(0, 2, 1)
+            continue
+        block = _flat(some)
         lines = len(block)
         turned = turned_memory[: block.size].reshape(3 * before, lines)
         scaled = scaled_memory[: 3 * lines * width].reshape(width, 3 * lines)
@@ -137,7 +169,9 @@ def _columns(pixels: NDArray[np.uint8], width: int, kernel: Filter) -> NDArray[n
         _combine(turned.reshape(before, 3 * lines), *taps, sums[: 3 * lines], scaled)
         for channel in range(3):
             columns = scaled[:, channel * lines : (channel + 1) * lines]
-            cv2.transpose(columns, output[top : top + rows, channel])
+            cv2.transpose(columns, own[top : top + rows, channel])
+    output[: padded.top] = own[0]
+    output[padded.top + len(pixels) :] = own[-1]
     return output
 
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from zsad.config import TilingConfig
-
-_LARGEST_PADDED_SIDE = 4096
+from zsad.resize import Padded
 
 
 @dataclass(frozen=True)
@@ -72,33 +70,20 @@ def tile_image(
     return Tiling(tuple(tiles), tuple(widened))
 
 
-def crop(image: NDArray[np.uint8], tile: Tile) -> NDArray[np.uint8]:
-    """The pixels of ``tile``; outside the image its edge is repeated.
-
-    A tile inside the image is a view. Padding is made by clamped coordinates. A padded tile over 4096
-    pixels is reduced by area averaging first, so that a long thin image never becomes a huge square.
+def crop(image: NDArray[np.uint8], tile: Tile) -> NDArray[np.uint8] | Padded:
+    """The pixels of ``tile``, without a copy; outside the image its edge is repeated.
 
     Args:
         image: (H, W, 3) uint8.
 
     Returns:
-        (h, w, 3) uint8, square.
+        (h, w, 3) uint8, square: a view, or what of it lies in the image and the padding to be added.
     """
     height, width = image.shape[:2]
-    if tile.x0 >= 0 and tile.y0 >= 0 and tile.x1 <= width and tile.y1 <= height:
-        return image[tile.y0 : tile.y1, tile.x0 : tile.x1]
-    reduction = -(-(tile.x1 - tile.x0) // _LARGEST_PADDED_SIDE)
-    if reduction > 1:
-        real = image[max(tile.y0, 0) : tile.y1, max(tile.x0, 0) : tile.x1]
-        size = [max(1, round(length / reduction)) for length in (real.shape[1], real.shape[0])]
-        image = np.asarray(cv2.resize(real, size, interpolation=cv2.INTER_AREA), np.uint8)
-        height, width = image.shape[:2]
-        side = (tile.x1 - tile.x0) // reduction
-        left, top = -(max(-tile.x0, 0) // reduction), -(max(-tile.y0, 0) // reduction)
-        tile = Tile(left, top, left + side, top + side, tile.component)
-    rows = np.clip(np.arange(tile.y0, tile.y1), 0, height - 1)
-    columns = np.clip(np.arange(tile.x0, tile.x1), 0, width - 1)
-    return image[rows[:, None], columns]
+    inside = image[max(tile.y0, 0) : tile.y1, max(tile.x0, 0) : tile.x1]
+    top, left = max(-tile.y0, 0), max(-tile.x0, 0)
+    bottom, right = max(tile.y1 - height, 0), max(tile.x1 - width, 0)
+    return Padded(inside, top, bottom, left, right) if top or bottom or left or right else inside
 
 
 def _inside(start: int, stop: int, side: int, size: int) -> int:

@@ -23,7 +23,7 @@ from torchvision.transforms import Compose
 from zsad.errors import UsageError
 from zsad.models import clip_resnet, weights
 from zsad.models.device import autocast, host_tensor, images_at_once, place
-from zsad.resize import Filter, Normalisation, resize_into
+from zsad.resize import Filter, Normalisation, Padded, resize_into
 
 if TYPE_CHECKING:
     from zsad.config import ModelConfig, Precision
@@ -66,11 +66,11 @@ class CLIPModel:
         self._normalisation = Normalisation(255, mean, std)  # type: ignore[arg-type]
         self._kernel: Filter = "bilinear" if config.interpolation == "bilinear" else "bicubic"
 
-    def preprocess(self, tiles: Sequence[NDArray[np.uint8]]) -> Tensor:
+    def preprocess(self, tiles: Sequence[NDArray[np.uint8] | Padded]) -> Tensor:
         """Tiles as the checkpoint wants them: its own resize, interpolation, mean and std.
 
         Args:
-            tiles: N of (h, w, 3) uint8 RGB.
+            tiles: N of (h, w, 3) uint8 RGB; padded ones square.
 
         Returns:
             (N, 3, S, S) float32 on the host. A tile that is not square is resized and cropped as open_clip does.
@@ -78,9 +78,10 @@ class CLIPModel:
         side = self.input_size
         output = host_tensor((len(tiles), 3, side, side), self.device)
         for own, tile in zip(output.numpy(), tiles, strict=True):
+            pixels = tile
             # Of a square, all of open_clip's resize modes make the same.
-            square = tile.shape[0] == tile.shape[1]
-            pixels = tile if square else np.asarray(self._place(Image.fromarray(tile)))
+            if not isinstance(tile, Padded) and tile.shape[0] != tile.shape[1]:
+                pixels = np.asarray(self._place(Image.fromarray(tile)))
             resize_into(own, pixels, self._kernel, self._normalisation)
         return output
 

@@ -24,7 +24,7 @@ from zsad.models.clipseg_decoder import FusedDecoder
 from zsad.models.clipseg_network import build, decode, film, input_size, position_table, ready, reductions
 from zsad.models.device import DTYPES, autocast, host_tensor, images_at_once
 from zsad.models.triton_support import kernel_dtype
-from zsad.resize import Normalisation, resize_into
+from zsad.resize import Normalisation, Padded, resize_into
 
 if TYPE_CHECKING:
     from zsad.config import ModelConfig, Precision
@@ -75,7 +75,7 @@ class CLIPSegModel:
         self.precision = precision
         self._tokenizer = SimpleTokenizer(context_length=self.context_length)
 
-    def preprocess(self, tiles: Sequence[NDArray[np.uint8]]) -> Tensor:
+    def preprocess(self, tiles: Sequence[NDArray[np.uint8] | Padded]) -> Tensor:
         """Bilinear resize to the input size, ImageNet mean and std: the checkpoint's own preprocessing.
 
         Args:

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from zsad.errors import ZsadError
-from zsad.method.tiling import crop
+from zsad.method.tiling import Tile
 from zsad.report.explain import Alignment, Explanation
 from zsad.report.explain_foreground import foreground_row
 from zsad.report.overlay import Picture, blend, draw_boxes, grey, heat, resize_values
@@ -78,7 +78,7 @@ def _rule() -> Picture:
 
 def _tile_row(explanation: Explanation) -> list[Picture]:
     best = explanation.item.tiles[explanation.best]
-    closeup = fit(crop(explanation.photograph, best), UNIT, UNIT)
+    closeup = fit(_closeup(explanation.photograph, best), UNIT, UNIT)
     caption = [f"{best.x1 - best.x0} x {best.y1 - best.y0} pixels", *_tile_arithmetic(explanation)]
     prompts = [*_prompt_lines("anomalous", explanation.anomalous), *_prompt_lines("normal", explanation.normal)]
     return [
@@ -86,6 +86,14 @@ def _tile_row(explanation: Explanation) -> list[Picture]:
         panel("Tile of the highest score", closeup, caption, UNIT),
         text_block(prompts, UNIT),
     ]
+
+
+def _closeup(photograph: Picture, tile: Tile) -> Picture:
+    """The tile, its padding shown as the models see it; of a very large one only every nth pixel."""
+    step = max(1, (tile.x1 - tile.x0) // 2048)
+    rows = np.clip(np.arange(tile.y0, tile.y1, step), 0, photograph.shape[0] - 1)
+    columns = np.clip(np.arange(tile.x0, tile.x1, step), 0, photograph.shape[1] - 1)
+    return photograph[rows[:, None], columns]
 
 
 def _tile_panel(explanation: Explanation) -> Picture:

@@ -18,6 +18,7 @@ from zsad.method.tiling import crop
 from zsad.models import clipseg
 from zsad.models.device import to_host
 from zsad.models.text_cache import cached_texts
+from zsad.resize import Padded
 from zsad.steps.isolation import even_batch, in_device_batches, isolate
 from zsad.steps.item import ImageItem, alive, load, require_numbers, timed
 
@@ -114,7 +115,7 @@ def averaged(
     return to_host(torch.cat([average_prompts(part, weights, average) for part in logits.split(some)]))
 
 
-def _crop(item: ImageItem, index: int) -> NDArray[np.uint8]:
+def _crop(item: ImageItem, index: int) -> NDArray[np.uint8] | Padded:
     if item.image is None:
         raise ValueError("the image is not decoded")
     return crop(item.image, item.tiles[index])
