@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import gc
 import logging
 import pickle
+import weakref
 
 import pytest
 import torch
@@ -89,6 +91,25 @@ def test_out_of_memory_is_the_callers_and_graphs_are_given_up():
     graphs.error = None
     assert torch.equal(graphs(torch.ones(1)), torch.full((1,), -2.0))
     assert [shapes[0][0] for shapes in graphs.recorded] == [1, 2, 2, 1]
+
+
+def test_what_a_recording_has_allocated_is_free_once_its_error_is_handled():
+    allocated = []
+
+    def fail():
+        working_memory = torch.ones(1)
+        allocated.append(weakref.ref(working_memory))
+        raise torch.OutOfMemoryError("no memory")
+
+    gc.disable()
+    try:
+        with pytest.raises(torch.OutOfMemoryError) as caught:
+            Fake(double, error=fail)(torch.ones(2))
+        assert allocated[0]() is not None
+        del caught
+        assert allocated[0]() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])

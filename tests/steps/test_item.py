@@ -39,6 +39,9 @@ def test_isolate_finds_the_one_image_that_fails():
     ("error", "condemned"),
     [
         (RuntimeError("CUDA error: an illegal memory access was encountered"), True),
+        (RuntimeError("Triton Error [CUDA]: an illegal memory access was encountered"), True),
+        (RuntimeError("Triton Error [CUDA]: out of memory"), False),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"), True),
         (torch.OutOfMemoryError("CUDA out of memory"), False),
         (RuntimeError("CUDA error: out of memory"), False),
         (UsageError("no such prompt"), True),

@@ -9,11 +9,7 @@ Rows are the tokens of all pairs, of C channels; H is the width of the hidden la
 
 from __future__ import annotations
 
-import os
 from typing import NamedTuple
-
-# Triton 3.9 warns where neither is asked for. Products and sums are fused here, as they were before.
-os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
 
 import torch
 import triton

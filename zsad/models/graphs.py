@@ -99,7 +99,11 @@ class CUDAGraphs:
             self._replays.clear()
             exhausted = _out_of_memory(error)
             if exhausted is not None:
-                raise exhausted from None
+                try:
+                    raise exhausted from None
+                finally:
+                    # Its traceback names this frame: together they would keep what the recording had allocated.
+                    del exhausted
             self._recordable = False
             _LOG.warning("No CUDA graph, so kernels are launched one by one: %s", str(error).partition("\n")[0])
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from functools import cache
 from typing import Any
@@ -10,6 +11,9 @@ import torch
 from torch import Tensor
 
 from zsad.models.graphs import out_of_memory
+
+# Read when a kernel is compiled. Triton 3.9 warns where neither is asked for, and later ones do not fuse by themselves.
+os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
 
 _LARGE_SHARED_MEMORY = 160_000
 """Bytes that the largest tilings take of a multiprocessor's shared memory, and some more."""

@@ -20,6 +20,10 @@ _MEMORY_BACK_OFF = (0.5, 2.0)
 """Seconds before the second and the third try when others held the memory; I/O has ``filesystem.BACK_OFF``."""
 
 
+_LOST_DEVICE = "CUDA error", "Triton Error [CUDA]", "CUDNN_STATUS_EXECUTION_FAILED"
+"""How a lost CUDA context reads in the errors of torch, Triton and cuDNN."""
+
+
 def attempt(stage: str, item: ImageItem, work: Callable[[ImageItem], object]) -> None:
     """Run ``work(item)``; an exception becomes the item's failure, unless it condemns the whole process.
 
@@ -110,10 +114,12 @@ def is_transient(error: Exception) -> bool:
 
 
 def free_memory() -> None:
-    """Give back what is kept of the GPU for later: recorded graphs and their memory, and torch's own."""
+    """Give back what is kept for later: recorded graphs and their memory, torch's memory on the GPU and pinned memory."""
     forget_graphs()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+        if hasattr(torch.accelerator, "empty_host_cache"):  # not in torch 2.6
+            torch.accelerator.empty_host_cache()
 
 
 def condemns_process(error: Exception) -> bool:
@@ -123,4 +129,4 @@ def condemns_process(error: Exception) -> bool:
 
 def lost_device(error: Exception) -> bool:
     """Whether the process has lost its CUDA context; only another process gets a new one."""
-    return not out_of_memory(error) and "CUDA error" in str(error)
+    return not out_of_memory(error) and any(text in str(error) for text in _LOST_DEVICE)
