@@ -1,5 +1,7 @@
 """What the detector says about wrong input; its figures are compared in tests/pipeline/test_same_as_detector.py."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -28,6 +30,26 @@ def test_an_image_without_pixels_is_refused(detector, image):
 def test_an_empty_noun_is_refused(detector, nouns):
     with pytest.raises(UsageError, match="The object is empty.*metal washer"):
         detector.score_batch([np.zeros((4, 4, 3), np.uint8)] * 2, nouns)
+
+
+@pytest.mark.parametrize(
+    "image", ["a.jpg", Path("a.jpg"), b"", np.zeros((2, 40, 3), np.uint8), Image.new("RGB", (4, 4))]
+)
+def test_one_image_is_no_batch(detector, image):
+    with pytest.raises(UsageError, match="Given one image; expected a list"):
+        detector.score_batch(image, "bolt")
+
+
+def test_a_batch_may_be_an_array_or_a_generator():
+    def name(items):
+        for item in items:
+            item.fail("load", ImageError("unreadable", str(item.image[0, 0, 0])))
+
+    detector = Detector([name], load_config("mini"))
+    images = np.arange(10, 10 + 2 * 40 * 50 * 3, dtype=np.int64).astype(np.uint8).reshape(2, 40, 50, 3)
+    expected = ["10", str(images[1, 0, 0, 0])]
+    for batch in (list(images), images, (one for one in images)):
+        assert [found.failure.message for found in detector.score_batch(batch, "bolt")] == expected
 
 
 def test_the_error_names_the_path_and_the_failure_of_a_batch_stays_short(detector, tmp_path):

@@ -8,10 +8,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from zsad.errors import UsageError
 from zsad.images import MOST_PIXELS
@@ -26,6 +34,14 @@ class Section(BaseModel):
     """Common settings of all sections: immutable, unknown fields refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_value(cls, value: object, info: ValidationInfo) -> object:
+        """Refuse true and false where pydantic would take them for 1 and 0."""
+        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:
+            raise ValueError("expected a number or a text; YAML reads yes, no, on and off as true and false")
+        return value
 
 
 class ImagesConfig(Section):
@@ -63,9 +79,9 @@ class ForegroundConfig(Section):
     """SAM is prompted at a grid of so many points along each side, as its automatic mask generator does by default."""
     points_per_batch: int = Field(64, ge=1)
     """Points that SAM decodes at once on a CPU; on a GPU up to eight times as many, as its memory allows."""
-    pred_iou_threshold: float = 0.88
+    pred_iou_threshold: float = Field(0.88, ge=0, le=1)
     """``pred_iou_thresh`` of SAM's automatic mask generator."""
-    stability_threshold: float = 0.95
+    stability_threshold: float = Field(0.95, ge=0, le=1)
     """Its ``stability_score_thresh``."""
     stability_offset: float = Field(1.0, ge=0)
     """Its ``stability_score_offset``."""
@@ -74,7 +90,7 @@ class ForegroundConfig(Section):
     point_pruning: Literal["none", "dis"] = "none"
     """``dis`` prompts SAM only at points inside the dilated DIS mask: faster, not exact."""
     pruning_dilation: float = Field(0.05, ge=0, le=1)
-    """Dilation radius for pruning, as a fraction of the longer image side."""
+    """How far, as a fraction of the longer image side, the DIS mask is dilated to each side (by a square) for pruning."""
 
 
 class TilingConfig(Section):
@@ -102,11 +118,32 @@ class PromptsConfig(Section):
     anomalous_states: tuple[str, ...] | None = Field(None, min_length=1)
     """The same for the anomalous states."""
     localising: tuple[str, ...] | None = Field(None, min_length=1)
-    """Replaces the 19 localising prompts of Fig. 2 (c)."""
+    """Replaces the 19 localising prompts of Fig. 2 (c), which do not name the object."""
     duplicates: Literal["weight", "drop"] = "weight"
     """A localising prompt listed twice carries double weight (``weight``) or counts once (``drop``)."""
     class_names: dict[str, str] = Field(default_factory=dict)
     """Noun per category, over the default table."""
+
+    @field_validator("normal_states", "anomalous_states")
+    @classmethod
+    def _states_name_the_object(cls, states: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for state in states or ():
+            if "[o]" not in state:
+                raise ValueError(
+                    f"the state {state!r} does not say where the object's name goes; expected [o] in it, e.g. 'damaged [o]'"
+                )
+        return states
+
+    @field_validator("localising")
+    @classmethod
+    def _prompts_are_plain(cls, prompts: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        for prompt in prompts or ():
+            if not prompt.strip() or "[o]" in prompt:
+                raise ValueError(
+                    f"the prompt {prompt!r} is empty or has [o] in it; localising prompts are the same for all objects, "
+                    "e.g. 'a scratch'"
+                )
+        return prompts
 
 
 class TileLevelConfig(Section):
@@ -249,6 +286,10 @@ def load_config(preset: str = "vand2023", path: str | Path | None = None, overri
             reason = (error.strerror if isinstance(error, OSError) else None) or error
             raise UsageError(f"Cannot read the configuration file {str(path)!r}: {reason}.") from None
         values = _merge(values, _parse(text, str(path)))
+    if isinstance(overrides, str) or not all(isinstance(override, str) for override in overrides):
+        raise UsageError(
+            f'The overrides are {overrides!r}. Expected a list of texts, e.g. ["foreground.min_coverage=0.9"].'
+        )
     for override in overrides:
         values = _merge(values, _parse_override(override))
     if values["preset"] != preset:
@@ -319,17 +360,36 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _explain(error: ValidationError) -> str:
-    lines = []
+    # A field of several types has a problem with each of them.
+    problems: dict[tuple[str, str], list[str]] = {}
     for problem in error.errors():
-        location = [str(part) for part in problem["loc"]]
-        given = problem.get("input")
+        location, given = _field(problem["loc"]), problem.get("input")
         if problem["type"] == "extra_forbidden":
-            lines.append(f"{'.'.join(location)}: unknown field. {_known_fields(location[:-1])}")
+            start, text = "unknown field. ", _known_fields(location[:-1])
         elif problem["type"] == "model_type":
-            lines.append(f"{'.'.join(location)}: given {given!r}, but it is a section. {_known_fields(location)}")
+            start, text = f"given {given!r}, but it is a section. ", _known_fields(location)
+        elif problem["type"] == "tuple_type":
+            start, text = f"given {given!r}; ", f"expected a list, e.g. [{given}, ...]."
+        elif problem["type"] == "too_short" and given:
+            continue  # the entries have problems of their own
         else:
-            lines.append(f"{'.'.join(location)}: given {given!r}; {problem['msg']}.")
+            start, text = f"given {given!r}; ", problem["msg"].removeprefix("Value error, ") + "."
+        problems.setdefault((".".join(location), start), []).append(text)
+    lines = [f"{field}: {start}{' Or: '.join(texts)}" for (field, start), texts in problems.items()]
     return "Wrong configuration:\n  " + "\n  ".join(lines)
+
+
+def _field(location: Sequence[str | int]) -> list[str]:
+    """Section, field and entry of a problem's location, without the names that pydantic gives to types."""
+    parts: list[str] = []
+    kind: Any = Config
+    for part in location:
+        is_section = isinstance(kind, type) and issubclass(kind, Section)
+        if is_section or isinstance(part, int) or get_origin(kind) is dict:
+            parts.append(str(part))
+        field = kind.model_fields.get(part) if is_section else None
+        kind = field.annotation if field is not None else None
+    return parts
 
 
 def _known_fields(location: Sequence[str]) -> str:

@@ -124,16 +124,20 @@ class Detector:
             raise ImageError(detection.failure.kind, path + detection.failure.message)
         return detection
 
-    def score_batch(self, images: Sequence[ImageLike], object: str | Sequence[str]) -> list[Detection]:
+    def score_batch(self, images: Iterable[ImageLike], object: str | Sequence[str]) -> list[Detection]:
         """Score several images; one that cannot be scored has ``failure`` set and stops no other.
 
         Args:
-            images: as in ``score``.
+            images: as in ``score``; also one array (N, H, W, 3).
             object: one noun for all, or one per image.
 
         Raises:
-            UsageError: an empty noun, not as many nouns as images, or an image that ``as_item`` refuses.
+            UsageError: one image instead of several, an empty noun, not as many nouns as images, or an image that
+                ``as_item`` refuses.
         """
+        if isinstance(images, str | bytes | os.PathLike | Image.Image) or _is_one_array(images):
+            raise UsageError("Given one image; expected a list of images. For a single one there is Detector.score.")
+        images = list(images)
         nouns = [object] * len(images) if isinstance(object, str) else _nouns(object)
         if len(nouns) != len(images):
             raise UsageError(f"Given {len(images)} images and {len(nouns)} objects; expected one object per image.")
@@ -233,6 +237,10 @@ def as_item(image: ImageLike, noun: str, white_level: float | None = None) -> Im
     raise UsageError(
         f"Cannot score a {given}. Expected a path, encoded bytes, a PIL image, (H, W, 3) uint8 RGB or (H, W) uint8 grey."
     )
+
+
+def _is_one_array(images: object) -> bool:
+    return isinstance(images, np.ndarray) and images.ndim < 4
 
 
 def _nouns(given: object) -> list[str]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from zsad.config import PromptsConfig
-from zsad.errors import UsageError
 
 WINCLIP_NORMAL_STATES = (
     "[o]",
@@ -99,9 +98,6 @@ def sample_prompts(noun: str, config: PromptsConfig) -> tuple[list[str], list[st
 
     Returns:
         (normal, anomalous): 418 and 506 prompts with the default states, none twice.
-
-    Raises:
-        UsageError: a state of the configuration has no ``[o]``.
     """
     extended = config.states == "extended"
     normal = config.normal_states or WINCLIP_NORMAL_STATES + PAPER_NORMAL_STATES * extended
@@ -121,10 +117,4 @@ def localising_prompts(config: PromptsConfig) -> tuple[list[str], list[float]]:
 
 
 def _compose(noun: str, states: Sequence[str]) -> list[str]:
-    for state in states:
-        if "[o]" not in state:
-            raise UsageError(
-                f"The state {state!r} does not say where the object's name goes. "
-                "Expected [o] in it, e.g. 'damaged [o]'."
-            )
     return [template.replace("[s]", state.replace("[o]", noun)) for state in states for template in TEMPLATES]
