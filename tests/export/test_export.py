@@ -14,7 +14,6 @@ import pytest
 import tifffile
 from hypothesis import example, given
 from hypothesis import strategies as st
-from moto.server import ThreadedMotoServer
 from PIL import Image
 from pyarrow import fs
 from pycocotools.coco import COCO
@@ -424,25 +423,16 @@ def test_fiftyone_that_is_not_installed(output: str) -> None:
         to_fiftyone(output)
 
 
-def test_a_run_in_an_object_store_is_exported_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    try:
-        bucket, _ = fs.FileSystem.from_uri("s3://exports?region=us-east-1&allow_bucket_creation=true")
-        bucket.create_dir("exports")
-        output = "s3://exports/out?region=us-east-1"
-        add_part(output, 0, IDS[:1])
-        add_decisions(output)
-        for name, file in [("tiff", "anomaly_images/bottle/test/broken/000.tiff"), ("csv", "predictions.csv")]:
-            assert export_run(output, name).target == f"s3://exports/out/exports/{name}?region=us-east-1"
-            with bucket.open_input_stream(f"exports/out/exports/{name}/{file}") as stream:
-                content = stream.read()
-            assert content.startswith(b"II" if name == "tiff" else b"\xef\xbb\xbfimage_id,")
-        with pytest.raises(UsageError, match="among its tables"):
-            export_run(output, "csv", "s3://exports/out/predictions?region=us-east-1")
-        export_run(output, "csv")
-    finally:
-        server.stop()
+def test_a_run_in_an_object_store_is_exported_there(s3_by_environment: fs.FileSystem) -> None:
+    s3_by_environment.create_dir("exports")
+    output = "s3://exports/out?region=us-east-1"
+    add_part(output, 0, IDS[:1])
+    add_decisions(output)
+    for name, file in [("tiff", "anomaly_images/bottle/test/broken/000.tiff"), ("csv", "predictions.csv")]:
+        assert export_run(output, name).target == f"s3://exports/out/exports/{name}?region=us-east-1"
+        with s3_by_environment.open_input_stream(f"exports/out/exports/{name}/{file}") as stream:
+            content = stream.read()
+        assert content.startswith(b"II" if name == "tiff" else b"\xef\xbb\xbfimage_id,")
+    with pytest.raises(UsageError, match="among its tables"):
+        export_run(output, "csv", "s3://exports/out/predictions?region=us-east-1")
+    export_run(output, "csv")
