@@ -56,9 +56,9 @@ def all_trained(models: ModelsConfig) -> bool:
     return all(is_trained(model.name, model.weights) for model in models.by_family().values())
 
 
-def find(name: str, explicit: str | Path | None = None) -> Path | None:
+def find(name: str) -> Path | None:
     """Where the weights lie now, without downloading or checking; None when they are nowhere."""
-    for _, path in _places(entry(name), explicit):
+    for _, path in _places(entry(name), None):
         if path is not None and path.is_file():
             return path
     return None
