@@ -114,7 +114,7 @@ def test_page_shows_run_metrics_and_errors(built):
     text = re.sub(r"<[^>]+>", " ", page)
     assert "untrained" in text
     assert "12.5" in text
-    assert "1 min 15 s" in text
+    assert "1m15s" in text
     assert re.search(r"load\s+truncated\s+2", text)
     assert "aggregation.top_fraction" in text
     assert re.search(r"candle\s+4\s+2\s+\d", text)
