@@ -46,7 +46,7 @@ def read_visa(root: str, *, class_names: Mapping[str, str], allow_outside_root: 
         class_names=class_names,
         expected=_LAYOUTS,
         below="1cls" if exists(join(root, "1cls")) else "",
-        follow_outside=allow_outside_root,
+        allow_outside_root=allow_outside_root,
     )
 
 
@@ -85,9 +85,9 @@ def _assemble(
         if table[name].null_count:
             row = pc.index(pc.is_null(table[name]), True).as_py() + 1
             raise UsageError(f"Row {row} of {redact(uri)!r} has no {name}. Fill it, or take the row out.")
-    relative, located = confine(table["image"], root, column="image", allow_outside=allow_outside_root)
+    relative, located = confine(table["image"], root, column="image", allow_outside_root=allow_outside_root)
     labels = read_labels(table["label"], uri)
-    _, masks = confine(table["mask"], root, column="mask", allow_outside=allow_outside_root)
+    _, masks = confine(table["mask"], root, column="mask", allow_outside_root=allow_outside_root)
     categories = pc.unique(table["object"])
     nouns = pa.array([noun_for(name, class_names) for name in categories.to_pylist()], pa.string())
     return build(
