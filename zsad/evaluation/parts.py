@@ -177,8 +177,7 @@ def _count_image(
             counts.excluded_no_mask += 1
             return
         try:
-            caps = limits.max_pixels, limits.max_file_bytes
-            mask = read_mask(row["mask_path"], row["image_path"], height, width, *caps)
+            mask = read_mask(row["mask_path"], row["image_path"], height, width, limits)
         except ImageError as error:
             _LOGGER.warning("image_id=%s stage=evaluate type=%s %s", row["image_id"], error.kind, error)
             counts.bad_masks = [*counts.bad_masks, f"{row['image_id']!r} ({error})"][:MAX_NAMED]
