@@ -155,7 +155,7 @@ class MaskGenerator:
                 )
             yield annotations
 
-    def _resized(self, images: Sequence[NDArray[np.uint8]], threads: int) -> Iterator[tuple[Tensor, tuple[int, int]]]:
+    def _resized(self, images: Sequence[NDArray[np.uint8]], threads: int) -> Iterator[Tensor]:
         """``preprocess`` of each; other than on a CPU, which has enough to do, threads begin at once."""
         if threads == 1 or self._on_cpu():
             return map(self.model.preprocess, images)
@@ -204,12 +204,12 @@ class MaskGenerator:
         return list(self.model.encode_points(points).split([len(own) for _, own in points])) if points else []
 
     def _encode_all(
-        self, resized: Iterator[tuple[Tensor, tuple[int, int]]], plans: Mapping[int, Upsampling]
+        self, resized: Iterator[Tensor], plans: Mapping[int, Upsampling]
     ) -> Iterator[tuple[int, Embedding]]:
         """Index and embedding of one image after the other; a GPU is not waited for."""
         for index, plan in plans.items():
             with self._streams.large():
-                embedding = self.model.encode_pixels(next(resized)[0], plan)
+                embedding = self.model.encode_pixels(next(resized), plan)
             yield index, embedding
 
     def _decode_all(
