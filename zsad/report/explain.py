@@ -18,7 +18,7 @@ from zsad.method.aggregation import top_count
 from zsad.method.pixel_level import average_prompts
 from zsad.method.prompts import localising_prompts, sample_prompts
 from zsad.method.tile_level import pool_prompts
-from zsad.models.weights import is_trained
+from zsad.models.registry import is_trained
 from zsad.report.explain_input import file_name, unexplainable
 from zsad.steps.item import ImageItem, anomaly_map, load
 from zsad.steps.trace import Trace
