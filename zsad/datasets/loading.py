@@ -87,7 +87,7 @@ def _warn_of_unused(class_names: Mapping[str, str], table: pa.Table, root: str) 
 def _look_up(table: pa.Table, folder: str, allow_outside_root: bool) -> pa.Table:
     """The table with size and time of the images that have no size; no local path is a link that leaves the folder."""
     unknown = pc.is_null(table["file_size"])
-    # Only for what it refuses: links that leave the root. Remote stores have none.
+    # Called only because it raises for links that leave the root. Remote stores have no links.
     if is_local(folder) and not allow_outside_root:
         known = table["image_path"].filter(pc.invert(unknown))
         for paths in (table["mask_path"], table["foreground_path"], known):

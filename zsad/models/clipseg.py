@@ -36,9 +36,9 @@ TEXT_BATCH = 256
 DECODER_BATCH, DECODER_BATCH_ON_GPU = 64, 144
 """The most (tile, prompt) pairs per decoder call, on a CPU and on a GPU."""
 _BATCHES_FUSED = 4
-"""The number of decoder batches that kernels that hold no hidden layer take as one.
+"""The number of decoder batches that the fused kernels take as one, since they keep no hidden layer in memory.
 
-That is more than fills a GPU, but fewer have to be launched.
+This is more than it takes to fill a GPU, but fewer kernels have to be launched.
 """
 _NORMALISATION = Normalisation(255, MEAN, STD)
 

@@ -105,10 +105,11 @@ class MaskGenerator:
     ) -> Iterator[list[Annotation]]:
         """Masks of everything in one image after the other, on a CPU bit for bit those that it has alone.
 
-        An image has its full decoder batches to itself. What is left of all images shares batches, so that there
-        are no more than there would be if the prompts were those of one image. An embedding is kept of each image, the
-        masks of less than a batch of those that share it with the next one, and all masks of one. On a GPU a batch is up
-        to eight of the configured ones, two of them are selected from together, and two more such pairs are in the making.
+        A full decoder batch holds prompts of one image only. The prompts that are left over share further batches, so
+        that there are no more batches than if all prompts were those of one image. In memory are the embeddings of the
+        images, all masks of the current image, and less than a batch of masks of the images that share one with it. On a
+        GPU a batch is up to eight times the configured one. Masks are selected from two batches at a time, while the next
+        two pairs of batches are decoded.
 
         Args:
             images: each (H, W, 3) uint8 RGB.
