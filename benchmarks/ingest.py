@@ -35,7 +35,7 @@ def inputs(quick: bool) -> list[Row]:
         parts = [crop(pixels, tile) for tile in tiles]
         return (
             saliency.preprocess([pixels])[0],
-            sam_model.preprocess(pixels)[0],
+            sam_model.preprocess(pixels),
             clip_model.preprocess(parts),
             clipseg_model.preprocess(parts),
         )

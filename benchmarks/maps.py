@@ -14,7 +14,7 @@ from benchmarks.pictures import photograph, six_tiles
 from benchmarks.rows import Row
 from zsad.config import load_config
 from zsad.models import clipseg
-from zsad.models.weights import is_trained
+from zsad.models.registry import is_trained
 from zsad.projection import project
 from zsad.steps.item import ImageItem
 from zsad.steps.tile_maps import TileMaps

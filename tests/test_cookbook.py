@@ -7,11 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pytest
 from PIL import Image
 
-from zsad.storage import DECISIONS_SCHEMA, SCORED_SCHEMA, encode_map, read_predictions, write_decisions, write_part
+from tests.scored import failed_row, scored_row, write_rows
+from zsad.storage import DECISIONS_SCHEMA, read_predictions, write_decisions
 
 README = Path(__file__).parent.parent / "README.md"
 HEADING = "## Query cookbook"
@@ -27,30 +27,20 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     rows = []
     for index in range(6):
         scores = np.full((8, 10), index / 10, np.float16)
-        codec, data = encode_map(scores[None], scores)
-        rows.append(
-            {
-                "image_id": f"{index}.png",
-                "category": "nut" if index % 2 else "bolt",
-                "image_height": 8,
-                "image_width": 10,
-                "status": "ok",
-                "pred_score": 0.3 + index / 10,
-                "anomaly_map_max": index / 10,
-                "foreground_source": "dis",
-                "tiles": [{"x0": 0, "y0": 0, "x1": 10, "y1": 8, "component": 1, "score": index / 10}],
-                "fingerprint": "f",
-                "map_codec": codec,
-                "map_data": data,
-                "map_tile_boxes": [],
-                "map_masked": False,
-                "map_foreground_rle": "",
-            }
+        row = scored_row(
+            f"{index}.png",
+            scores,
+            category="nut" if index % 2 else "bolt",
+            pred_score=0.3 + index / 10,
+            anomaly_map_max=index / 10,
+            foreground_source="dis",
+            tiles=[{"x0": 0, "y0": 0, "x1": 10, "y1": 8, "component": 1, "score": index / 10}],
         )
-    rows.append({"image_id": "bad.png", "category": "nut", "status": "error", "fingerprint": "f"})
-    rows[-1] |= {"error_stage": "load", "error_type": "truncated", "error_message": "the file ends early"}
+        rows.append(row)
+    error = {"error_stage": "load", "error_type": "truncated", "error_message": "the file ends early"}
+    rows.append(failed_row("bad.png", category="nut", **error))
     output = str(tmp_path / "out")
-    write_part(output, "part-test-000000.parquet", pa.Table.from_pylist(rows, SCORED_SCHEMA))
+    write_rows(output, 0, rows)
     predictions = read_predictions(output)
     columns = {"threshold": 0.75, "pixel_threshold": 0.4, "rule": "budget:2"}
     label = (predictions["pred_score"] >= 0.75).astype("Int8").where(predictions["status"] == "ok")

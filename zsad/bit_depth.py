@@ -12,6 +12,7 @@ from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from zsad.errors import ImageError
+from zsad.text import count
 
 READ = "interleaved grey, RGB or RGBA of 8 or 16 unsigned bits, or grey of 32 bits"
 """What is read of TIFF files, in words."""
@@ -148,12 +149,11 @@ def in_words(tags: Mapping[int, Any]) -> str:
     """What the tags of a TIFF say of its samples."""
     format = _FORMATS.get(_each(tags.get(_FORMAT, 1))[0], "unknown")
     number = int(tags.get(_SAMPLES, 1))
-    channels = "1 channel" if number == 1 else f"{number} channels"
     apart = ", stored apart" if number > 1 and tags.get(_PLANES) == _SEPARATE else ""
     inverted = ", 0 is white" if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO else ""
     packed = ", compressed" if tags.get(_COMPRESSION, 1) != _UNCOMPRESSED else ""
     order = ", big-endian" if _prefix(tags) == b"MM" else ""
-    return f"a TIFF of {channels} of {_bits(tags)}-bit {format} samples{apart}{inverted}{order}{packed}"
+    return f"a TIFF of {count(number, 'channel')} of {_bits(tags)}-bit {format} samples{apart}{inverted}{order}{packed}"
 
 
 def _prefix(tags: Mapping[int, Any]) -> bytes:

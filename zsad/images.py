@@ -132,7 +132,11 @@ def decode_mask(data: bytes, max_pixels: int) -> NDArray[np.bool_]:
 
 
 def image_size(data: bytes, max_pixels: int) -> tuple[int, int]:
-    """(height, width) after EXIF orientation, from the header alone. Raises ImageError as ``decode``."""
+    """(height, width) after EXIF orientation, from the header; a PNG without an orientation there is decoded for it.
+
+    Raises:
+        ImageError: as ``decode``.
+    """
     image = _open(data, max_pixels)
     width, height = image.size
     # Pillow gives the size of a TIFF as it will be once turned.
@@ -141,7 +145,7 @@ def image_size(data: bytes, max_pixels: int) -> tuple[int, int]:
 
 
 def pixel_count(data: bytes, max_pixels: int) -> int:
-    """Number of pixels, from the header alone. Raises ImageError as ``decode``."""
+    """Number of pixels, from the header alone, of a PNG too. Raises ImageError as ``decode``."""
     width, height = _open(data, max_pixels).size
     return int(width * height)
 

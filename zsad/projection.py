@@ -9,12 +9,9 @@ that). It stands on the lowest floor because scoring, storage and evaluation all
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-
-_Float = TypeVar("_Float", np.float16, np.float32)
 
 FloatArray = NDArray[np.floating]
 
@@ -53,19 +50,15 @@ def project(
     output = np.empty((height, width), np.float16)
     for top, rows in _mean(tile_maps, boxes, height, width, _ROWS):
         output[top : top + _ROWS] = to_float16(rows)
-    return _masked(output, foreground)
+    if foreground is not None:
+        output[~foreground] = 0
+    return output
 
 
-def aggregate(
-    tile_maps: FloatArray,
-    boxes: NDArray[np.integer],
-    height: int,
-    width: int,
-    foreground: NDArray[np.bool_] | None = None,
-) -> NDArray[np.float32]:
-    """``project`` before its rounding to float16: (H, W) float32."""
+def aggregate(tile_maps: FloatArray, boxes: NDArray[np.integer], height: int, width: int) -> NDArray[np.float32]:
+    """``project`` without a foreground, before its rounding to float16: (H, W) float32."""
     ((_, output),) = _mean(tile_maps, boxes, height, width, height)
-    return _masked(output, foreground)
+    return output
 
 
 def resize(array: FloatArray, height: int, width: int) -> NDArray[np.float32]:
@@ -109,13 +102,6 @@ def _mean(
         some = output[: height - first]
         mean_of_tiles(maps, windows, *taps, first, *scratch, some)
         yield first, some
-
-
-def _masked(values: NDArray[_Float], foreground: NDArray[np.bool_] | None) -> NDArray[_Float]:
-    """0 outside the foreground, in place."""
-    if foreground is not None:
-        values[~foreground] = 0
-    return values
 
 
 def _taps(

@@ -8,7 +8,7 @@ import typer
 
 from tests.cluster.conftest import CLUSTER
 from zsad.config import load_config
-from zsad.models.weights import entry
+from zsad.models.registry import entry
 from zsad.pipeline.pools import plan_pools
 
 GIB = 1024**3

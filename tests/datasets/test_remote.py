@@ -1,10 +1,8 @@
 """VisA, a folder and a manifest read from an S3 endpoint on loopback."""
 
-from collections.abc import Iterator
 from urllib.parse import unquote
 
 import pytest
-from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
 from zsad.datasets import load_manifest
@@ -15,20 +13,9 @@ QUERY = "?region=us-east-1"
 
 
 @pytest.fixture(scope="module")
-def bucket() -> Iterator[fs.FileSystem]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    patch = pytest.MonkeyPatch()
-    patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    patch.setenv("AWS_ACCESS_KEY_ID", "test")
-    patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    filesystem, _ = fs.FileSystem.from_uri(f"s3://parts{QUERY}&allow_bucket_creation=true")
-    filesystem.create_dir("parts")
-    yield filesystem
-    patch.undo()
-    server.stop()
+def bucket(s3_by_environment) -> fs.FileSystem:
+    s3_by_environment.create_dir("parts")
+    return s3_by_environment
 
 
 def put(filesystem: fs.FileSystem, key: str, data: bytes = b"1234567") -> None:

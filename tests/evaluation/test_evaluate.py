@@ -15,7 +15,15 @@ from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from zsad.errors import UsageError, ZsadError
-from zsad.evaluation import METRICS_SCHEMA, bootstrap_interval, evaluable_parts, evaluate, evaluate_part, summarise
+from zsad.evaluation import (
+    METRICS_SCHEMA,
+    bootstrap_interval,
+    evaluable_parts,
+    evaluate,
+    evaluate_part,
+    merge_states,
+    summarise,
+)
 from zsad.projection import resize
 from zsad.storage import RunInfo, read_predictions, write_run
 
@@ -105,8 +113,8 @@ def test_parts_in_any_order_and_through_pickles_give_the_same_table(run) -> None
     for state in states:
         for counts in state.classes.values():
             counts.histogram.positives.setflags(write=False)
-    first = summarise(states, predictions)
-    second = summarise(states[::-1], predictions)
+    first = summarise(merge_states(states), predictions)
+    second = summarise(merge_states(states[::-1]), predictions)
     assert first.drop(columns="value").equals(second.drop(columns="value"))
     np.testing.assert_allclose(first["value"], second["value"], rtol=0, atol=1e-12)
     assert evaluate(run.write()).equals(first)
@@ -265,9 +273,9 @@ def test_a_missing_part_is_an_error(run) -> None:
     predictions = read_predictions(output)
     states = [evaluate_part(output, name, rows) for name, rows in evaluable_parts(predictions)]
     with pytest.raises(ZsadError, match="6 labelled images with a score, but 4 anomaly maps"):
-        summarise(states[1:], predictions)
+        summarise(merge_states(states[1:]), predictions)
     with pytest.raises(ZsadError, match="6 labelled images with a score, but 8 anomaly maps"):
-        summarise([*states, states[0]], predictions)
+        summarise(merge_states([*states, states[0]]), predictions)
 
 
 def test_maps_of_other_images_are_an_error(run) -> None:

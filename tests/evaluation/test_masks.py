@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from zsad.config import ImagesConfig
 from zsad.errors import ImageError
 from zsad.evaluation.masks import read_mask, resize_mask
 
-MAX_PIXELS = 10_000
+LIMITS = ImagesConfig(max_pixels=10_000)
 
 
 @pytest.mark.parametrize("orientation", [5, 6, 7, 8])
@@ -23,14 +24,14 @@ def test_mask_of_the_stored_size_turns_with_its_image(tmp_path: Path, orientatio
     photograph.save(tmp_path / "photo.png", exif=exif)
     Image.fromarray(stored.astype(np.uint8)).save(tmp_path / "mask.png")
     expected = np.asarray(ImageOps.exif_transpose(Image.open(tmp_path / "photo.png"))) > 0
-    mask = read_mask(str(tmp_path / "mask.png"), str(tmp_path / "photo.png"), 9, 5, MAX_PIXELS)
+    mask = read_mask(str(tmp_path / "mask.png"), str(tmp_path / "photo.png"), 9, 5, LIMITS)
     assert np.array_equal(mask, expected)
 
 
 def test_mask_of_the_oriented_size_is_taken_without_opening_the_image(tmp_path: Path) -> None:
     oriented = np.random.default_rng(0).random((9, 5)) < 0.4
     Image.fromarray(oriented.astype(np.uint8)).save(tmp_path / "mask.png")
-    assert np.array_equal(read_mask(str(tmp_path / "mask.png"), "nowhere.jpg", 9, 5, MAX_PIXELS), oriented)
+    assert np.array_equal(read_mask(str(tmp_path / "mask.png"), "nowhere.jpg", 9, 5, LIMITS), oriented)
 
 
 @pytest.mark.parametrize("size", [(5, 9), (4, 4), (18, 10)])
@@ -39,7 +40,7 @@ def test_other_sizes_are_refused(tmp_path: Path, size: tuple[int, int]) -> None:
     Image.new("L", (5, 9)).save(tmp_path / "photo.png")
     Image.new("L", size[::-1]).save(tmp_path / "mask.png")
     with pytest.raises(ImageError) as caught:
-        read_mask(str(tmp_path / "mask.png"), str(tmp_path / "photo.png"), 9, 5, MAX_PIXELS)
+        read_mask(str(tmp_path / "mask.png"), str(tmp_path / "photo.png"), 9, 5, LIMITS)
     assert caught.value.kind == "mask_size"
     assert str(caught.value) == f"the mask has {size[1]} x {size[0]} pixels, the image 5 x 9"
 
@@ -47,10 +48,10 @@ def test_other_sizes_are_refused(tmp_path: Path, size: tuple[int, int]) -> None:
 def test_caps_hold_for_masks(tmp_path: Path) -> None:
     Image.new("L", (5, 9)).save(tmp_path / "mask.png")
     with pytest.raises(ImageError) as caught:
-        read_mask(str(tmp_path / "mask.png"), "photo.png", 9, 5, max_pixels=44)
+        read_mask(str(tmp_path / "mask.png"), "photo.png", 9, 5, ImagesConfig(max_pixels=44))
     assert caught.value.kind == "too_many_pixels"
     with pytest.raises(ImageError) as caught:
-        read_mask(str(tmp_path / "mask.png"), "photo.png", 9, 5, MAX_PIXELS, max_file_bytes=10)
+        read_mask(str(tmp_path / "mask.png"), "photo.png", 9, 5, ImagesConfig(max_file_bytes=10))
     assert caught.value.kind == "file_too_large"
 
 

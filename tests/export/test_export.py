@@ -9,18 +9,17 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pytest
 import tifffile
 from hypothesis import example, given
 from hypothesis import strategies as st
-from moto.server import ThreadedMotoServer
 from PIL import Image
 from pyarrow import fs
 from pycocotools.coco import COCO
 from scipy.ndimage import gaussian_filter, label
 from typer.testing import CliRunner
 
+from tests.scored import failed_row, scored_row, write_rows
 from zsad.cli import app
 from zsad.datasets.tables import read_table
 from zsad.errors import UsageError, ZsadError
@@ -31,13 +30,10 @@ from zsad.export.fiftyone import to_fiftyone
 from zsad.export.names import file_names
 from zsad.export.table import defused
 from zsad.storage import (
-    SCORED_SCHEMA,
-    encode_map,
     read_anomaly_map,
     read_decisions,
     read_predictions,
     write_decisions,
-    write_part,
     write_success,
 )
 
@@ -52,27 +48,18 @@ def add_part(output: str, number: int, image_ids: list[str], **columns: object) 
     rows = []
     for index, image_id in enumerate(image_ids):
         scores = smooth(100 * number + index)
-        codec, data = encode_map(scores[None], scores)
-        row = {
-            "image_id": image_id,
-            "image_path": f"/data/{image_id}",
-            "category": "bottle",
-            "split": "test",
-            "image_height": 30,
-            "image_width": 41,
-            "status": "ok",
-            "pred_score": 0.1 + index / 100,
-            "anomaly_map_max": float(scores.max()),
-            "tiles": [{"x0": -3, "y0": 0, "x1": 20, "y1": 20, "component": 1, "score": 0.1}],
-            "fingerprint": "f",
-            "map_codec": codec,
-            "map_data": data,
-            "map_tile_boxes": [],
-            "map_masked": False,
-            "map_foreground_rle": "",
-        }
+        row = scored_row(
+            image_id,
+            scores,
+            image_path=f"/data/{image_id}",
+            category="bottle",
+            split="test",
+            pred_score=0.1 + index / 100,
+            anomaly_map_max=float(scores.max()),
+            tiles=[{"x0": -3, "y0": 0, "x1": 20, "y1": 20, "component": 1, "score": 0.1}],
+        )
         rows.append(row | columns)
-    write_part(output, f"part-test-{number:06d}.parquet", pa.Table.from_pylist(rows, SCORED_SCHEMA))
+    write_rows(output, number, rows)
 
 
 def add_decisions(output: str, text: str = "quantile:0.8") -> None:
@@ -88,8 +75,7 @@ def output(tmp_path: Path) -> str:
     output = str(tmp_path / "out")
     add_part(output, 0, IDS[:4])
     add_part(output, 1, [*IDS[4:], *(f"n/{index}.png" for index in range(20))])
-    failed = {"image_id": "broken", "status": "error", "error_message": "=cmd()", "fingerprint": "f"}
-    write_part(output, "part-test-000002.parquet", pa.Table.from_pylist([failed], SCORED_SCHEMA))
+    write_rows(output, 2, [failed_row("broken", error_message="=cmd()")])
     return output
 
 
@@ -302,8 +288,7 @@ def test_what_is_not_there_is_said_and_nothing_is_written(tmp_path: Path) -> Non
     assert not list(tmp_path.iterdir())
     with pytest.raises(UsageError, match="Unknown format 'xml'.*tiff, masks, coco, csv"):
         export_run(str(tmp_path), "xml")
-    row = {"image_id": "a", "status": "error", "fingerprint": "f"}
-    write_part(str(tmp_path), "part-test-000000.parquet", pa.Table.from_pylist([row], SCORED_SCHEMA))
+    write_rows(str(tmp_path), 0, [failed_row("a")])
     with pytest.raises(UsageError, match="No image in .* has an anomaly map"):
         export_run(str(tmp_path), "tiff")
 
@@ -335,8 +320,7 @@ def test_a_csv_counts_scored_images_without_a_decision(output: str) -> None:
 
 
 def test_decisions_of_failed_images_are_the_same_in_the_csv(output: str) -> None:
-    failed = {"image_id": "failed", "category": "bottle", "status": "error", "fingerprint": "f"}
-    write_part(output, "part-test-000003.parquet", pa.Table.from_pylist([failed], SCORED_SCHEMA))
+    write_rows(output, 3, [failed_row("failed", category="bottle")])
     add_decisions(output)
     row = pd.read_csv(f"{export_run(output, 'csv').target}/predictions.csv").set_index("image_id").loc["failed"]
     expected = read_decisions(output).set_index("image_id").loc["failed"]
@@ -424,25 +408,16 @@ def test_fiftyone_that_is_not_installed(output: str) -> None:
         to_fiftyone(output)
 
 
-def test_a_run_in_an_object_store_is_exported_there(monkeypatch: pytest.MonkeyPatch) -> None:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    try:
-        bucket, _ = fs.FileSystem.from_uri("s3://exports?region=us-east-1&allow_bucket_creation=true")
-        bucket.create_dir("exports")
-        output = "s3://exports/out?region=us-east-1"
-        add_part(output, 0, IDS[:1])
-        add_decisions(output)
-        for name, file in [("tiff", "anomaly_images/bottle/test/broken/000.tiff"), ("csv", "predictions.csv")]:
-            assert export_run(output, name).target == f"s3://exports/out/exports/{name}?region=us-east-1"
-            with bucket.open_input_stream(f"exports/out/exports/{name}/{file}") as stream:
-                content = stream.read()
-            assert content.startswith(b"II" if name == "tiff" else b"\xef\xbb\xbfimage_id,")
-        with pytest.raises(UsageError, match="among its tables"):
-            export_run(output, "csv", "s3://exports/out/predictions?region=us-east-1")
-        export_run(output, "csv")
-    finally:
-        server.stop()
+def test_a_run_in_an_object_store_is_exported_there(s3_by_environment: fs.FileSystem) -> None:
+    s3_by_environment.create_dir("exports")
+    output = "s3://exports/out?region=us-east-1"
+    add_part(output, 0, IDS[:1])
+    add_decisions(output)
+    for name, file in [("tiff", "anomaly_images/bottle/test/broken/000.tiff"), ("csv", "predictions.csv")]:
+        assert export_run(output, name).target == f"s3://exports/out/exports/{name}?region=us-east-1"
+        with s3_by_environment.open_input_stream(f"exports/out/exports/{name}/{file}") as stream:
+            content = stream.read()
+        assert content.startswith(b"II" if name == "tiff" else b"\xef\xbb\xbfimage_id,")
+    with pytest.raises(UsageError, match="among its tables"):
+        export_run(output, "csv", "s3://exports/out/predictions?region=us-east-1")
+    export_run(output, "csv")

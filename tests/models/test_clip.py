@@ -21,6 +21,7 @@ from tokenizers.pre_tokenizers import Whitespace
 from zsad.config import ModelConfig
 from zsad.errors import UsageError
 from zsad.models import clip, weights
+from zsad.models.state_dicts import load_into
 
 OPENAI = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -163,7 +164,7 @@ def test_old_layout_loads_into_a_model_with_its_own_text_tower() -> None:
     module = CustomTextCLIP(**clip.model_config("random-clip"))
     old["logit_scale"] = old["logit_scale"].reshape(1)
     old["text.transformer.embeddings.position_ids"] = torch.arange(77)
-    weights.load_into(module, clip.to_module_layout(module, old), "test")
+    load_into(module, clip.to_module_layout(module, old), "test")
     assert torch.equal(module.text.token_embedding.weight, old["token_embedding.weight"])
 
 

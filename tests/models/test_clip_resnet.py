@@ -1,4 +1,4 @@
-"""CLIP's convolutional towers, lightened, against open_clip's own."""
+"""CLIP's convolutional towers with folded batch norms against open_clip's own."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def error(found: Tensor, expected: Tensor) -> float:
 
 
 @torch.no_grad()
-def test_lightened_tower_is_open_clips() -> None:
+def test_tower_with_folded_batch_norms_is_open_clips() -> None:
     tower = trained()
     light = deepcopy(tower)
-    clip_resnet.lighten(light)
+    clip_resnet.fold_batch_norms(light)
     images = torch.randn(3, 3, 96, 96)
     assert error(light(images), tower(images)) < 2e-6
     assert not any(isinstance(layer, nn.BatchNorm2d) for layer in light.modules())

@@ -23,13 +23,14 @@ from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPi
 from zsad.config import ModelConfig
 from zsad.errors import UsageError
 from zsad.models import clipseg, clipseg_network, weights
+from zsad.models.state_dicts import seeded
 
 PROMPTS = ["an error", "a broken or missing part", "scratch"]
 
 
 def sensible(name: str) -> clipseg.CLIPSegModel:
     """A random model whose logits spread like those of a trained one (standard deviation of several)."""
-    module = weights.seeded(lambda: clipseg_network.build(name))
+    module = seeded(lambda: clipseg_network.build(name))
     with torch.no_grad():
         module.decoder.transposed_convolution[-1].weight.mul_(200)
     return clipseg.CLIPSegModel(name, clipseg_network.ready(module, "cpu", "fp32"), "", "cpu", "fp32")

@@ -17,7 +17,7 @@ from torch import nn
 
 from zsad.config import ModelConfig
 from zsad.errors import UsageError
-from zsad.models import download, registry, weights
+from zsad.models import download, registry, state_dicts, weights
 
 BODY = bytes(range(256)) * 9000
 BODY_SHA256 = hashlib.sha256(BODY).hexdigest()
@@ -89,8 +89,8 @@ def folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def register(monkeypatch: pytest.MonkeyPatch, source: str, sha256: str | None = None) -> None:
-    item = weights.WeightsEntry(NAME, "clip", "test-model.bin", source, sha256, len(BODY), "MIT")
-    monkeypatch.setattr(registry, "REGISTRY", MappingProxyType({**weights.REGISTRY, NAME: item}))
+    item = registry.WeightsEntry(NAME, "clip", "test-model.bin", source, sha256, len(BODY), "MIT")
+    monkeypatch.setattr(registry, "REGISTRY", MappingProxyType({**registry.REGISTRY, NAME: item}))
 
 
 def test_registry_is_complete_and_consistent() -> None:
@@ -107,8 +107,8 @@ def test_registry_is_complete_and_consistent() -> None:
         "clipseg-rd64-refined",
         *(f"{kind}-{family}" for kind in ("mini", "random") for family in ("isnet", "sam", "clip", "clipseg")),
     }
-    assert set(weights.REGISTRY) == names
-    entries = weights.REGISTRY.values()
+    assert set(registry.REGISTRY) == names
+    entries = registry.REGISTRY.values()
     assert len({item.filename for item in entries}) == len(names)
     assert all(item.licence for item in entries)
     for item in entries:
@@ -117,7 +117,7 @@ def test_registry_is_complete_and_consistent() -> None:
             assert download.resolve_url(item.source).startswith("https://")
             assert item.sha256 is not None or "first download" in item.note
     with pytest.raises(TypeError):
-        weights.REGISTRY["x"] = next(iter(entries))  # type: ignore[index]
+        registry.REGISTRY["x"] = next(iter(entries))  # type: ignore[index]
 
 
 def test_hub_source_becomes_a_url_of_that_revision() -> None:
@@ -130,9 +130,9 @@ def test_hub_source_becomes_a_url_of_that_revision() -> None:
 
 
 def test_other_open_clip_names_are_accepted() -> None:
-    item = weights.entry("ViT-B-32/laion2b_s34b_b79k")
+    item = registry.entry("ViT-B-32/laion2b_s34b_b79k")
     assert item.family == "clip" and item.source.startswith("hf://laion/CLIP-ViT-B-32-laion2B-s34B-b79K/")
-    assert weights.entry("ViT-B-16-SigLIP2/webli").tokenizer == "timm/ViT-B-16-SigLIP2"
+    assert registry.entry("ViT-B-16-SigLIP2/webli").tokenizer == "timm/ViT-B-16-SigLIP2"
 
 
 @pytest.mark.parametrize("name", ["ViT-L-14-336/openai", "ViT-H-14-378/dfn5b", "RN50/cc12m"])
@@ -141,21 +141,21 @@ def test_weights_of_quickgelu_ask_for_its_model(name: str) -> None:
     with pytest.raises(
         UsageError, match=f"QuickGELU, which '{name}' does not compute. Expected '{model}-quickgelu/{tag}'"
     ):
-        weights.entry(name)
-    assert weights.entry(f"{model}-quickgelu/{tag}").family == "clip"
+        registry.entry(name)
+    assert registry.entry(f"{model}-quickgelu/{tag}").family == "clip"
 
 
 @pytest.mark.parametrize("name", ["nothing", "ViT-B-32/nothing", "nothing/laion2b_s34b_b79k"])
 def test_unknown_name_lists_the_known_ones(name: str) -> None:
     with pytest.raises(UsageError, match=r"Unknown model .*sam-vit-h.*MODEL/TAG"):
-        weights.entry(name)
+        registry.entry(name)
 
 
 def test_trained_or_not() -> None:
-    assert weights.is_trained("sam-vit-b")
-    assert weights.is_trained("mini-clip")
-    assert not weights.is_trained("random-clip")
-    assert weights.is_trained("random-clip", "trained.safetensors")
+    assert registry.is_trained("sam-vit-b")
+    assert registry.is_trained("mini-clip")
+    assert not registry.is_trained("random-clip")
+    assert registry.is_trained("random-clip", "trained.safetensors")
 
 
 def test_order_of_places(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,9 +268,9 @@ def test_wrong_file_in_the_users_folder_is_left_alone(
 
 def test_first_download_sets_the_hash(remote: Remote, monkeypatch: pytest.MonkeyPatch) -> None:
     register(monkeypatch, remote.url, None)
-    assert weights.trusted_sha256(weights.entry(NAME)) is None
+    assert weights.trusted_sha256(registry.entry(NAME)) is None
     path = weights.locate(NAME)
-    assert weights.trusted_sha256(weights.entry(NAME)) == BODY_SHA256
+    assert weights.trusted_sha256(registry.entry(NAME)) == BODY_SHA256
     path.write_bytes(b"something else")
     with pytest.raises(UsageError, match=BODY_SHA256):
         weights.locate(NAME)
@@ -314,7 +314,7 @@ def test_state_dict_forms(tmp_path: Path, form: str) -> None:
         torch.save({"state_dict": {f"module.{key}": value for key, value in state.items()}}, path)
     else:
         torch.save(state, path)
-    loaded = weights.load_state_dict(path)
+    loaded = state_dicts.load_state_dict(path)
     assert loaded.keys() == state.keys()
     assert all(torch.equal(loaded[key], state[key]) for key in state)
 
@@ -322,7 +322,7 @@ def test_state_dict_forms(tmp_path: Path, form: str) -> None:
 def test_half_precision_file_loads_as_float32(tmp_path: Path) -> None:
     value = torch.randn(4).half()
     save_file({"w": value, "count": torch.tensor(3)}, tmp_path / "half.safetensors")
-    loaded = weights.load_state_dict(tmp_path / "half.safetensors")
+    loaded = state_dicts.load_state_dict(tmp_path / "half.safetensors")
     assert loaded["w"].dtype == torch.float32 and torch.equal(loaded["w"], value.float())
     assert loaded["count"].dtype == torch.int64
 
@@ -335,7 +335,7 @@ class Malicious:
 def test_a_pickle_with_code_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save({"w": Malicious()}, tmp_path / "bad.pth")
     with pytest.raises(UsageError, match="more than plain tensors"):
-        weights.load_state_dict(tmp_path / "bad.pth")
+        state_dicts.load_state_dict(tmp_path / "bad.pth")
     assert "code ran" not in capsys.readouterr().out
 
 
@@ -344,21 +344,21 @@ def test_unreadable_files_are_one_message(tmp_path: Path, name: str) -> None:
     if not name.startswith("absent"):
         (tmp_path / name).write_bytes(b"\x00\x01 not weights at all")
     with pytest.raises(UsageError, match=name):
-        weights.load_state_dict(tmp_path / name)
+        state_dicts.load_state_dict(tmp_path / name)
 
 
 def test_not_a_state_dict(tmp_path: Path) -> None:
     torch.save([1, 2], tmp_path / "list.pth")
     with pytest.raises(UsageError, match="mapping from names to tensors"):
-        weights.load_state_dict(tmp_path / "list.pth")
+        state_dicts.load_state_dict(tmp_path / "list.pth")
 
 
 def test_strict_load_names_what_differs() -> None:
     module = nn.Linear(3, 2)
-    weights.load_into(module, {"weight": torch.ones(2, 3), "bias": torch.ones(2)}, NAME)
+    state_dicts.load_into(module, {"weight": torch.ones(2, 3), "bias": torch.ones(2)}, NAME)
     assert torch.equal(module.weight, torch.ones(2, 3))
     with pytest.raises(UsageError) as caught:
-        weights.load_into(module, {"weight": torch.zeros(3, 3), "extra": torch.zeros(1)}, NAME)
+        state_dicts.load_into(module, {"weight": torch.zeros(3, 3), "extra": torch.zeros(1)}, NAME)
     for part in ("missing (1): bias", "unexpected (1): extra", "weight (3, 3), expected (2, 3)", NAME):
         assert part in str(caught.value)
     assert torch.equal(module.weight, torch.ones(2, 3))
@@ -366,14 +366,14 @@ def test_strict_load_names_what_differs() -> None:
 
 def test_seeding_leaves_the_callers_random_state() -> None:
     before = torch.get_rng_state()
-    first, second = weights.seeded(lambda: torch.randn(3)), weights.seeded(lambda: torch.randn(3))
+    first, second = state_dicts.seeded(lambda: torch.randn(3)), state_dicts.seeded(lambda: torch.randn(3))
     assert torch.equal(first, second) and torch.equal(torch.get_rng_state(), before)
 
 
 def test_restore_from_explicit_file_and_from_random(tmp_path: Path) -> None:
     module = nn.Linear(3, 2)
     untrained = weights.restore(module, ModelConfig(name="random-clip"))
-    assert untrained == weights.sha256_of_state_dict(module.state_dict())
+    assert untrained == state_dicts.sha256_of_state_dict(module.state_dict())
     save_file({"weight": torch.ones(2, 3), "bias": torch.ones(2)}, tmp_path / "w.safetensors")
     trained = weights.restore(module, ModelConfig(name="random-clip", weights=str(tmp_path / "w.safetensors")))
     assert trained == hashlib.sha256((tmp_path / "w.safetensors").read_bytes()).hexdigest()
@@ -383,10 +383,10 @@ def test_restore_from_explicit_file_and_from_random(tmp_path: Path) -> None:
 def test_state_dict_hash_sees_names_and_values() -> None:
     value = torch.arange(4.0)
     digests = {
-        weights.sha256_of_state_dict({"a": value}),
-        weights.sha256_of_state_dict({"b": value}),
-        weights.sha256_of_state_dict({"a": value.reshape(2, 2)}),
-        weights.sha256_of_state_dict({"a": value + 1}),
+        state_dicts.sha256_of_state_dict({"a": value}),
+        state_dicts.sha256_of_state_dict({"b": value}),
+        state_dicts.sha256_of_state_dict({"a": value.reshape(2, 2)}),
+        state_dicts.sha256_of_state_dict({"a": value + 1}),
     }
     assert len(digests) == 4
 

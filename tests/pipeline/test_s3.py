@@ -1,9 +1,10 @@
 """The same job against an S3 endpoint on loopback."""
 
-import boto3
+from urllib.parse import quote
+
 import numpy as np
 import pytest
-from moto.server import ThreadedMotoServer
+from pyarrow import fs
 
 from zsad import read_anomaly_map, read_predictions
 from zsad.datasets.synthetic import write_synthetic_visa
@@ -13,24 +14,17 @@ from zsad.storage import read_success
 
 
 @pytest.fixture(scope="module")
-def bucket(tmp_path_factory):
-    """(query of the URIs, client, local copy of the dataset) of an endpoint that holds a small dataset."""
+def bucket(s3, tmp_path_factory):
+    """(query of the URIs, file system, local copy of the dataset) of an endpoint that holds a small dataset."""
     root = write_synthetic_visa(tmp_path_factory.mktemp("visa"), kinds=["metal_washer"], normal=1, anomalous=1)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    endpoint = f"http://{host}:{port}"
-    client = boto3.client("s3", endpoint_url=endpoint, region_name="us-east-1")
-    client.create_bucket(Bucket="factory")
-    for path in sorted(root.rglob("*")):
-        if path.is_file():
-            client.upload_file(str(path), "factory", f"visa/{path.relative_to(root).as_posix()}")
-    yield f"?scheme=http&endpoint_override={host}%3A{port}&region=us-east-1", client, root
-    server.stop()
+    endpoint, filesystem = s3
+    filesystem.create_dir("factory")
+    fs.copy_files(str(root), "factory/visa", fs.LocalFileSystem(), filesystem)
+    return f"?scheme=http&endpoint_override={quote(endpoint)}&region=us-east-1", filesystem, root
 
 
 def test_job_reads_from_and_writes_to_s3(ray_local, bucket, tmp_path):
-    query, client, local = bucket
+    query, filesystem, local = bucket
     remote = f"s3://factory/visa{query}"
     output = f"s3://factory/out{query}"
     options = {"dataset": "visa", "preset": "mini", "overrides": ("runtime.fused.size=1",)}
@@ -52,5 +46,5 @@ def test_job_reads_from_and_writes_to_s3(ray_local, bucket, tmp_path):
 
     again = score(ScoreOptions(root=remote, output=output, **options))
     assert again.scored_now == 0
-    keys = [item["Key"] for item in client.list_objects_v2(Bucket="factory", Prefix="out/")["Contents"]]
-    assert not [key for key in keys if "tmp" in key]
+    written = [info.path for info in filesystem.get_file_info(fs.FileSelector("factory/out", recursive=True))]
+    assert written and not [path for path in written if "tmp" in path]

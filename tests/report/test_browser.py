@@ -6,14 +6,13 @@ import time
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pytest
 
-from tests.report.conftest import CLASSES, HOSTILE, failed_row
+from tests.report.conftest import CLASSES, HOSTILE, hostile_failed_row
+from tests.scored import write_rows
 from zsad import read_predictions
 from zsad.evaluation.thresholds import parse_rule
 from zsad.report.site import build_report
-from zsad.storage import SCORED_SCHEMA, part_name, write_part
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 CHROMEDRIVER = shutil.which("chromedriver")
@@ -268,8 +267,8 @@ def test_detail_view_tells_why(page, predictions):
 def test_a_failed_image_with_a_picture_is_marked(driver, make_run):
     output = make_run(4, evaluated=False)
     photograph = read_predictions(output).query("status == 'ok'")["image_path"].iloc[0]
-    failed = failed_row(3) | {"image_path": photograph, "error_stage": "instances"}
-    write_part(output, part_name("s", 0), pa.Table.from_pylist([failed], SCORED_SCHEMA))
+    failed = hostile_failed_row(3) | {"image_path": photograph, "error_stage": "instances"}
+    write_rows(output, 9, [failed])
     build_report(output)
     page = Page(driver, output).open()
     cards = "return [...document.querySelectorAll('.card')].map(c => [c.querySelector('.photo') !== null, "

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.report.conftest import HEIGHT, WIDTH
 from zsad.errors import UsageError
 from zsad.report.contact_sheet import write_pictures
 from zsad.storage import RunInfo, read_predictions, write_run
@@ -54,6 +55,17 @@ def test_a_missing_photograph_leaves_the_map_and_says_so(make_run):
         path.unlink()
     after = np.asarray(Image.open(write_pictures(output)))
     assert after.shape[1] == 1600 and not np.array_equal(after, before)
+
+
+@pytest.mark.parametrize(("images", "brightness"), [({}, 16), ({"white_level": 4095.0}, 255)])
+def test_a_photograph_is_decoded_as_the_run_decoded_it(make_run, images, brightness):
+    output = make_run(1, evaluated=False)
+    photograph = Path(read_predictions(output).query("status == 'ok'")["image_path"].iloc[0])
+    Image.fromarray(np.full((HEIGHT, WIDTH), 4095, np.uint16)).save(photograph)
+    write_run(output, RunInfo("f", {"images": images}, {}))
+    with Image.open(Path(write_pictures(output)).parent / "candle.jpg") as picture:
+        # In the middle of the left half.
+        assert np.asarray(picture)[300, 400].tolist() == pytest.approx([brightness] * 3, abs=2)
 
 
 def test_a_run_without_scores_is_refused(tmp_path):

@@ -57,12 +57,13 @@ def photographs(tmp_path_factory):
     return folder
 
 
+def opened(path, config):
+    return open_photograph(str(path), "washer", config, path.read_bytes())
+
+
 @pytest.fixture(scope="module")
 def explanations(detector, photographs):
-    return {
-        name: explain(detector, open_photograph(str(photographs / f"{name}.png"), "washer", detector.config))
-        for name in SEEDS
-    }
+    return {name: explain(detector, opened(photographs / f"{name}.png", detector.config)) for name in SEEDS}
 
 
 @pytest.mark.parametrize("name", SEEDS)
@@ -127,8 +128,7 @@ def test_similarities_are_those_of_the_model_and_sorted(detector, explanations):
 
 
 def test_scoring_without_a_trace_keeps_nothing(detector, photographs):
-    item = open_photograph(str(photographs / "dis.png"), "washer", detector.config)
-    item.trace = None
+    item = opened(photographs / "dis.png", detector.config)
     detector.run([item])
     assert item.failure is None and item.trace is None
 
@@ -189,7 +189,7 @@ def test_other_settings_leave_no_empty_picture(detector, photographs, case):
     for step, other in zip(steps, detector.steps, strict=True):
         step.__dict__ |= {**vars(other), "config": config, "_embedded": {}}
     runner = Detector(steps, config)
-    shown = explain(runner, open_photograph(str(photographs / "dis.png"), "washer", config))
+    shown = explain(runner, opened(photographs / "dis.png", config))
     assert shown.score == runner.score(photographs / "dis.png", object="washer").score
     assert draw_explanation(shown).shape[1] == 1600
     assert "Score" in format_explanation(shown)
@@ -204,7 +204,7 @@ def test_an_image_that_cannot_be_scored_says_at_which_stage(photographs):
         def run(self, items):
             items[0].fail("instances", torch.OutOfMemoryError("no memory left"))
 
-    item = open_photograph(str(photographs / "dis.png"), "washer", Broken.config)
+    item = opened(photographs / "dis.png", Broken.config)
     with pytest.raises(ImageError, match="instances: no memory left"):
         explain(Broken(), item)
 

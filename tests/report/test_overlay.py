@@ -8,7 +8,7 @@ from zsad.report.overlay import blend, draw_boxes, draw_outline, grey, heat, ink
 WHITE, BLACK, BLUE = (255, 255, 255), (0, 0, 0), (0, 114, 178)
 
 
-@pytest.mark.parametrize("colours", ["inferno", "viridis", "grey"])
+@pytest.mark.parametrize("colours", ["inferno", "grey"])
 def test_more_heat_is_always_brighter(colours):
     ramp = heat(np.linspace(0, 1, 256, dtype=np.float32)[None], 0, 1, colours)
     light = ramp[0].astype(np.float64) @ (0.299, 0.587, 0.114)

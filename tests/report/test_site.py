@@ -12,14 +12,15 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from tests.report.conftest import HEIGHT, HOSTILE, WIDTH, scored_row
+from tests.report.conftest import HEIGHT, HOSTILE, WIDTH, report_row
+from tests.scored import write_rows
 from zsad import read_predictions
 from zsad.cli import main
 from zsad.errors import UsageError
 from zsad.evaluation import METRICS_SCHEMA
 from zsad.report.records import choose_large, colour_scale, rank, row_scripts
 from zsad.report.site import build_report
-from zsad.storage import SCORED_SCHEMA, read_run, write_part, write_run
+from zsad.storage import read_run, write_run
 
 
 def content(script):
@@ -113,7 +114,7 @@ def test_page_shows_run_metrics_and_errors(built):
     text = re.sub(r"<[^>]+>", " ", page)
     assert "untrained" in text
     assert "12.5" in text
-    assert "1 min 15 s" in text
+    assert "1m15s" in text
     assert re.search(r"load\s+truncated\s+2", text)
     assert "aggregation.top_fraction" in text
     assert re.search(r"candle\s+4\s+2\s+\d", text)
@@ -200,8 +201,8 @@ def test_report_elsewhere_and_a_run_without_labels(make_run, tmp_path, capsys):
 @pytest.mark.parametrize("label", [None, 0])
 def test_without_labels_of_both_kinds_nothing_is_said_of_f1(tmp_path, label):
     output = str(tmp_path / "out")
-    rows = [scored_row(tmp_path, number, 0.1 * number, label, "candle") for number in range(1, 4)]
-    write_part(output, "part-test-000000.parquet", pa.Table.from_pylist(rows, SCORED_SCHEMA))
+    rows = [report_row(tmp_path, number, 0.1 * number, label, "candle") for number in range(1, 4)]
+    write_rows(output, 0, rows)
     page = Path(build_report(output).page).read_text()
     assert "Histograms share one score axis" in page and "Large for the 20 highest scores of each class;" in page
     assert "dashed line" not in page and "F1-max threshold" not in page

@@ -1,7 +1,6 @@
 """A report into and from an S3 endpoint on loopback."""
 
 import pytest
-from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
 from zsad.report.site import build_report
@@ -9,19 +8,10 @@ from zsad.report.site import build_report
 QUERY = "?region=us-east-1"
 
 
-@pytest.fixture
-def bucket(monkeypatch):
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    filesystem, _ = fs.FileSystem.from_uri(f"s3://reports{QUERY}&allow_bucket_creation=true")
-    filesystem.create_dir("reports")
-    yield filesystem
-    server.stop()
+@pytest.fixture(scope="module")
+def bucket(s3_by_environment):
+    s3_by_environment.create_dir("reports")
+    return s3_by_environment
 
 
 def files(bucket, folder):

@@ -114,7 +114,7 @@ def test_paths_that_leave_a_bucket(path):
     from zsad.datasets.paths import confine
 
     with pytest.raises(UsageError, match="leaves the root"):
-        confine(chunked_array([["a.png", path]]), "s3://bucket/set", column="image_path", allow_outside=False)
+        confine(chunked_array([["a.png", path]]), "s3://bucket/set", column="image_path", allow_outside_root=False)
 
 
 def test_a_manifest_that_is_not_text(root):

@@ -8,9 +8,9 @@ import sys
 import threading
 import time
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
-from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
 from zsad.errors import UsageError, ZsadError
@@ -84,22 +84,11 @@ def test_an_output_that_cannot_be_locked_says_why(tmp_path):
         pass
 
 
-@pytest.fixture(scope="module")
-def server():
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    query = f"?scheme=http&endpoint_override={host}%3A{port}&region=us-east-1&allow_bucket_creation=true"
-    filesystem, _ = fs.FileSystem.from_uri(f"s3://locks{query}")
-    filesystem.create_dir("locks")
-    yield f"s3://locks/OUT{query}", filesystem
-    server.stop()
-
-
 @pytest.fixture
-def bucket(server, request, monkeypatch):
+def bucket(s3, request, monkeypatch):
     """An output of its own, and what its lock holds."""
-    uri, filesystem = server
+    endpoint, filesystem = s3
+    filesystem.create_dir("locks")
     name = request.node.name
     monkeypatch.setattr(lock_module, "_SETTLE_SECONDS", 0.2)
 
@@ -112,7 +101,7 @@ def bucket(server, request, monkeypatch):
             return None
         return filesystem.open_input_stream(path).read()
 
-    return uri.replace("OUT", name), content
+    return f"s3://locks/{name}?scheme=http&endpoint_override={quote(endpoint)}&region=us-east-1", content
 
 
 TIMES = {"beat": 0.2, "stale": 2.5}

@@ -3,7 +3,6 @@
 import numpy as np
 import pyarrow as pa
 import pytest
-from moto.server import ThreadedMotoServer
 from pyarrow import fs
 
 from zsad.errors import UsageError, ZsadError
@@ -31,20 +30,9 @@ QUERY = "?region=us-east-1"
 
 
 @pytest.fixture(scope="module")
-def bucket():
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    patch = pytest.MonkeyPatch()
-    patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    patch.setenv("AWS_ACCESS_KEY_ID", "test")
-    patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-    filesystem, _ = fs.FileSystem.from_uri(f"s3://results{QUERY}&allow_bucket_creation=true")
-    filesystem.create_dir("results")
-    yield filesystem
-    patch.undo()
-    server.stop()
+def bucket(s3_by_environment):
+    s3_by_environment.create_dir("results")
+    return s3_by_environment
 
 
 def names(bucket, folder):

@@ -14,7 +14,7 @@ from tools.train_mini.data import EMPTY, TABLE, Crops, Draw, tensors, view, wind
 from tools.train_mini.loop import Plan, train
 from tools.train_mini.words import ANOMALOUS_STATES, NORMAL_STATES, Captions, SubwordEmbedding
 from zsad.models import clip
-from zsad.models.weights import seeded
+from zsad.models.state_dicts import seeded
 
 BATCH, EACH = 48, 2
 """Crops of one step, and how many of one kind are sound and how many faulty."""

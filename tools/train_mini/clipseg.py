@@ -15,7 +15,7 @@ from tools.train_mini.loop import Plan, train
 from tools.train_mini.words import Captions, SubwordEmbedding
 from zsad.datasets.synthetic import DEFECTS
 from zsad.models import clipseg, clipseg_network
-from zsad.models.weights import seeded
+from zsad.models.state_dicts import seeded
 
 BATCH = 32
 WINDOW, WINDOWS = 96, 64

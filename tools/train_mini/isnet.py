@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from tools.train_mini.data import Scenes, recolour
 from tools.train_mini.loop import Plan, train
 from zsad.models.isnet import ISNet
-from zsad.models.weights import seeded
+from zsad.models.state_dicts import seeded
 
 BATCH = 8
 WIDTH = 8

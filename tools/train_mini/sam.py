@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from tools.train_mini.data import Scenes, recolour, whitening
 from tools.train_mini.loop import Plan, train
 from zsad.models.sam_network import build
-from zsad.models.weights import seeded
+from zsad.models.state_dicts import seeded
 
 BATCH = 8
 POINTS = 6

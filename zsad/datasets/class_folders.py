@@ -18,7 +18,7 @@ _SPLITS = ("train", "test")
 
 
 def read_class_folders(
-    root: str, *, class_names: Mapping[str, str], expected: str, below: str = "", follow_outside: bool = False
+    root: str, *, class_names: Mapping[str, str], expected: str, below: str = "", allow_outside_root: bool = False
 ) -> pa.Table:
     """A manifest of every image below ``root`` in the layout of MVTec AD.
 
@@ -32,7 +32,7 @@ def read_class_folders(
     Raises:
         UsageError: the root is missing, or holds no image in this layout.
     """
-    files = list_files(root, follow_outside=follow_outside)
+    files = list_files(root, allow_outside_root=allow_outside_root)
     depth = len(below.split("/")) if below else 0
     images: list[tuple[File, str, str, str]] = []
     masks: dict[tuple[str, str, str], str] = {}

@@ -62,19 +62,19 @@ def ending(path: str) -> str:
     return posixpath.splitext(path)[1].lower()
 
 
-def list_files(root: str, *, follow_outside: bool = False) -> list[File]:
+def list_files(root: str, *, allow_outside_root: bool = False) -> list[File]:
     """All visible files below ``root``, naturally sorted.
 
     Names that start with ``.`` are hidden, and folders below the root that hold a run, a report or an export of ours are
     left out whole, so that their pictures are not taken for input. Locally, links are followed only where they stay
-    inside the root (or with ``follow_outside``); the others are left out with a warning.
+    inside the root (or with ``allow_outside_root``); the others are left out with a warning.
 
     Raises:
         UsageError: the root does not exist, is not a folder or cannot be read.
     """
     check_folder(root)
     if is_local(root):
-        files = _walk(absolute(root), follow_outside)
+        files = _walk(absolute(root), allow_outside_root)
     else:
         filesystem, path = resolve(root)
         try:
@@ -105,19 +105,19 @@ def check_folder(root: str) -> None:
         raise UsageError(f"{redact(root)!r} is a file. Expected the dataset's root folder as --root.")
 
 
-def stat(paths: Sequence[str], *, root: str, allow_outside: bool) -> tuple[pa.Array, pa.Array]:
+def stat(paths: Sequence[str], *, root: str, allow_outside_root: bool) -> tuple[pa.Array, pa.Array]:
     """(size in bytes, modification time in ns) per absolute path or URI, as int64; null where no file is.
 
     Local files are looked up in threads. Of a remote folder that holds a hundred of the paths or more,
     the listing is read once instead.
 
     Raises:
-        UsageError: a local link leaves the root and ``allow_outside`` is false; lists the first five.
+        UsageError: a local link leaves the root and ``allow_outside_root`` is false; lists the first five.
     """
     sizes = np.full(len(paths), -1, np.int64)
     times = np.full(len(paths), -1, np.int64)
     remote = np.fromiter((not is_local(path) for path in paths), bool, len(paths))
-    escaping = _stat_local(paths, np.flatnonzero(~remote), sizes, times, None if allow_outside else root)
+    escaping = _stat_local(paths, np.flatnonzero(~remote), sizes, times, None if allow_outside_root else root)
     _stat_remote(paths, np.flatnonzero(remote), sizes, times)
     if escaping:
         raise UsageError(
@@ -234,7 +234,7 @@ def _holds(root: str, path: str, keys: frozenset[str]) -> bool:
     return isinstance(found, dict) and keys <= found.keys()
 
 
-def _walk(root: str, follow_outside: bool) -> list[File]:
+def _walk(root: str, allow_outside_root: bool) -> list[File]:
     real_root = os.path.realpath(root)
     files: list[File] = []
     skipped: list[str] = []
@@ -251,7 +251,7 @@ def _walk(root: str, follow_outside: bool) -> list[File]:
             path = f"{folder}/{entry.name}" if folder else entry.name
             linked = entry.is_symlink()
             real = os.path.realpath(entry.path) if linked else os.path.join(chain[-1], entry.name)
-            if linked and not follow_outside and not _is_below(real, real_root):
+            if linked and not allow_outside_root and not _is_below(real, real_root):
                 skipped.append(path)
             elif os.path.isdir(entry.path) if linked else entry.is_dir():
                 if real not in chain:

@@ -36,7 +36,7 @@ def read_folder(root: str, *, object_name: str | None, allow_outside_root: bool 
             "A folder needs the noun of what its images show, since the prompts are built from it. "
             'Give it with --object, e.g. --object "metal washer".'
         )
-    files = list_files(root, follow_outside=allow_outside_root)
+    files = list_files(root, allow_outside_root=allow_outside_root)
     images = [file for file in files if is_image(file.path)]
     explained = _explained([file.path for file in images])
     if explained:

@@ -84,18 +84,18 @@ def _warn_of_unused(class_names: Mapping[str, str], table: pa.Table, root: str) 
         warnings.warn(f"prompts.class_names names {unused[0]!r}, which is not in {root}: {has}.", stacklevel=3)
 
 
-def _look_up(table: pa.Table, folder: str, allow_outside: bool) -> pa.Table:
+def _look_up(table: pa.Table, folder: str, allow_outside_root: bool) -> pa.Table:
     """The table with size and time of the images that have no size; no local path is a link that leaves the folder."""
     unknown = pc.is_null(table["file_size"])
-    # Only for what it refuses: links that leave the root. Remote stores have none.
-    if is_local(folder) and not allow_outside:
+    # Called only because it raises for links that leave the root. Remote stores have no links.
+    if is_local(folder) and not allow_outside_root:
         known = table["image_path"].filter(pc.invert(unknown))
         for paths in (table["mask_path"], table["foreground_path"], known):
-            stat(paths.drop_null().to_pylist(), root=folder, allow_outside=False)
+            stat(paths.drop_null().to_pylist(), root=folder, allow_outside_root=False)
     images = table["image_path"].filter(unknown)
     if not len(images):
         return table
-    found = stat(images.to_pylist(), root=folder, allow_outside=allow_outside)
+    found = stat(images.to_pylist(), root=folder, allow_outside_root=allow_outside_root)
     columns = {name: table[name] for name in table.column_names}
     for name, values in zip(("file_size", "file_mtime"), found, strict=True):
         columns[name] = pc.replace_with_mask(table[name].combine_chunks(), unknown.combine_chunks(), values)

@@ -42,7 +42,7 @@ _SAID = ("category", "class_name", "split", "gt_label", "mask_path", "foreground
 """What several rows of one image must agree on, beside its path."""
 DEFAULT_SPLIT = "test"
 _NULLS = 1 << 16
-"""Rows that share the memory of their nulls, where a whole column has no value."""
+"""Rows in a chunk of nulls. A column without any value repeats one such chunk, so that all its rows share the memory."""
 
 
 def build(columns: Mapping[str, Any]) -> pa.Table:

@@ -53,13 +53,13 @@ def read_manifest_file(
     _require(columns["image_path"], uri, "image_path", "Give every row the path of its image.")
     given = columns.get("image_id")
     columns["image_id"], columns["image_path"] = confine(
-        columns["image_path"], folder, column="image_path", allow_outside=allow_outside_root
+        columns["image_path"], folder, column="image_path", allow_outside_root=allow_outside_root
     )
     if given is not None:
         columns["image_id"] = pc.coalesce(given, columns["image_id"]) if given.null_count else given
     for name in ("mask_path", "foreground_path"):
         if name in columns:
-            columns[name] = confine(columns[name], folder, column=name, allow_outside=allow_outside_root)[1]
+            columns[name] = confine(columns[name], folder, column=name, allow_outside_root=allow_outside_root)[1]
     if "gt_label" in columns:
         columns["gt_label"] = read_labels(columns["gt_label"], uri)
     columns["class_name"] = _nouns(columns, length, object_name, class_names)

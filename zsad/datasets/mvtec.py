@@ -15,5 +15,5 @@ def read_mvtec(root: str, *, class_names: Mapping[str, str], allow_outside_root:
         root,
         class_names=class_names,
         expected="MVTec AD's layout: <class>/{train/good, test/good, test/<defect>, ground_truth/<defect>}",
-        follow_outside=allow_outside_root,
+        allow_outside_root=allow_outside_root,
     )

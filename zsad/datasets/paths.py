@@ -36,14 +36,14 @@ def uris(root: str, relative: pa.Array | pa.ChunkedArray) -> pa.Array | pa.Chunk
 
 
 def confine(
-    paths: pa.ChunkedArray, root: str, *, column: str, allow_outside: bool
+    paths: pa.ChunkedArray, root: str, *, column: str, allow_outside_root: bool
 ) -> tuple[pa.ChunkedArray, pa.ChunkedArray]:
     """Paths as a manifest gives them -> (root-relative POSIX paths, absolute paths or URIs).
 
     Relative paths are taken from ``root``; ``.`` and ``..`` are resolved. Nulls stay null.
 
     Raises:
-        UsageError: a path leaves the root and ``allow_outside`` is false; lists the first five.
+        UsageError: a path leaves the root and ``allow_outside_root`` is false; lists the first five.
     """
     base = absolute(root).partition("?")[0] if not is_local(root) else absolute(root)
     prefix = base.rstrip("/") + "/"
@@ -56,9 +56,9 @@ def confine(
         leaving += len(outside)
         examples += outside.slice(0, 5).to_pylist()
         relative.append(cleaned)
-        if allow_outside or not leaving:
+        if allow_outside_root or not leaving:
             located.append(_locate(cleaned, root))
-    if leaving and not allow_outside:
+    if leaving and not allow_outside_root:
         raise UsageError(
             f"{count(leaving, f'path in column {column!r} leaves', f'paths in column {column!r} leave')} the root "
             f"{redact(base)!r}. Expected paths below it; move the files, or allow this with --allow-outside-root. "

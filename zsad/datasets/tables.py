@@ -16,7 +16,7 @@ from zsad.filesystem import redact, resolve
 from zsad.text import count
 
 _OURS = "pred_score"
-"""A column that tells a table of predictions, whose other columns are not read either."""
+"""A file with this column is a table of our own predictions. No warning names its columns that are not read."""
 _INDEX = re.compile(r"|index|level_[0-9]+|Unnamed: [0-9]+.*|__index_level_[0-9]+__")
 """What pandas calls the number of a row."""
 _SPREADSHEETS = (".xlsx", ".xlsm", ".xlsb", ".xls", ".ods")

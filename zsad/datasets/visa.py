@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,6 +20,8 @@ from zsad.filesystem import exists, join, read_bytes, redact
 SPLIT_CSV = "split_csv/1cls.csv"
 META_JSON = "meta.json"
 _MAX_META_BYTES = 256 * 1024**2
+_COLUMNS = ("object", "split", "label", "image", "mask")
+"""Of the original csv; a mask may be missing."""
 _LAYOUTS = (
     f"one of VisA's layouts: {SPLIT_CSV} (original), {META_JSON}, or "
     "[1cls/]<class>/{train/good, test/good, test/bad, ground_truth/bad} (re-organised)"
@@ -45,24 +46,13 @@ def read_visa(root: str, *, class_names: Mapping[str, str], allow_outside_root: 
         class_names=class_names,
         expected=_LAYOUTS,
         below="1cls" if exists(join(root, "1cls")) else "",
-        follow_outside=allow_outside_root,
+        allow_outside_root=allow_outside_root,
     )
 
 
 def _from_csv(root: str, class_names: Mapping[str, str], allow_outside_root: bool) -> pa.Table:
     uri = join(root, SPLIT_CSV)
-    table = read_table(uri, ["object", "split", "label", "image", "mask"], [])
-    return _assemble(
-        root,
-        class_names,
-        allow_outside_root,
-        where=uri,
-        category=table["object"],
-        split=table["split"],
-        label=table["label"],
-        image=table["image"],
-        mask=table["mask"],
-    )
+    return _assemble(read_table(uri, _COLUMNS, []), uri, root, class_names, allow_outside_root)
 
 
 def _from_meta(root: str, class_names: Mapping[str, str], allow_outside_root: bool) -> pa.Table:
@@ -70,7 +60,7 @@ def _from_meta(root: str, class_names: Mapping[str, str], allow_outside_root: bo
     try:
         meta = json.loads(read_bytes(uri, _MAX_META_BYTES))
         rows = [
-            (split, category, str(item["img_path"]), str(item.get("mask_path") or ""), item["anomaly"])
+            (category, split, str(item["anomaly"]), str(item["img_path"]), str(item.get("mask_path") or ""))
             for split, classes in meta.items()
             for category, items in classes.items()
             for item in items
@@ -82,55 +72,31 @@ def _from_meta(root: str, class_names: Mapping[str, str], allow_outside_root: bo
         ) from None
     if not rows:
         raise UsageError(f"{redact(uri)!r} lists no image.")
-    split, category, image, mask, label = (
-        _texts([str(value) for value in values]) for values in zip(*rows, strict=True)
-    )
-    return _assemble(
-        root,
-        class_names,
-        allow_outside_root,
-        where=uri,
-        category=category,
-        split=split,
-        label=label,
-        image=image,
-        mask=mask,
-    )
-
-
-def _texts(values: list[str]) -> pa.ChunkedArray:
-    return pa.chunked_array([pa.array([value or None for value in values], pa.string())])
+    columns = zip(_COLUMNS, zip(*rows, strict=True), strict=True)
+    table = pa.table({name: pa.array([value or None for value in values], pa.string()) for name, values in columns})
+    return _assemble(table, uri, root, class_names, allow_outside_root)
 
 
 def _assemble(
-    root: str,
-    class_names: Mapping[str, str],
-    allow_outside_root: bool,
-    *,
-    where: str,
-    category: pa.ChunkedArray,
-    split: pa.ChunkedArray,
-    label: pa.ChunkedArray,
-    image: pa.ChunkedArray,
-    mask: pa.ChunkedArray,
+    table: pa.Table, uri: str, root: str, class_names: Mapping[str, str], allow_outside_root: bool
 ) -> pa.Table:
-    required: dict[str, Any] = {"object": category, "split": split, "label": label, "image": image}
-    for name, values in required.items():
-        if values.null_count:
-            row = pc.index(pc.is_null(values), True).as_py() + 1
-            raise UsageError(f"Row {row} of {redact(where)!r} has no {name}. Fill it, or take the row out.")
-    relative, located = confine(image, root, column="image", allow_outside=allow_outside_root)
-    labels = read_labels(label, where)
-    _, masks = confine(mask, root, column="mask", allow_outside=allow_outside_root)
-    categories = pc.unique(category)
+    """The manifest of a table of texts with ``_COLUMNS``, read from ``uri``."""
+    for name in _COLUMNS[:-1]:
+        if table[name].null_count:
+            row = pc.index(pc.is_null(table[name]), True).as_py() + 1
+            raise UsageError(f"Row {row} of {redact(uri)!r} has no {name}. Fill it, or take the row out.")
+    relative, located = confine(table["image"], root, column="image", allow_outside_root=allow_outside_root)
+    labels = read_labels(table["label"], uri)
+    _, masks = confine(table["mask"], root, column="mask", allow_outside_root=allow_outside_root)
+    categories = pc.unique(table["object"])
     nouns = pa.array([noun_for(name, class_names) for name in categories.to_pylist()], pa.string())
     return build(
         {
             "image_id": relative,
             "image_path": located,
-            "category": category,
-            "class_name": nouns.take(pc.index_in(category, categories)),
-            "split": split,
+            "category": table["object"],
+            "class_name": nouns.take(pc.index_in(table["object"], categories)),
+            "split": table["split"],
             "gt_label": labels,
             "mask_path": pc.if_else(pc.equal(labels, 1), masks, None),
         }

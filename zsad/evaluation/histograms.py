@@ -124,7 +124,16 @@ def _by_value(counts: NDArray[_Count]) -> NDArray[_Count]:
 def _count_regions(
     bits: NDArray[np.uint16], mask: NDArray[np.bool_]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64], int]:
-    """Per bit pattern: anomalous pixels, and the sum over regions of their share of the region; regions."""
+    """Count the anomalous pixels of one image by bit pattern.
+
+    Args:
+        bits: (H, W) uint16, the scores' bit patterns.
+        mask: (H, W) bool, True = anomalous.
+
+    Returns:
+        The anomalous pixels of each pattern, (65536,) int64; for each pattern the sum over the regions of the share of
+        the region's pixels that have it, (65536,) float64; and the number of regions.
+    """
     positives, overlap = np.zeros(NUM_BINS, np.int64), np.zeros(NUM_BINS, np.float64)
     pixels = np.ascontiguousarray(mask).view(np.uint8)
     left, top, width, height = cv2.boundingRect(pixels)

@@ -5,19 +5,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from zsad.config import ImagesConfig
 from zsad.errors import ImageError
 from zsad.filesystem import read_bytes
 from zsad.images import decode_mask, orient, orientation
 
 
-def read_mask(
-    mask_path: str,
-    image_path: str,
-    height: int,
-    width: int,
-    max_pixels: int,
-    max_file_bytes: int | None = None,
-) -> NDArray[np.bool_]:
+def read_mask(mask_path: str, image_path: str, height: int, width: int, limits: ImagesConfig) -> NDArray[np.bool_]:
     """The mask of an image, in the orientation of its anomaly map.
 
     A mask of the map's size is taken as it is. One of the transposed size belongs to the image as
@@ -28,8 +22,7 @@ def read_mask(
         image_path: path or URI of the photograph, opened only when the mask's size is the transposed one.
         height: of the image after EXIF orientation.
         width: of the image after EXIF orientation.
-        max_pixels: cap on the mask and the image.
-        max_file_bytes: cap on the files.
+        limits: caps on the mask and the image (``max_pixels``) and on their files (``max_file_bytes``).
 
     Returns:
         (height, width) bool.
@@ -38,9 +31,10 @@ def read_mask(
         ImageError: kind ``mask_size`` when the size is neither the oriented nor the stored one, else
             as ``zsad.filesystem.read_bytes`` and ``zsad.images.decode_mask``.
     """
-    mask = decode_mask(read_bytes(mask_path, max_file_bytes), max_pixels)
+    mask = decode_mask(read_bytes(mask_path, limits.max_file_bytes), limits.max_pixels)
     if mask.shape == (width, height) != (height, width):
-        turned = orient(mask, orientation(read_bytes(image_path, max_file_bytes), max_pixels))
+        photograph = read_bytes(image_path, limits.max_file_bytes)
+        turned = orient(mask, orientation(photograph, limits.max_pixels))
         if turned.shape == (height, width):
             return turned
     if mask.shape != (height, width):

@@ -89,7 +89,7 @@ def curve_from_counts(
     )
 
 
-def curve_from_scores(scores: ArrayLike, labels: ArrayLike, unit: str = "images") -> Curve:
+def curve_from_scores(scores: ArrayLike, labels: ArrayLike) -> Curve:
     """The curve of raw scores.
 
     Args:
@@ -105,7 +105,7 @@ def curve_from_scores(scores: ArrayLike, labels: ArrayLike, unit: str = "images"
         values,
         np.bincount(groups[is_positive], minlength=values.size),
         np.bincount(groups[~is_positive], minlength=values.size),
-        unit,
+        unit="images",
     )
 
 
@@ -136,27 +136,26 @@ def average_precision(curve: Curve) -> Metric:
     return Metric(float(np.sum(recall_steps * precision)))
 
 
-def aupro(curve: Curve, overlap: NDArray[np.float64], limit: float = FPR_LIMIT) -> Metric:
-    """The area under the per-region-overlap curve up to a false-positive rate, divided by that rate.
+def aupro(curve: Curve, overlap: NDArray[np.float64]) -> Metric:
+    """The area under the per-region-overlap curve up to the false-positive rate ``FPR_LIMIT``, divided by it.
 
     Bergmann et al., "The MVTec Anomaly Detection Dataset" (IJCV 2021): the false-positive rate is
-    over all normal pixels, and the curve is interpolated linearly at ``limit``.
+    over all normal pixels, and the curve is interpolated linearly at the limit.
 
     Args:
         curve: counts of pixels.
         overlap: (N,) mean over the ground-truth regions of the share of the region at or above each
             of ``curve.thresholds``, in [0, 1].
-        limit: in (0, 1].
     """
     if curve.undefined:
         return Metric(None, reason=curve.undefined)
     pro = np.concatenate([[0.0], overlap])
     fpr = np.concatenate([[0.0], curve.false_positives / curve.num_negatives])
-    inside = int(np.searchsorted(fpr, limit, side="right"))
+    inside = int(np.searchsorted(fpr, FPR_LIMIT, side="right"))
     if inside < fpr.size:
-        pro[inside] = np.interp(limit, fpr[inside - 1 : inside + 1], pro[inside - 1 : inside + 1])
-        fpr[inside] = limit
-    return Metric(_area(pro[: inside + 1], fpr[: inside + 1]) / limit)
+        pro[inside] = np.interp(FPR_LIMIT, fpr[inside - 1 : inside + 1], pro[inside - 1 : inside + 1])
+        fpr[inside] = FPR_LIMIT
+    return Metric(_area(pro[: inside + 1], fpr[: inside + 1]) / FPR_LIMIT)
 
 
 SAMPLE_METRICS: Mapping[str, Callable[[Curve], Metric]] = MappingProxyType(

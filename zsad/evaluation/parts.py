@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from zsad.config import ImagesConfig
-from zsad.errors import ImageError, UsageError, ZsadError
+from zsad.errors import ImageError, ZsadError
 from zsad.evaluation.histograms import PixelHistogram
 from zsad.evaluation.masks import read_mask, resize_mask
 from zsad.projection import resize
@@ -83,32 +83,22 @@ class ClassState:
 
 @dataclass
 class PartState:
-    """The state of one part, or of several merged: one ``ClassState`` (1.5 MiB) per class."""
+    """The state of one part, or of several merged at one resolution: a ``ClassState`` (1.5 MiB) per class."""
 
-    resolution: str = "native"
     classes: dict[str, ClassState] = field(default_factory=dict)
 
     def merge(self, other: PartState) -> None:
-        """Add ``other``, which stays as it is. Raises ValueError when the resolutions differ."""
-        if other.resolution != self.resolution:
-            raise ValueError(f"cannot merge resolution {other.resolution} into {self.resolution}")
+        """Add ``other``, which stays as it is."""
         for category, state in other.classes.items():
             self.classes.setdefault(category, ClassState()).merge(state)
 
 
-def merge_states(states: Iterable[PartState], resolution: str = "native") -> PartState:
-    """All ``states`` (of this ``resolution``) in one new state; read-only arrays are fine."""
-    merged = PartState(resolution)
+def merge_states(states: Iterable[PartState]) -> PartState:
+    """All ``states`` in one new state; read-only arrays are fine."""
+    merged = PartState()
     for state in states:
         merged.merge(state)
     return merged
-
-
-def check_resolution(resolution: str) -> str:
-    """``resolution`` if it is one of ``RESOLUTIONS``, else UsageError."""
-    if resolution not in RESOLUTIONS:
-        raise UsageError(f"Unknown resolution {resolution!r}. Expected one of: {', '.join(RESOLUTIONS)}.")
-    return resolution
 
 
 def category_of(predictions: pd.DataFrame) -> pd.Series:
@@ -151,8 +141,7 @@ def evaluate_part(
     Raises:
         ZsadError: the part is missing or damaged, does not fit ``rows``, or a map holds NaN.
     """
-    check_resolution(resolution)
-    state = PartState(resolution)
+    state = PartState()
     labelled = rows[rows["gt_label"].notna()]
     records = labelled.assign(category=category_of(labelled)).to_dict("records")
     pointers = [(str(row["image_id"]), int(row["map_row_group"])) for row in records]
@@ -177,8 +166,7 @@ def _count_image(
             counts.excluded_no_mask += 1
             return
         try:
-            caps = limits.max_pixels, limits.max_file_bytes
-            mask = read_mask(row["mask_path"], row["image_path"], height, width, *caps)
+            mask = read_mask(row["mask_path"], row["image_path"], height, width, limits)
         except ImageError as error:
             _LOGGER.warning("image_id=%s stage=evaluate type=%s %s", row["image_id"], error.kind, error)
             counts.bad_masks = [*counts.bad_masks, f"{row['image_id']!r} ({error})"][:MAX_NAMED]

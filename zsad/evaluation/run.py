@@ -9,8 +9,8 @@ import pandas as pd
 from zsad.config import ImagesConfig
 from zsad.datasets.moved import relocate
 from zsad.errors import UsageError
-from zsad.evaluation.parts import COLUMNS, PartState, check_resolution, evaluable_parts, evaluate_part, merge_states
-from zsad.evaluation.summary import check_bootstrap, select_split, summarise, warn_of_bad_masks
+from zsad.evaluation.parts import COLUMNS, RESOLUTIONS, PartState, evaluable_parts, evaluate_part, merge_states
+from zsad.evaluation.summary import select_split, summarise, warn_of_bad_masks
 from zsad.evaluation.thresholds import decide, parse_rule, rows_to_count
 from zsad.filesystem import Uri, as_uri, redact
 from zsad.storage import RunInfo, images_config, read_predictions, read_run, while_unchanged
@@ -24,7 +24,7 @@ def count_parts(
 ) -> PartState:
     """The ``Counter`` of this process: one part after the other."""
     states = (evaluate_part(output, name, rows, resolution, limits) for name, rows in parts)
-    return merge_states(states, resolution)
+    return merge_states(states)
 
 
 def load_predictions(output: str, split: str | None = None) -> pd.DataFrame:
@@ -69,8 +69,11 @@ def evaluate(
         UsageError: unknown resolution or split, negative ``bootstrap``, no predictions, or none with a label.
         ZsadError: a map is missing or holds NaN.
     """
-    output, resolution = as_uri(output), check_resolution(str(resolution))
-    check_bootstrap(bootstrap)
+    output, resolution = as_uri(output), str(resolution)
+    if resolution not in RESOLUTIONS:
+        raise UsageError(f"Unknown resolution {resolution!r}. Expected one of: {', '.join(RESOLUTIONS)}.")
+    if bootstrap < 0:
+        raise UsageError(f"Given {bootstrap} bootstrap resamples. Expected 0 for none, or e.g. 1000.")
     info = read_run(output)
 
     def measure() -> tuple[pd.DataFrame, PartState]:
@@ -84,7 +87,7 @@ def evaluate(
         return predictions, count(output, evaluable_parts(predictions), resolution, images_config(info))
 
     predictions, state = while_unchanged(output, measure)
-    return summarise([state], predictions, resolution, info.fingerprint if info else None, bootstrap)
+    return summarise(state, predictions, resolution, info.fingerprint if info else None, bootstrap)
 
 
 def decide_by(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ import pyarrow as pa
 
 from zsad.errors import UsageError, ZsadError
 from zsad.evaluation.metrics import Metric, bootstrap_interval, sample_metrics
-from zsad.evaluation.parts import MAX_NAMED, ClassState, PartState, category_of, check_resolution, merge_states, scored
+from zsad.evaluation.parts import MAX_NAMED, ClassState, PartState, category_of, scored
 
 MEAN = "mean"
 
@@ -69,15 +68,8 @@ def select_split(predictions: pd.DataFrame, split: str | None) -> pd.DataFrame:
     return selected
 
 
-def check_bootstrap(bootstrap: int) -> int:
-    """``bootstrap`` if it is a number of resamples or 0 for none, else UsageError."""
-    if bootstrap < 0:
-        raise UsageError(f"Given {bootstrap} bootstrap resamples. Expected 0 for none, or e.g. 1000.")
-    return bootstrap
-
-
 def summarise(
-    states: Iterable[PartState],
+    state: PartState,
     predictions: pd.DataFrame,
     resolution: str = "native",
     fingerprint: str | None = None,
@@ -86,7 +78,7 @@ def summarise(
     """The table of metrics, columns as ``METRICS_SCHEMA``.
 
     Args:
-        states: of all parts of ``predictions``, from ``evaluate_part``, at this resolution.
+        state: of all parts of ``predictions``, merged, from ``evaluate_part`` at this resolution.
         predictions: columns image_id, category, split, gt_label, status and pred_score; one row per image.
         resolution: recorded with every figure.
         fingerprint: of the run, recorded with every figure.
@@ -96,12 +88,8 @@ def summarise(
     mask is empty.
 
     Raises:
-        UsageError: unknown resolution, or negative ``bootstrap``.
-        ZsadError: the states do not cover the predictions, or a score is NaN.
+        ZsadError: the state does not cover the predictions, or a score is NaN.
     """
-    check_resolution(resolution)
-    check_bootstrap(bootstrap)
-    merged = merge_states(states, resolution)
     protocol = {
         "resolution": resolution,
         "split": "+".join(_splits(predictions)) or None,
@@ -109,8 +97,8 @@ def summarise(
     }
     rows: list[dict[str, Any]] = []
     for category, group in predictions.groupby(category_of(predictions), sort=True):
-        rows += _class_rows(str(category), group, merged.classes.get(str(category), ClassState()), bootstrap)
-    warn_of_bad_masks(merged)
+        rows += _class_rows(str(category), group, state.classes.get(str(category), ClassState()), bootstrap)
+    warn_of_bad_masks(state)
     if bootstrap:
         _warn_of_missing_intervals(rows)
     rows += _mean_rows(rows)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 
@@ -108,16 +110,72 @@ COLUMNS = (
 )
 """Level, metric and heading of every column, in order."""
 
-_EXCLUDED = {
+EXCLUDED = {
     "excluded_error": "failed",
     "excluded_unlabelled": "without a label",
     "excluded_no_mask": "anomalous without a mask (pixel level)",
     "excluded_mask_size": "with a mask of another size (pixel level)",
     "excluded_mask_unreadable": "with an unreadable mask (pixel level)",
 }
-
+"""What the images that each column of the metrics counts are."""
 
 _INTERVALS = tuple((metric, title) for level, metric, title in COLUMNS if level == "sample")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """F1-max of the published systems and of a run, in percent, over the classes of VisA that the run holds.
+
+    Attributes:
+        level: "sample" or "pixel".
+        systems: the published ones.
+        rows: (class, one cell per system and that of the run).
+        mean: the same cells, over these classes.
+    """
+
+    level: str
+    systems: list[Published]
+    rows: list[tuple[str, list[str]]]
+    mean: list[str]
+
+
+def comparisons(
+    values: Mapping[tuple[str, str, str], float], categories: list[str], dataset: str | None
+) -> list[Comparison]:
+    """A run beside the published figures, one comparison per level.
+
+    Args:
+        values: by class, level and metric.
+        categories: the classes of the run.
+        dataset: its name, e.g. "visa"; None if unknown.
+
+    Returns:
+        Nothing where the dataset is not VisA, or a class is none of its twelve.
+    """
+    if (dataset or "").lower() != "visa" or not categories or not set(categories) <= set(VISA_CLASSES):
+        return []
+    names = [name for name in VISA_CLASSES if name in categories]
+    is_complete = len(names) == len(VISA_CLASSES)
+    found = []
+    for level in ("sample", "pixel"):
+        systems = [system for system in PUBLISHED if system.level == level]
+        figures = [dict(zip(VISA_CLASSES, system.figures, strict=True)) for system in systems]
+        rows = [(name, _cells([each[name] for each in figures], values.get((name, level, "f1_max")))) for name in names]
+        means = [
+            system.mean if is_complete else sum(each[name] for name in names) / len(names)
+            for system, each in zip(systems, figures, strict=True)
+        ]
+        found.append(Comparison(level, systems, rows, _cells(means, values.get((MEAN, level, "f1_max")))))
+    return found
+
+
+def _cells(published: list[float], ours: float | None) -> list[str]:
+    return [*(f"{figure:.1f}" for figure in published), percent(ours)]
+
+
+def percent(value: float | None) -> str:
+    """A share in percent with one decimal, ``-`` where there is none."""
+    return "-" if value is None or pd.isna(value) else f"{100 * value:.1f}"
 
 
 def format_table(
@@ -145,9 +203,10 @@ def format_table(
         lines += ["", *notes]
     if metrics["low"].notna().any():
         lines += ["", *_intervals(metrics, categories)]
-    if (dataset or "").lower() == "visa" and categories and set(categories) <= set(VISA_CLASSES):
-        for level in ("sample", "pixel"):
-            lines += ["", *_comparison(metrics, categories, level, weights)]
+    compared = comparisons(_values(metrics), categories, dataset)
+    for comparison in compared:
+        lines += ["", *_comparison(comparison, weights)]
+    if compared:
         lines += ["", *_sources()]
     return "\n".join(lines)
 
@@ -167,7 +226,7 @@ def _heading(metrics: pd.DataFrame, dataset: str | None, weights: str | None, fi
         f"sample level over {sample['num_images']} images ({sample['num_anomalous']} anomalous)",
         f"pixel level over {pixel['num_images']} images ({pixel['num_anomalous']} anomalous)",
     ]
-    left_out = [f"{pixel[column]} {text}" for column, text in _EXCLUDED.items() if pixel[column]]
+    left_out = [f"{pixel[column]} {text}" for column, text in EXCLUDED.items() if pixel[column]]
     parts.append("left out: " + (", ".join(left_out) if left_out else "none"))
     if weights:
         parts.append(f"weights: {weights}")
@@ -177,7 +236,7 @@ def _heading(metrics: pd.DataFrame, dataset: str | None, weights: str | None, fi
 
 
 def _main_table(metrics: pd.DataFrame, categories: list[str]) -> list[str]:
-    values = metrics.set_index(["category", "level", "metric"])["value"].to_dict()
+    values = _values(metrics)
     counts = metrics[metrics["level"] == "sample"].drop_duplicates("category").set_index("category")
     width = min(14, max(len(printable(name)) for name in [*categories, "class"]))
     groups = f"{'':{width}}{'':13} |{'sample':^21} |{'pixel':^28}".rstrip()
@@ -190,7 +249,7 @@ def _main_table(metrics: pd.DataFrame, categories: list[str]) -> list[str]:
         if category == MEAN:
             lines.append(rule)
         cells = "".join(
-            f"{_percent(values.get((category, level, metric))):>7}" + (" |" if index == 2 else "")
+            f"{percent(values.get((category, level, metric))):>7}" + (" |" if index == 2 else "")
             for index, (level, metric, _) in enumerate(COLUMNS)
         )
         images, anomalous = counts.loc[category, ["num_images", "num_anomalous"]]
@@ -207,7 +266,7 @@ def _intervals(metrics: pd.DataFrame, categories: list[str]) -> list[str]:
     lines.append("-" * len(header))
     for category in categories:
         keys = [(category, metric) for metric, _ in _INTERVALS]
-        texts = ["-" if pd.isna(low[key]) else f"{_percent(low[key])} to {_percent(high[key])}" for key in keys]
+        texts = ["-" if pd.isna(low[key]) else f"{percent(low[key])} to {percent(high[key])}" for key in keys]
         lines.append(f"{_short(category, width):{width}}" + "".join(f"{text:>16}" for text in texts))
     return lines
 
@@ -225,28 +284,19 @@ def _notes(metrics: pd.DataFrame, categories: list[str]) -> list[str]:
     return lines
 
 
-def _comparison(metrics: pd.DataFrame, categories: list[str], level: str, weights: str | None) -> list[str]:
-    systems = [row for row in PUBLISHED if row.level == level]
-    rows = metrics[(metrics["level"] == level) & (metrics["metric"] == "f1_max")]
-    ours = dict(zip(rows["category"], rows["value"], strict=True))
-    title = f"{level} F1-max" + (f" (weights of ours: {weights})" if weights else "")
-    header = f"{'class':16}" + "".join(f"{row.system:>11}" for row in systems) + "   ours (reconstruction)"
-    lines = [*_wrap(title), header, "-" * len(header)]
-    for category in categories:
-        index = VISA_CLASSES.index(category)
-        cells = "".join(f"{row.figures[index]:>11.1f}" for row in systems)
-        lines.append(f"{category:16}{cells}{_percent(ours[category]):>8}")
-    is_complete = len(categories) == len(VISA_CLASSES)
-    indices = [VISA_CLASSES.index(category) for category in categories]
-    means = [
-        row.mean if is_complete else sum(row.figures[index] for index in indices) / len(indices) for row in systems
-    ]
-    label = "mean" if is_complete else f"mean of these {len(categories)}"
-    lines += [
-        "-" * len(header),
-        f"{label:16}" + "".join(f"{mean:>11.1f}" for mean in means) + f"{_percent(ours[MEAN]):>8}",
-    ]
-    return lines
+def _comparison(comparison: Comparison, weights: str | None) -> list[str]:
+    title = f"{comparison.level} F1-max" + (f" (weights of ours: {weights})" if weights else "")
+    header = f"{'class':16}" + "".join(f"{system.system:>11}" for system in comparison.systems)
+    header += "   ours (reconstruction)"
+    rule = "-" * len(header)
+    number = len(comparison.rows)
+    label = "mean" if number == len(VISA_CLASSES) else f"mean of these {number}"
+    rows = [_comparison_row(name, cells) for name, cells in comparison.rows]
+    return [*_wrap(title), header, rule, *rows, rule, _comparison_row(label, comparison.mean)]
+
+
+def _comparison_row(label: str, cells: list[str]) -> str:
+    return f"{label:16}" + "".join(f"{cell:>11}" for cell in cells[:-1]) + f"{cells[-1]:>8}"
 
 
 def _sources() -> list[str]:
@@ -258,12 +308,13 @@ def _sources() -> list[str]:
     return _wrap(text)
 
 
+def _values(metrics: pd.DataFrame) -> dict[tuple[str, str, str], float]:
+    values: dict[Any, float] = metrics.set_index(["category", "level", "metric"])["value"].to_dict()
+    return values
+
+
 def _mean_row(metrics: pd.DataFrame, level: str) -> pd.Series:
     return metrics[(metrics["category"] == MEAN) & (metrics["level"] == level)].iloc[0]
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None or pd.isna(value) else f"{100 * value:.1f}"
 
 
 def _short(name: str, width: int) -> str:

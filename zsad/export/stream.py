@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from zsad.errors import UsageError
 from zsad.filesystem import redact
 from zsad.storage import iter_maps, read_decisions, read_predictions
+from zsad.text import count
 
 _MAPS_PER_TASK = 8
 _MAX_THREADS = 8
@@ -78,14 +79,12 @@ def decided_rows(output: str) -> pd.DataFrame:
 
 def scored_again(number: int) -> str:
     """That decisions are older than their scores."""
-    images = "1 image was" if number == 1 else f"{number:,} images were"
-    return f"{images} scored again after the decisions were made"
+    return f"{count(number, 'image was', 'images were')} scored again after the decisions were made"
 
 
 def without_decision(number: int) -> str:
     """That scored images were never decided on."""
-    images = "1 scored image has" if number == 1 else f"{number:,} scored images have"
-    return f"{images} no decision (another split, or scored later)"
+    return f"{count(number, 'scored image has', 'scored images have')} no decision (another split, or scored later)"
 
 
 def decide_again(output: str, decisions: pd.DataFrame) -> str:

@@ -51,10 +51,12 @@ def decisions_if_any(output: str) -> pd.DataFrame | None:
 
 
 def write_csv(output: str, decisions: pd.DataFrame | None, target: str) -> str:
-    """``predictions.csv``: UTF-8 with a byte order mark, one line per image, all columns of the predictions, then those of the decisions.
+    """Write ``predictions.csv``: one line per image, with the columns of the predictions and then of the decisions.
 
-    The latter are empty where no decision was made on this score, of which it warns. Lists and structs are JSON, nulls are empty, float32 values are as short as their precision allows. A text that a spreadsheet
-    would take for a formula gets a ``'`` before it; columns of numbers hold numbers only.
+    The file is UTF-8 with a byte order mark. Lists and structs are written as JSON, nulls as nothing, and float32 values
+    with as few digits as their precision allows. A text that a spreadsheet would take for a formula gets a ``'`` before
+    it; columns of numbers hold numbers only. The columns of the decisions are empty where no decision was made on the
+    score in this row, and a warning says how often.
     """
     counts: dict[str, int] = {}
     write_atomically(join(target, PREDICTIONS_CSV), lambda sink: _write(output, decisions, sink, counts))

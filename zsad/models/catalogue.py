@@ -8,7 +8,8 @@ from typing import TextIO
 
 from zsad.errors import UsageError
 from zsad.models.download import hash_file
-from zsad.models.weights import REGISTRY, entry, find, locate, locate_tokenizer, size_text, trusted_sha256
+from zsad.models.registry import REGISTRY, entry, size_text
+from zsad.models.weights import find, locate, locate_tokenizer, trusted_sha256
 
 
 def format_catalogue() -> str:

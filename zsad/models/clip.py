@@ -21,8 +21,11 @@ from torch import Tensor, nn
 from torchvision.transforms import Compose
 
 from zsad.errors import UsageError
-from zsad.models import clip_resnet, weights
+from zsad.models import clip_resnet
 from zsad.models.device import autocast, host_tensor, images_at_once, place
+from zsad.models.registry import entry
+from zsad.models.state_dicts import seeded
+from zsad.models.weights import locate_tokenizer, restore
 from zsad.resize import Filter, Normalisation, Padded, resize_into
 
 if TYPE_CHECKING:
@@ -141,11 +144,11 @@ def load(config: ModelConfig, device: str = "cpu", precision: Precision = "fp32"
         UsageError: unknown model, a text side this program cannot build offline, weights or tokenizer
             files missing or not fitting.
     """
-    if weights.entry(config.name).family != "clip":
+    if entry(config.name).family != "clip":
         raise UsageError(f"{config.name!r} is not a CLIP model. Expected e.g. ViT-B-16-plus-240/laion400m_e31.")
     tokenizer = _tokenizer(config)
-    module = weights.seeded(lambda: build(config.name))
-    sha256 = weights.restore(module, config, convert=lambda state: to_module_layout(module, state))
+    module = seeded(lambda: build(config.name))
+    sha256 = restore(module, config, convert=lambda state: to_module_layout(module, state))
     return CLIPModel(config.name, ready(module, device, precision), tokenizer, sha256, device, precision)
 
 
@@ -153,7 +156,7 @@ def ready(module: nn.Module, device: str, precision: Precision) -> nn.Module:
     """Make a module ready for inference, in place; its text tower computes in the type of its weights: float32."""
     visual = cast(nn.Module, module.visual)
     if isinstance(visual, ModifiedResNet):
-        clip_resnet.lighten(visual)
+        clip_resnet.fold_batch_norms(visual)
     if torch.device(device).type == "cpu" and sum(isinstance(layer, nn.Conv2d) for layer in visual.modules()) > 1:
         # A convolutional tower, which takes a fifth less time in this layout. A transformer convolves once.
         visual.to(memory_format=torch.channels_last)
@@ -214,7 +217,7 @@ def to_module_layout(module: nn.Module, state: dict[str, Tensor]) -> dict[str, T
 
 def _tokenizer(config: ModelConfig) -> Any:
     text = model_config(config.name)["text_cfg"]
-    folder: Path | None = weights.locate_tokenizer(config.name, config.weights)
+    folder: Path | None = locate_tokenizer(config.name, config.weights)
     length = text.get("context_length", 77)
     if folder is None:
         return SimpleTokenizer(context_length=length, **text.get("tokenizer_kwargs", {}))

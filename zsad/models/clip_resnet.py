@@ -3,9 +3,9 @@
 The same function of the same parameters as open_clip's ``ModifiedResNet``, to rounding:
 
 - A batch norm after a convolution scales and shifts every channel, which the convolution's own weights can do.
-- The tower's answer is what one token, the mean of all, reads from all tokens. So only that token asks; and where the
-  published layer projects every token to a key and a value, the question is projected back instead:
-  ``(x W) . q = x . (W q)``.
+- Of the tower's attention pooling only one token is returned, the mean of all tokens, so only the query of that token
+  is computed. The published layer projects every token to a key and a value. Here the query is multiplied by the weights
+  of the keys instead, ``(x W) . q = x . (W q)``, and the weighted sum of tokens by those of the values.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ class AttentionPool(AttentionPool2d):
         return projection.weight.unflatten(0, (self.num_heads, -1))
 
 
-def lighten(tower: ModifiedResNet) -> None:
-    """Fold the batch norms of a tower with trained statistics, and exchange its pooling, in place.
+def fold_batch_norms(tower: ModifiedResNet) -> None:
+    """Fold the batch norms of a tower into its convolutions, and exchange its pooling, in place.
 
     Args:
-        tower: float32, with its weights loaded.
+        tower: float32, with its weights and the trained statistics of its batch norms loaded.
     """
     tower.eval()
     for block in list(tower.modules()):

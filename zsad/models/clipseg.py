@@ -19,11 +19,12 @@ from torch import Tensor
 from transformers import CLIPSegForImageSegmentation
 
 from zsad.errors import UsageError
-from zsad.models import weights
 from zsad.models.clipseg_decoder import FusedDecoder
 from zsad.models.clipseg_network import build, decode, film, input_size, position_table, ready, reductions
 from zsad.models.device import DTYPES, autocast, host_tensor, images_at_once
+from zsad.models.state_dicts import seeded
 from zsad.models.triton_support import kernel_dtype
+from zsad.models.weights import restore
 from zsad.resize import Normalisation, Padded, resize_into
 
 if TYPE_CHECKING:
@@ -35,9 +36,9 @@ TEXT_BATCH = 256
 DECODER_BATCH, DECODER_BATCH_ON_GPU = 64, 144
 """The most (tile, prompt) pairs per decoder call, on a CPU and on a GPU."""
 _BATCHES_FUSED = 4
-"""The number of decoder batches that kernels that hold no hidden layer take as one.
+"""The number of decoder batches that the fused kernels take as one, since they keep no hidden layer in memory.
 
-That is more than fills a GPU, but fewer have to be launched.
+This is more than it takes to fill a GPU, but fewer kernels have to be launched.
 """
 _NORMALISATION = Normalisation(255, MEAN, STD)
 
@@ -194,8 +195,8 @@ def load(config: ModelConfig, device: str = "cpu", precision: Precision = "fp32"
     Raises:
         UsageError: not a CLIPSeg model, weights missing or not fitting.
     """
-    module = weights.seeded(lambda: build(config.name))
-    sha256 = weights.restore(module, config, convert=_without_position_ids)
+    module = seeded(lambda: build(config.name))
+    sha256 = restore(module, config, convert=_without_position_ids)
     return CLIPSegModel(config.name, ready(module, device, precision), sha256, device, precision)
 
 

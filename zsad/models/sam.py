@@ -66,14 +66,14 @@ class SAMModel:
         """Side of the square input in pixels."""
         return int(self.network.image_encoder.img_size)
 
-    def preprocess(self, image: NDArray[np.uint8]) -> tuple[Tensor, tuple[int, int]]:
+    def preprocess(self, image: NDArray[np.uint8]) -> Tensor:
         """The published resize of the longer side to the input size, mean and std, and padding with 0.
 
         Args:
             image: (H, W, 3) uint8 RGB.
 
         Returns:
-            (1, 3, S, S) float32 on the host, and height and width of the image in its upper left corner.
+            (1, 3, S, S) float32 on the host, the image in its upper left corner.
         """
         side = self.input_size
         height, width = ResizeLongestSide.get_preprocess_shape(image.shape[0], image.shape[1], side)
@@ -82,7 +82,7 @@ class SAMModel:
         output[:, height:] = 0
         output[:, :height, width:] = 0
         resize_into(output, image, "bilinear", self._normalisation, (height, width))
-        return pixels, (height, width)
+        return pixels
 
     @cached_property
     def _normalisation(self) -> Normalisation:
@@ -104,7 +104,7 @@ class SAMModel:
 
         On a GPU not while ``MaskGenerator.annotate_all`` goes on, which encodes on a stream of its own.
         """
-        return self.encode_pixels(self.preprocess(image)[0], self.upsampling_to((image.shape[0], image.shape[1])))
+        return self.encode_pixels(self.preprocess(image), self.upsampling_to((image.shape[0], image.shape[1])))
 
     def encode_pixels(self, pixels: Tensor, plan: Upsampling) -> Embedding:
         """``encode`` of what ``preprocess`` made of an image, (1, 3, S, S)."""

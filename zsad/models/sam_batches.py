@@ -15,8 +15,9 @@ class Batches:
 
     Attributes:
         size: prompts of a full batch.
-        full: per image start and stop of its full batches, those together whose masks are selected from together.
-        shared: per image the batches of several images that it is the first to need.
+        full: for each image, start and stop of its full batches, in groups. The masks of all batches of a group are
+            decoded before any is selected.
+        shared: for each image, those shared batches in which it is the first image.
         shared_sizes: the numbers of prompts that a shared batch may be filled up to.
     """
 
@@ -37,7 +38,7 @@ def plan_batches(counts: Sequence[int], size: int, shared_sizes: tuple[int, ...]
         counts: prompts of each image.
         size: prompts of a batch.
         shared_sizes: as in ``Batches``.
-        together: full batches of an image whose masks are selected from together.
+        together: the number of full batches in a group.
         group: as of ``shared_batches``.
     """
     full: list[list[list[tuple[int, int]]]] = []

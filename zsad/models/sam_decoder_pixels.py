@@ -21,7 +21,9 @@ class Pixels(Protocol):
 
 
 class Shared(NamedTuple):
-    """What prompts of an image see alike. The first layer's is the image's, the later ones' of positions only.
+    """What all prompts of an image have in common.
+
+    In the first layer it is computed from the image and the positions, in later layers from the positions alone.
 
     Attributes:
         image: (I, N, C) tokens of I images.
@@ -51,7 +53,7 @@ def share(transformer: TwoWayTransformer, image: Tensor, positions: Tensor) -> S
 
 
 def join(images: list[Shared]) -> Shared:
-    """Several images as one: the later layers, of positions only, are the same for all."""
+    """Several images as one. What later layers take is computed from the positions alone, so it is the same for all."""
     first = images[0]
     if len(images) == 1:
         return first

@@ -208,7 +208,10 @@ def _attend_in_parts(query: Tensor, key: Tensor, value: Tensor, rows: Tensor, co
 
 
 def fuse_attention(encoder: ImageEncoderViT) -> None:
-    """Give every block of a published encoder, its weights loaded, the fused attention, in place; and its patches theirs."""
+    """Replace the blocks and the patch embedding of a published encoder by fused ones, in place.
+
+    Its weights have to be loaded before.
+    """
     encoder.patch_embed = FusedPatchEmbed.of(encoder.patch_embed)
     for index, block in enumerate(encoder.blocks):
         encoder.blocks[index] = FusedBlock.of(block)

@@ -131,8 +131,8 @@ def _attend(  # noqa: PLR0915 - one program
         first = projected + image * height * width * token + head * CHANNELS + c
         place = ((top + row) * width + left + column)[:, None]
         query = tl.load(first + place * token, mask=asks[:, None] & exists, other=0.0)
-        # What a query has to say about every distance along its row, moved to the keys of those distances; and about
-        # those down its column, put where the keys' rows will find it. All in powers of two, as what follows.
+        # The position terms of a query for all distances along its row are moved to the keys at those distances. Those
+        # for the distances down its column are stored, to be read row by row of keys. All logits are to base two.
         span = tl.arange(0, SPAN)
         said = _said(query, column_terms, span, c, WINDOW, CHANNELS)
         distance = column[:, None] - n[None, :] + WINDOW - 1

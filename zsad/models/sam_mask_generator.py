@@ -105,10 +105,11 @@ class MaskGenerator:
     ) -> Iterator[list[Annotation]]:
         """Masks of everything in one image after the other, on a CPU bit for bit those that it has alone.
 
-        An image has its full decoder batches to itself. What is left of all images shares batches, so that there
-        are no more than there would be if the prompts were those of one image. An embedding is kept of each image, the
-        masks of less than a batch of those that share it with the next one, and all masks of one. On a GPU a batch is up
-        to eight of the configured ones, two of them are selected from together, and two more such pairs are in the making.
+        A full decoder batch holds prompts of one image only. The prompts that are left over share further batches, so
+        that there are no more batches than if all prompts were those of one image. In memory are the embeddings of the
+        images, all masks of the current image, and less than a batch of masks of the images that share one with it. On a
+        GPU a batch is up to eight times the configured one. Masks are selected from two batches at a time, while the next
+        two pairs of batches are decoded.
 
         Args:
             images: each (H, W, 3) uint8 RGB.
@@ -155,7 +156,7 @@ class MaskGenerator:
                 )
             yield annotations
 
-    def _resized(self, images: Sequence[NDArray[np.uint8]], threads: int) -> Iterator[tuple[Tensor, tuple[int, int]]]:
+    def _resized(self, images: Sequence[NDArray[np.uint8]], threads: int) -> Iterator[Tensor]:
         """``preprocess`` of each; other than on a CPU, which has enough to do, threads begin at once."""
         if threads == 1 or self._on_cpu():
             return map(self.model.preprocess, images)
@@ -204,12 +205,12 @@ class MaskGenerator:
         return list(self.model.encode_points(points).split([len(own) for _, own in points])) if points else []
 
     def _encode_all(
-        self, resized: Iterator[tuple[Tensor, tuple[int, int]]], plans: Mapping[int, Upsampling]
+        self, resized: Iterator[Tensor], plans: Mapping[int, Upsampling]
     ) -> Iterator[tuple[int, Embedding]]:
         """Index and embedding of one image after the other; a GPU is not waited for."""
         for index, plan in plans.items():
             with self._streams.large():
-                embedding = self.model.encode_pixels(next(resized)[0], plan)
+                embedding = self.model.encode_pixels(next(resized), plan)
             yield index, embedding
 
     def _decode_all(

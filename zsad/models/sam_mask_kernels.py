@@ -22,7 +22,7 @@ def extents(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
 ) -> None:  # pragma: no cover - compiled
-    """Program i: of mask ``chosen[i]`` the four numbers ``reach[:, i]``."""
+    """Program i: find the first and last row, then column, of mask ``chosen[i]`` over the level, as ``reach[:, i]``."""
     index = tl.program_id(0)
     mask = low + tl.load(chosen + index) * height * width
     top = tl.full((ROWS, COLUMNS), 0, tl.int32) + height
@@ -71,7 +71,7 @@ def measure(
     """Program (i, s): add strip s of mask ``chosen[i]`` to the numbers ``found[:, i]``."""
     index = tl.program_id(0)
     mask = low + tl.load(chosen + index) * low_height * low_width
-    # Where it reaches nowhere, it starts at the end and stops at the start.
+    # A mask that is nowhere over the level has an empty window: it starts at the end of the image and stops at 0.
     y0 = tl.load(row_spans + tl.load(reach + index))
     y1 = tl.load(row_spans + low_height + 1 + tl.load(reach + count + index) + 1)
     x0 = tl.load(column_spans + tl.load(reach + 2 * count + index))

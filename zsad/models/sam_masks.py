@@ -91,7 +91,7 @@ def low_masks(low: Tensor, chosen: Tensor, boxes: Tensor, plan: Upsampling) -> L
 def measure(low: Tensor, chosen: Tensor, threshold: float, offset: float, plan: Upsampling) -> tuple[Tensor, Tensor]:
     """Stability scores and tight boxes of the chosen masks, as published. At most one transfer to the host for all.
 
-    By ``sam_masks_gpu``, a row of more than 32767 pixels of a mask is not counted with the published overflow.
+    The published sums over a row are int16 and overflow at more than 32767 pixels; those of ``sam_masks_gpu`` do not.
 
     Args:
         low: (M, h, w) float32.

@@ -21,16 +21,22 @@ from zsad.kernels import compiled, fma
 _BAND = 32
 """Rows of a window that are looked at together."""
 _STEP = 16
-"""Pixels before a part that need not be made are made up to a multiple of this, which suits vector instructions."""
+"""The pixels before a skipped part are computed, a multiple of this many, which suits vector instructions."""
 _WORTHWHILE = 32
-"""Pixels in a row that need not be made, so that it is worthwhile to leave them out."""
+"""A part of a row is skipped only if it has at least this many pixels."""
 
 _OVER, _UNDER = np.uint8(1), np.uint8(2)
-"""The side of all levels that a column of a band lies on: both bits until one is ruled out, none where it is open."""
+"""Bits of a column of a band: all its values lie over every level, or under every level.
+
+Both are set at first. A value clears the bits that it contradicts; a column without bits has to be computed.
+"""
 
 _LOW, _INPUT, _MADE, _ROWS = 0, 4, 8, 9
-"""Where rows to work with lie: two from ``_across`` for each an even and an odd low-resolution row, likewise for two
-rows of the input, and one row of the input itself."""
+"""Places of the working rows.
+
+From ``_LOW`` on lies what ``_across`` makes of an even low-resolution row (two rows) and of an odd one (two rows), from
+``_INPUT`` on the same of rows of the input, and at ``_MADE`` a row of the input itself. ``_ROWS`` is their number.
+"""
 
 
 class Stage(NamedTuple):
@@ -62,8 +68,8 @@ class Geometry(NamedTuple):
         coarse, fine: the upsamplings.
         first_row, last_row: (H,) int64, the low-resolution rows that a native one depends on.
         first_column, last_column: (W,) int64, likewise.
-        begin: (w,) int64, the first native column that depends on none before this low-resolution one, or W.
-        end: (w,) int64, the first native column that depends on one behind it, or W.
+        begin: (w,) int64, for each low-resolution column the first native one that depends on no earlier one; W if none.
+        end: (w,) int64, for each low-resolution column the first native one that depends on a later one; W if none.
     """
 
     coarse: Stage
@@ -83,7 +89,8 @@ class _Found(NamedTuple):
         counts: (3, y1 - y0) int32, how many pixels of each row are over each level.
         peaks: (x1 - x0,) float32, the highest that was made of each column: inf where a part of it is known to be over
             every level, and -inf where nothing was made.
-        painted: (y1 - y0, x1 - x0) bool, what is over the threshold; without rows, the other two are wanted.
+        painted: (y1 - y0, x1 - x0) bool, what is over the threshold. If it has no rows, ``counts`` and ``peaks`` are
+            filled instead.
     """
 
     counts: NDArray[np.int32]
@@ -93,10 +100,10 @@ class _Found(NamedTuple):
 
 @compiled
 def extents(low: Any, chosen: Any, level: Any, found: Any) -> None:  # pragma: no cover - compiled
-    """Of ``chosen`` (K,) masks the first and last row, then the first and last column, with an entry over the level.
+    """Find the first and last row, then the first and last column, of each chosen mask with an entry over the level.
 
-    Of ``low`` (M, h, w) float32 into ``found`` (4, K) int64; where there is none, the first ones are h and w and the
-    last ones -1.
+    The masks are ``low`` (M, h, w) float32, of which ``chosen`` (K,) are the indices. The result is written to ``found``
+    (4, K) int64. Where no entry is over the level, it is h, -1, w, -1.
     """
     peaks = np.empty(low.shape[2], np.float32)
     for i in range(len(chosen)):
@@ -114,10 +121,11 @@ def extents(low: Any, chosen: Any, level: Any, found: Any) -> None:  # pragma: n
 def measure(
     low: Any, chosen: Any, boxes: Any, geometry: Any, levels: Any, stability: Any, tight: Any
 ) -> None:  # pragma: no cover - compiled
-    """Of ``chosen`` (K,) masks of ``low`` (M, h, w) float32, ``stability`` (K,) float32 and ``tight`` (K, 4) int64.
+    """Write the stability scores (K,) float32 and tight boxes (K, 4) int64 of the ``chosen`` (K,) masks.
 
-    As ``sam_masks.measure`` says, in the windows ``boxes`` (K, 4) int64. The float32 levels are the threshold, and it
-    plus and minus the offset, which is not negative.
+    They are defined by ``sam_masks.measure``. Of the mask ``low[chosen[i]]``, ``low`` being (M, h, w) float32, only the
+    window ``boxes[i]``, (K, 4) int64, is computed. The three float32 levels are the threshold, and the threshold plus
+    and minus the offset, which is not negative.
     """
     rows, unpainted = _scratch(geometry), np.empty((0, 0), np.bool_)
     for i in range(len(chosen)):
@@ -144,9 +152,9 @@ def measure(
 def paint(
     low: Any, corner: Any, box: Any, geometry: Any, level: Any, painted: Any
 ) -> None:  # pragma: no cover - compiled
-    """What of a mask is over the level inside ``box`` (4,) int64, into ``painted`` (y1 - y0, x1 - x0) bool.
+    """Write to ``painted`` (y1 - y0, x1 - x0) bool which pixels of a mask inside ``box`` (4,) int64 are over the level.
 
-    ``low`` (h, w) float32 is the part of the low-resolution mask from the row and column ``corner`` on.
+    ``low`` (h, w) float32 is a part of the low-resolution mask. It begins at the row and column ``corner``.
     """
     found = _Found(np.empty((3, 0), np.int32), np.empty(0, np.float32), painted)
     _fill(low, corner, box, geometry, (level, level, level), _scratch(geometry), found)
@@ -265,9 +273,10 @@ def _place(first: Any, stage: Any, y: Any) -> Any:  # pragma: no cover - compile
 def _across(
     source: Any, start: Any, columns: Any, joint: Any, rows: Any, place: Any
 ) -> None:  # pragma: no cover - compiled
-    """What ``_mean`` needs of a source row from column ``start`` on, into the row ``place`` and, if joint, the next one.
+    """Gather what ``_mean`` needs of one source row, which begins at the column ``start``.
 
-    Of each column its two neighbours (joint), or their weighted sum.
+    If ``joint``, that is the left and the right neighbour of every upsampled column, which go to the rows ``place`` and
+    ``place + 1``. Otherwise it is their weighted sum, which goes to the row ``place``.
     """
     left, right, before, after = columns
     offset = np.uint32(start)

@@ -31,13 +31,15 @@ def build(name: str) -> Sam:
 
 
 def ready(network: Sam, device: str, precision: Precision) -> Sam:
-    """Make a published network, with its weights loaded, ready for inference, in place: its attention fused, and what
-    prompts have in common decoded once."""
+    """Make a published network ready for inference, in place, once its weights are loaded.
+
+    Its attention becomes the fused one, and its mask decoder one that computes only once what prompts have in common.
+    """
     network.mask_decoder = SharedMaskDecoder.of(network.mask_decoder)
     fuse_attention(network.image_encoder)
     network.requires_grad_(False)
     if torch.device(device).type == "cuda" and precision != "fp32":
-        # Tokens come with their channels together, and tensor cores want them so.
+        # The encoder's tokens have their channels together in memory, which is also the layout that tensor cores need.
         network.image_encoder.neck.to(memory_format=torch.channels_last)
     parts = [network.image_encoder, network.mask_decoder]
     return place(network, device, precision, parts, also=(FusedAttention,))

@@ -76,7 +76,7 @@ class Axis:
 
     @cached_property
     def weights(self) -> Tensor:
-        """Of ``entries`` in the input pixels, then of the left and the right input pixel: (6, size) float32."""
+        """The weights of the four ``entries`` in their input pixels, then of those two pixels: (6, size) float32."""
         coarse, fine = self.coarse, self.fine
         both = [part for at in (fine.left, fine.right) for part in (coarse.left_weight[at], coarse.right_weight[at])]
         return torch.stack([*both, fine.left_weight, fine.right_weight])
@@ -85,7 +85,8 @@ class Axis:
     def spans(self) -> Tensor:
         """Which native pixels depend on which low-resolution entries: (2, low_size + 1) int32.
 
-        The first pixel that depends on an entry from i on; and the first that depends on none before i. Or size.
+        For every entry i, row 0 holds the first native pixel that depends on entry i or a later one, and row 1 the
+        first native pixel that depends on no entry before i. Where there is no such pixel, it is the number of pixels.
         """
         entries = torch.arange(self.low_size + 1, device=self.first.device)
         return torch.stack(
@@ -157,12 +158,12 @@ def _plan(
     fine_joint = _joint(native_size, device)
     axes = []
     for low, cut, native in zip(low_size, input_size, native_size, strict=True):
-        # Torch copies an image of the input's size: what is no number does not spread to its neighbours there.
+        # Torch copies where the sizes are equal. So a NaN does not spread to its neighbours by a weight of 0 there.
         fine = _copy(native, device) if input_size == native_size else taps(cut, native, fine_joint, device)
         axes.append(_axis(taps(low, padded_size, coarse_joint, device), fine, low))
     if device.type != "cpu":
         for axis in axes:
-            # Now, while it is known on which stream.
+            # Computed now, on the stream of the plan: they may first be read on another one.
             axis.entries, axis.weights, axis.spans  # noqa: B018 - kept by the axis
     return Upsampling(axes[0], axes[1], low_size, native_size, coarse_joint, fine_joint)
 

@@ -43,7 +43,7 @@ def cached_texts(
             found = _read(path)
             if found is None:
                 found = encode()
-                # NaN of a faulty GPU would stay for good.
+                # NaN, from a faulty GPU say, would be read from the file ever after.
                 if np.isfinite(found).all():
                     _write(path, found)
             return found
@@ -54,7 +54,7 @@ def cached_texts(
 def _path(model: CLIPModel | CLIPSegModel, texts: Sequence[str]) -> Path:
     import torch
 
-    # One file of weights fits models of several names, which may differ in the activation.
+    # The same file of weights can be loaded into models of several names, which may differ in the activation.
     which = [model.name, model.sha256, model.precision, torch.device(model.device).type]
     what = [*which, torch.__version__, *map(version, ("open_clip_torch", "transformers")), list(texts)]
     return cache_folder() / "texts" / f"{hashlib.sha256(json.dumps(what).encode()).hexdigest()}.npy"

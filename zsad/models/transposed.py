@@ -25,7 +25,7 @@ def to_pixel_order(values: Tensor, output: Tensor, grid: tuple[int, int], outer:
         outer, inner: k and d.
     """
     values = values.to(output.dtype)
-    # Pixels that stay side by side are moved as one number, where there is one so long: in a fraction of the time.
+    # Pixels that stay side by side are copied as one number, if a type has their length: it takes a fraction of the time.
     number = {4: torch.int32, 8: torch.int64, 16: torch.complex128}.get(inner * values.element_size())
     if number is not None:
         values, output = values.reshape(-1, inner).view(number), output.view(number)

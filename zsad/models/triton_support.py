@@ -48,7 +48,7 @@ def triton_works(device: torch.device) -> bool:
         sam_masks_gpu.extents(torch.zeros(1, 1, 1, device=device), torch.zeros(1, device=device).long(), 0.0)
     except Exception as error:
         if out_of_memory(error):
-            # This passes, and an error is not remembered.
+            # Memory may be free again at the next call; an error is not cached.
             raise
         warnings.warn(f"SAM and CLIPSeg take longer, since Triton does not work here: {error}", stacklevel=2)
         return False

@@ -1,7 +1,4 @@
-"""Weights on this machine: where a file lies, its download and check, and loading into a module.
-
-The registry's names and the state-dict functions are offered here too: other files import from this one.
-"""
+"""Weights on this machine: where a file lies, its download and check, and loading into a module."""
 
 from __future__ import annotations
 
@@ -15,33 +12,13 @@ from typing import TYPE_CHECKING
 from zsad.errors import UsageError
 from zsad.filesystem import replace_file
 from zsad.models.download import DownloadError, Progress, fetch, hash_file, offline, resolve_url
-from zsad.models.registry import REGISTRY, WeightsEntry, entry, is_trained, size_text
-from zsad.models.state_dicts import load_into, load_state_dict, seeded, sha256_of_state_dict
+from zsad.models.registry import WeightsEntry, entry, is_trained, size_text
+from zsad.models.state_dicts import load_into, load_state_dict, sha256_of_state_dict
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from zsad.config import ModelConfig, ModelsConfig
-
-__all__ = [
-    "REGISTRY",
-    "WeightsEntry",
-    "all_trained",
-    "cache_folder",
-    "entry",
-    "find",
-    "is_trained",
-    "load_into",
-    "load_state_dict",
-    "locate",
-    "locate_tokenizer",
-    "restore",
-    "seeded",
-    "sha256_of",
-    "sha256_of_state_dict",
-    "size_text",
-    "trusted_sha256",
-]
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
@@ -56,9 +33,9 @@ def all_trained(models: ModelsConfig) -> bool:
     return all(is_trained(model.name, model.weights) for model in models.by_family().values())
 
 
-def find(name: str, explicit: str | Path | None = None) -> Path | None:
+def find(name: str) -> Path | None:
     """Where the weights lie now, without downloading or checking; None when they are nowhere."""
-    for _, path in _places(entry(name), explicit):
+    for _, path in _places(entry(name), None):
         if path is not None and path.is_file():
             return path
     return None

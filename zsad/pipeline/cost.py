@@ -19,7 +19,8 @@ import pyarrow.compute as pc
 from zsad.config import Config
 from zsad.filesystem import redact
 from zsad.layout import PREDICTIONS
-from zsad.models.weights import cache_folder, entry
+from zsad.models.registry import entry
+from zsad.models.weights import cache_folder
 from zsad.storage import RunInfo, list_parts, read_run, write_atomically
 from zsad.storage.files import DamagedPart, read_part
 from zsad.storage.schemas import STAGE_MS

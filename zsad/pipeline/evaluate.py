@@ -139,7 +139,7 @@ def _merge_parts(
     place: Mapping[str, Any],
 ) -> PartState:
     task: Any = ray.remote(num_cpus=1, max_retries=3, **place)(evaluate_part)
-    merged, waiting = PartState(resolution), iter(parts)
+    merged, waiting = PartState(), iter(parts)
     running: deque[Any] = deque()
     if _cpus() < 1:
         print("Waiting for a node with a CPU.", file=sys.stderr, flush=True)

@@ -9,7 +9,8 @@ from importlib import import_module
 from zsad.config import Config
 from zsad.method.prompts import localising_prompts, sample_prompts
 from zsad.models.catalogue import download_progress
-from zsad.models.weights import is_trained, locate, sha256_of
+from zsad.models.registry import is_trained
+from zsad.models.weights import locate, sha256_of
 
 
 def weights_hashes(config: Config) -> dict[str, str]:

@@ -34,7 +34,7 @@ from zsad.report.panels import (
     text_block,
 )
 from zsad.report.records import colour_scale
-from zsad.storage import describe_run, read_anomaly_map, read_predictions, write_atomically
+from zsad.storage import describe_run, images_config, read_anomaly_map, read_predictions, read_run, write_atomically
 
 FOLDER, OVERVIEW = "pictures", "overview.png"
 TRUTH: Colour = (86, 180, 233)
@@ -81,7 +81,7 @@ def write_pictures(output: Uri) -> str:
         Path or URI of the overview.
 
     Raises:
-        UsageError: no run there, or no image with a score.
+        UsageError: no run there, no image with a score, or ``run.json`` holds values out of range.
         ZsadError: a part is damaged, or the pictures cannot be written.
     """
     output = as_uri(output)
@@ -89,12 +89,12 @@ def write_pictures(output: Uri) -> str:
     scored = predictions[predictions["status"] == "ok"]
     if scored.empty:
         raise UsageError(f"No image with a score in {output!r}. Run 'zsad score' first.")
-    scale, weights = colour_scale(scored), describe_run(output)[1]
+    scale, weights, limits = colour_scale(scored), describe_run(output)[1], images_config(read_run(output))
     kinds = scored["category"].fillna("images")
     best = scored.sort_values(["pred_score", "image_id"], ascending=[False, True]).groupby(kinds, sort=False).head(1)
     cells = []
     for name, record in sorted(zip(kinds[best.index], best.to_dict("records"), strict=True), key=lambda pair: pair[0]):
-        found = _read(output, str(name), {str(key): value for key, value in record.items()})
+        found = _read(output, str(name), {str(key): value for key, value in record.items()}, limits)
         _save(join(output, FOLDER, f"{_file_stem(str(name))}.jpg"), _alone(found, scale, weights))
         cells.append(_pair(found, scale, _CELL, _CELL))
     overview = join(output, FOLDER, OVERVIEW)
@@ -151,15 +151,14 @@ def _pair(found: Found, scale: Scale, width: int, max_height: int) -> Picture:
     return column([words, row([photograph, over], gap)], 6, width)
 
 
-def _read(output: str, kind: str, record: dict[str, Any]) -> Found:
+def _read(output: str, kind: str, record: dict[str, Any], limits: ImagesConfig) -> Found:
     image_id, image_path, mask_path = str(record["image_id"]), str(record["image_path"]), record["mask_path"]
     values = read_anomaly_map(output, image_id)
     height, width = values.shape
-    limits = ImagesConfig()
     notes = [image_id, {0: "normal", 1: "anomalous"}.get(record["gt_label"], "no label")]
     photograph, truth = None, None
     try:
-        image = decode(read_bytes(image_path, limits.max_file_bytes), limits.max_pixels)
+        image = decode(read_bytes(image_path, limits.max_file_bytes), limits.max_pixels, limits.white_level)
         if image.shape[:2] == (height, width):
             photograph = image
         else:
@@ -168,7 +167,7 @@ def _read(output: str, kind: str, record: dict[str, Any]) -> Found:
         notes.append(f"no photograph: {error}")
     if isinstance(mask_path, str):
         try:
-            truth = read_mask(mask_path, image_path, height, width, limits.max_pixels, limits.max_file_bytes)
+            truth = read_mask(mask_path, image_path, height, width, limits)
         except ImageError as error:
             notes.append(f"no contour: {error}")
     title = f"{kind.replace('_', ' ')}  {record['pred_score']:.3f}"

@@ -114,8 +114,7 @@ def draw(
         outline = svg_path(foreground)
     if subject.mask_path is not None and size is not None:
         try:
-            caps = limits.max_pixels, limits.max_file_bytes
-            truth = svg_path(read_mask(subject.mask_path, subject.image_path, *size, *caps))
+            truth = svg_path(read_mask(subject.mask_path, subject.image_path, *size, limits))
         except ImageError as error:
             problems.append(f"No ground-truth contour: {error.kind}: {error}")
     large = subject.large and (photo or anomaly_map is not None)

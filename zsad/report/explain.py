@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -12,24 +11,17 @@ from numpy.typing import NDArray
 
 from zsad.config import Config
 from zsad.coverage import covered_annotations
+from zsad.detector import Detector
 from zsad.errors import ImageError, UsageError
 from zsad.filesystem import redact
 from zsad.method.aggregation import top_count
 from zsad.method.pixel_level import average_prompts
 from zsad.method.prompts import localising_prompts, sample_prompts
 from zsad.method.tile_level import pool_prompts
-from zsad.models.weights import is_trained
-from zsad.report.explain_input import file_name, read_photograph, unexplainable
+from zsad.models.registry import is_trained
+from zsad.report.explain_input import file_name, unexplainable
 from zsad.steps.item import ImageItem, anomaly_map, load
 from zsad.steps.trace import Trace
-
-
-class Runner(Protocol):
-    """What runs the steps: ``zsad.Detector``."""
-
-    config: Config
-
-    def run(self, items: Sequence[ImageItem]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -123,29 +115,28 @@ class Explanation:
         return f"the mean of the {k} highest of {number} components (the top {share:.0%})"
 
 
-def open_photograph(path: str, noun: str, config: Config, data: bytes | None = None) -> ImageItem:
+def open_photograph(path: str, noun: str, config: Config, data: bytes) -> ImageItem:
     """The decoded photograph, ready to be explained.
 
     Args:
         path, noun, config: as for ``read_photograph``.
-        data: what that gave; read when left out.
+        data: what that gave.
 
     Raises:
-        UsageError: as ``read_photograph``, or a photograph that cannot be decoded.
+        UsageError: the photograph cannot be decoded.
     """
-    data = read_photograph(path, noun, config) if data is None else data
-    item = ImageItem(path=path, class_name=noun, data=data, trace=Trace())
+    item = ImageItem(path=path, class_name=noun, data=data)
     load([item], config.images)
     if item.failure is not None:
         raise unexplainable(path, item.failure.kind, item.failure.message)
     return item
 
 
-def explain(runner: Runner, item: ImageItem) -> Explanation:
+def explain(detector: Detector, item: ImageItem) -> Explanation:
     """Score one image and keep what leads to the score.
 
     Args:
-        runner: runs the steps, e.g. ``Detector.from_preset("mini")``.
+        detector: runs the steps.
         item: of ``open_photograph``; filled in.
 
     Raises:
@@ -153,7 +144,7 @@ def explain(runner: Runner, item: ImageItem) -> Explanation:
         UsageError: a prompt does not fit the models.
     """
     trace = item.trace = Trace()
-    runner.run([item])
+    detector.run([item])
     if item.failure is not None:
         raise ImageError(item.failure.kind, f"{item.failure.stage}: {item.failure.message}")
     # A list of steps that is not the paper's leaves some of these out.
@@ -161,7 +152,7 @@ def explain(runner: Runner, item: ImageItem) -> Explanation:
     if any(part is None for part in found):
         raise UsageError("This detector's steps are not those of the paper's method. Expected zsad.Detector's own.")
     embeddings, normal, anomalous, logits, tile_scores = [np.asarray(part) for part in found]
-    config = runner.config
+    config = detector.config
     kept: list[int] = []
     if trace.annotations is not None and item.dis_mask is not None:
         kept = covered_annotations(trace.annotations, item.dis_mask, config.foreground.min_coverage)

@@ -30,6 +30,7 @@ from zsad.report.panels import (
     row,
     text_block,
 )
+from zsad.text import count
 
 SHOWN_PROMPTS = 18
 
@@ -109,7 +110,7 @@ def _tile_panel(explanation: Explanation) -> Picture:
     if len(tiles) > 1:
         picture = draw_boxes(picture, boxes[:1], [""], colours[:1], width=6)
     picture = draw_boxes(picture, boxes, labels, colours)
-    caption = "1 tile" if len(tiles) == 1 else f"{len(tiles)} tiles; the thick one has the highest score"
+    caption = count(len(tiles), "tile") + ("; the thick one has the highest score" if len(tiles) > 1 else "")
     caption += "; component: tile score" if several else ""
     return panel("Tiles with their scores", picture, [caption, *([item.note] if item.note else [])], PAIR)
 
@@ -177,8 +178,7 @@ def _component_lines(explanation: Explanation) -> list[Line]:
     tiles = [tile.component for tile in explanation.item.tiles]
     lines = [Line("Component scores", 17)]
     for i in order[:12]:
-        count = tiles.count(i)
-        lines.append(Line(f"{i}:  {scores[i]:.4f}  ({count} tile{'s' * (count != 1)})", 15, FAINT))
+        lines.append(Line(f"{i}:  {scores[i]:.4f}  ({count(tiles.count(i), 'tile')})", 15, FAINT))
     if len(order) > 12:
         lines.append(Line(f"and {len(order) - 12} lower ones", 15, FAINT))
     return [

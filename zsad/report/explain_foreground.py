@@ -8,6 +8,7 @@ from zsad.method.foreground import DIS, FULL_IMAGE, AnnotationLike
 from zsad.report.explain import Explanation
 from zsad.report.overlay import Colour, Mask, Picture, blend, draw_outline, heat, outline, resize_mask, resize_values
 from zsad.report.panels import COMPONENTS, FAINT, PAPER, UNIT, Line, column, fit, panel, placeholder, row, text_block
+from zsad.text import count
 
 KEPT: Colour = (0, 114, 178)
 DROPPED: Colour = (230, 159, 0)
@@ -103,5 +104,5 @@ def _component_panel(explanation: Explanation, small: Picture) -> Picture:
         FULL_IMAGE: "full_image: the whole image" + (", as configured" if configured else ", since nothing was found"),
         DIS: "dis: the DIS mask itself" + (", as configured" if configured else ": no annotation was kept"),
     }.get(foreground.source, f"{foreground.source}: union of the annotations kept")
-    parts = "1 component" if item.num_components == 1 else f"{item.num_components} components"
+    parts = count(item.num_components, "component")
     return panel("Foreground", picture, [how, f"{parts}, {item.foreground.mean():.1%} of the image"], UNIT)

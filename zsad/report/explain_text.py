@@ -6,16 +6,11 @@ from zsad.filesystem import redact
 from zsad.report.explain import Alignment, Explanation
 from zsad.text import printable
 
-_SHOWN_COMPONENTS = 20
+_SHOWN_COMPONENTS, _SHOWN_PROMPTS = 20, 5
 
 
-def format_explanation(explanation: Explanation, prompts: int = 5) -> str:
-    """Score, foreground, components, the most similar prompts, times and weights.
-
-    Args:
-        explanation: of one image.
-        prompts: how many of the normal and of the anomalous prompts.
-    """
+def format_explanation(explanation: Explanation) -> str:
+    """Score, foreground, components, the most similar prompts, times and weights of one image."""
     item, trace = explanation.item, explanation.trace
     untrained = ", ".join(explanation.untrained)
     weights = f"random, untrained ({untrained}): the numbers mean nothing" if untrained else "trained"
@@ -38,8 +33,8 @@ def format_explanation(explanation: Explanation, prompts: int = 5) -> str:
         f"({tile.x0}, {tile.y0}, {tile.x1}, {tile.y1}), score {explanation.tile_scores[best]:.6f}",
         f"  cosine similarity to the prompts, as it enters the score: anomalous {explanation.anomalous.pooled:.6f}, "
         f"normal {explanation.normal.pooled:.6f}, temperature {trace.temperature or 0:.4g}",
-        *_prompt_lines("anomalous", explanation.anomalous, prompts),
-        *_prompt_lines("normal", explanation.normal, prompts),
+        *_prompt_lines("anomalous", explanation.anomalous),
+        *_prompt_lines("normal", explanation.normal),
         "",
         "Milliseconds "
         + ", ".join(f"{stage} {spent:.0f}" for stage, spent in item.stage_ms.items())
@@ -57,6 +52,6 @@ def _component_lines(explanation: Explanation) -> list[str]:
     return lines + ([f"  and {len(order) - _SHOWN_COMPONENTS} lower ones"] if len(order) > _SHOWN_COMPONENTS else [])
 
 
-def _prompt_lines(kind: str, alignment: Alignment, number: int) -> list[str]:
+def _prompt_lines(kind: str, alignment: Alignment) -> list[str]:
     lines = [f"  most similar {kind} prompts of {len(alignment.prompts)}:"]
-    return lines + [f"    {similarity:.4f}  {prompt}" for prompt, similarity in alignment.top(number)]
+    return lines + [f"    {similarity:.4f}  {prompt}" for prompt, similarity in alignment.top(_SHOWN_PROMPTS)]

@@ -9,10 +9,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from zsad.evaluation import PUBLISHED, Curve, sample_metrics
+from zsad.evaluation import Curve, sample_metrics
 from zsad.evaluation.metrics import curve_from_scores, f1_max
 from zsad.evaluation.summary import MEAN
-from zsad.evaluation.table import COLUMNS, VISA_CLASSES
+from zsad.evaluation.table import COLUMNS, EXCLUDED, Comparison, comparisons, percent
 from zsad.filesystem import join, resolve
 from zsad.report.curves import histogram_svg, precision_recall_svg, roc_svg
 from zsad.storage.files import list_files
@@ -38,16 +38,6 @@ class MetricsTable:
     notes: list[str]
     stale: bool
     published: list[Comparison]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """F1-max beside the published systems: ``rows`` are (class, cells), the last one the mean."""
-
-    level: str
-    systems: list[str]
-    rows: list[tuple[str, list[str]]]
-    sources: list[str]
 
 
 @dataclass(frozen=True)
@@ -102,11 +92,6 @@ def draw_curves(ranked: pd.DataFrame) -> tuple[list[ClassCurves], int]:
     if len(sizes) > 1:
         drawn.insert(0, _class_curves("all classes", ranked, low, high))
     return drawn, len(sizes) - len(names)
-
-
-def percent(value: float | None) -> str:
-    """A share in percent with one decimal, ``-`` where there is none."""
-    return "-" if value is None or pd.isna(value) else f"{100 * value:.1f}"
 
 
 def _class_curves(name: str, rows: pd.DataFrame, low: float, high: float) -> ClassCurves:
@@ -165,7 +150,7 @@ def _table(metrics: pd.DataFrame, labelled: int, ranked: pd.DataFrame, dataset: 
         rows,
         _notes(metrics),
         stale=counts[MEAN][0] != expected,
-        published=_comparisons(values, classes, dataset),
+        published=comparisons(values, classes, dataset),
     )
 
 
@@ -175,39 +160,7 @@ def _resolution(name: str) -> str:
 
 def _notes(metrics: pd.DataFrame) -> list[str]:
     pixel = metrics[(metrics["level"] == "pixel") & (metrics["category"] == MEAN)].iloc[0]
-    left_out = {
-        "excluded_error": "failed",
-        "excluded_unlabelled": "without a label",
-        "excluded_no_mask": "anomalous without a mask (pixel level)",
-        "excluded_mask_size": "with a mask of another size (pixel level)",
-        "excluded_mask_unreadable": "with an unreadable mask (pixel level)",
-    }
-    notes = [f"Left out: {int(pixel[column]):,} {text}." for column, text in left_out.items() if pixel[column]]
+    notes = [f"Left out: {int(pixel[column]):,} {text}." for column, text in EXCLUDED.items() if pixel[column]]
     undefined = metrics[metrics["reason"].notna()].drop_duplicates(["category", "level", "reason"])
     notes += [f"{row.category}, {row.level} level: {row.reason}." for row in undefined.itertuples()]
     return notes
-
-
-def _comparisons(
-    values: dict[tuple[str, str, str], float], classes: list[str], dataset: str | None
-) -> list[Comparison]:
-    if (dataset or "").lower() != "visa" or not classes or not set(classes) <= set(VISA_CLASSES):
-        return []
-    ordered = [name for name in VISA_CLASSES if name in classes]
-    found = []
-    for level in ("sample", "pixel"):
-        systems = [row for row in PUBLISHED if row.level == level]
-        rows = []
-        for name in ordered:
-            cells = [f"{row.figures[VISA_CLASSES.index(name)]:.1f}" for row in systems]
-            rows.append((name, [*cells, percent(values.get((name, level, "f1_max")))]))
-        indices = [VISA_CLASSES.index(name) for name in ordered]
-        complete = len(ordered) == len(VISA_CLASSES)
-        means = [
-            row.mean if complete else sum(row.figures[index] for index in indices) / len(indices) for row in systems
-        ]
-        cells = [f"{mean:.1f}" for mean in means] + [percent(values.get((MEAN, level, "f1_max")))]
-        rows.append((f"mean of {len(ordered)}", cells))
-        names = [*(row.system for row in systems), "this run"]
-        found.append(Comparison(level, names, rows, [f"{row.system}: {row.source}" for row in systems]))
-    return found

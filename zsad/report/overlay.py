@@ -16,10 +16,11 @@ Mask = NDArray[np.bool_]
 """(H, W) bool."""
 Colour = tuple[int, int, int]
 """Red, green, blue, 0 to 255."""
-ColourMap = Literal["inferno", "viridis", "grey"]
+ColourMap = Literal["inferno", "grey"]
 """Perceptually uniform scales: equal steps of the value look like equal steps, also in grey."""
 
-_TABLES = {"inferno": cv2.COLORMAP_INFERNO, "viridis": cv2.COLORMAP_VIRIDIS}
+_LABEL_SIZE = 16
+"""Of the letters of a box's label, in pixels."""
 
 
 def heat(anomaly_map: NDArray[np.floating], low: float, high: float, colours: ColourMap = "inferno") -> Picture:
@@ -40,7 +41,7 @@ def heat(anomaly_map: NDArray[np.floating], low: float, high: float, colours: Co
         level = np.rint(np.clip((values - np.float32(low)) / np.float32(span), 0, 1) * 255).astype(np.uint8)
     if colours == "grey":
         return np.repeat(level[..., None], 3, axis=-1)
-    return np.asarray(cv2.cvtColor(cv2.applyColorMap(level, _TABLES[colours]), cv2.COLOR_BGR2RGB), np.uint8)
+    return np.asarray(cv2.cvtColor(cv2.applyColorMap(level, cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB), np.uint8)
 
 
 def blend(image: Picture, over: Picture, alpha: float | NDArray[np.floating]) -> Picture:
@@ -107,7 +108,6 @@ def draw_boxes(
     labels: Sequence[str],
     colours: Sequence[Colour],
     width: int = 2,
-    font_size: int = 16,
 ) -> Picture:
     """A copy of the picture with boxes and their labels.
 
@@ -121,7 +121,6 @@ def draw_boxes(
         labels: N texts; an empty one draws no label.
         colours: N colours.
         width: of the lines in pixels.
-        font_size: of the labels in pixels.
 
     Returns:
         (H, W, 3) uint8.
@@ -129,7 +128,7 @@ def draw_boxes(
     height, breadth = image.shape[:2]
     canvas = Image.fromarray(image)
     draw = ImageDraw.Draw(canvas)
-    font = load_font(font_size)
+    font = load_font(_LABEL_SIZE)
     clipped = [
         (max(int(x0), 0), max(int(y0), 0), min(int(x1), breadth), min(int(y1), height)) for x0, y0, x1, y1 in boxes
     ]
@@ -143,7 +142,7 @@ def draw_boxes(
     for box, label, colour in zip(clipped, labels, colours, strict=True):
         if not label or box[0] >= box[2] or box[1] >= box[3]:
             continue
-        size = (round(draw.textlength(label, font=font)) + font_size // 2, round(1.3 * font_size))
+        size = (round(draw.textlength(label, font=font)) + _LABEL_SIZE // 2, round(1.3 * _LABEL_SIZE))
         place = place_label(box, size, (breadth, height), taken)
         if place is not None:
             taken.append(place)

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw
 
-from zsad.report.overlay import Colour, ColourMap, Picture, heat, load_font
+from zsad.report.overlay import Colour, Picture, heat, load_font
 
 WIDTH, MARGIN, GAP = 1600, 40, 24
 """Of a page, in pixels: its width, the space around it, and between its panels."""
@@ -91,11 +91,11 @@ def placeholder(text: str, width: int, height: int) -> Picture:
     return body
 
 
-def colour_bar(low: float, high: float, width: int, colours: ColourMap = "inferno") -> Picture:
+def colour_bar(low: float, high: float, width: int) -> Picture:
     """The scale of a heatmap: the colours from left to right, with the values at the ends and the middle."""
     ramp = np.repeat(np.linspace(low, high, width, dtype=np.float32)[None], 14, axis=0)
     canvas = Image.new("RGB", (width, 14 + _line_height(15)), PAPER)
-    canvas.paste(Image.fromarray(heat(ramp, low, high, colours)), (0, 0))
+    canvas.paste(Image.fromarray(heat(ramp, low, high)), (0, 0))
     draw = ImageDraw.Draw(canvas)
     for share, anchor in ((0.0, "la"), (0.5, "ma"), (1.0, "ra")):
         draw.text(

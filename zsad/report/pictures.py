@@ -111,7 +111,10 @@ def _with_maps(output: str, part: str | None, subjects: Sequence[Subject]) -> It
 
 
 def _is_whole(drawn: Drawn, subject: Subject, there: set[str]) -> bool:
-    """Whether everything was drawn that can be: a photograph that was out of reach is tried again."""
+    """Whether all pictures of an image are there and none had a problem; else it is drawn again.
+
+    So a photograph that could not be reached then is tried again.
+    """
     if drawn.problems or (subject.large and not drawn.large):
         return False
     return all(name in there for name in _names(subject.key, drawn))

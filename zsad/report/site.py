@@ -37,7 +37,7 @@ from zsad.report.records import (
 from zsad.report.summary import summarise_run
 from zsad.storage import describe_run, images_config, read_predictions, read_run, read_success, write_atomically
 from zsad.storage.files import list_files
-from zsad.text import printable
+from zsad.text import count, printable
 
 DETAILS = 20
 """Default of how many images per class and kind get large pictures."""
@@ -62,7 +62,7 @@ class Report:
 
     def lines(self) -> list[str]:
         """What to tell the user."""
-        text = f"{self.images:,} image{'' if self.images == 1 else 's'} in {self.seconds:.1f} s"
+        text = f"{count(self.images, 'image')} in {self.seconds:.1f} s"
         if self.problems:
             views = "its detail view says" if self.problems == 1 else "their detail views say"
             text += f"; {self.problems:,} could not be drawn in full ({views} why)"

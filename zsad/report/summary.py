@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from zsad.storage import RunInfo, Success
+from zsad.text import duration
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ def _facts(
     info: RunInfo | None,
     success: Success | None,
 ) -> list[tuple[str, str]]:
+    seconds = timings.get("seconds")
     named = [
         ("Dataset", dataset.get("layout")),
         ("Root", dataset.get("root")),
@@ -111,7 +113,7 @@ def _facts(
         ("Preset", config.get("preset")),
         ("Fingerprint", info.fingerprint if info else None),
         ("Hash of the image list", success.manifest_hash if success else None),
-        ("Duration of the last run", _duration(timings.get("seconds"))),
+        ("Duration of the last run", None if seconds is None else duration(float(seconds))),
         ("Images in the last run", timings.get("images")),
         ("Versions", ", ".join(f"{name} {version}" for name, version in (info.versions if info else {}).items())),
     ]
@@ -122,14 +124,6 @@ def _stages(ranked: pd.DataFrame) -> list[tuple[str, str]]:
     times = pd.DataFrame([stages for stages in ranked["stage_ms"] if isinstance(stages, dict)])
     means = times.mean() if len(times) else pd.Series(dtype=float)
     return [(str(stage), f"{ms:,.1f}") for stage, ms in means.items() if pd.notna(ms)]
-
-
-def _duration(seconds: Any) -> str | None:
-    if seconds is None:
-        return None
-    minutes, rest = divmod(round(float(seconds)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{float(seconds):.1f} s"
 
 
 def _leaves(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
