@@ -30,7 +30,7 @@ from pyarrow import fs
 from zsad.errors import UsageError, ZsadError
 from zsad.filesystem import join, redact, resolve, retry_io
 from zsad.layout import LOCK_HOLDER
-from zsad.storage.files import list_files, write_atomically
+from zsad.storage.files import delete, list_files, write_atomically
 
 _LOCK = ".lock"
 BEAT_SECONDS = 15.0
@@ -181,7 +181,7 @@ def _object_lock(output: str, stream: TextIO, beat: float, stale: float) -> Iter
             thread.join()
         with suppress(OSError):
             if _parse(_read(output)).get("token") == token:
-                _delete(output, LOCK_HOLDER)
+                delete(output, LOCK_HOLDER)
 
 
 def _take(lock: Lock, holder: Mapping[str, Any], stream: TextIO, beat: float, stale: float) -> None:
@@ -225,7 +225,7 @@ def _age(output: str) -> float:
     try:
         times = [info.mtime for info in filesystem.get_file_info([now, then])]
     finally:
-        _delete(output, name)
+        delete(output, name)
     return (times[0] - times[1]).total_seconds() if None not in times else 0.0
 
 
@@ -252,12 +252,6 @@ def _write(output: str, content: bytes, name: str = LOCK_HOLDER) -> None:
     filesystem, path = resolve(join(output, name))
     with filesystem.open_output_stream(path) as sink:
         sink.write(content)
-
-
-def _delete(output: str, name: str) -> None:
-    filesystem, path = resolve(join(output, name))
-    with suppress(FileNotFoundError):
-        filesystem.delete_file(path)
 
 
 def _read_local(path: Path) -> str:
