@@ -174,7 +174,7 @@ def test_calibration_is_kept_and_used_by_plans_and_runs(photographs, tmp_path):
     measured = calibrate(random, stream)
     assert 1 <= measured.images <= 2 and all(ms > 0 for ms in measured.ms.values())
     assert str(tmp_path / "cache") in stream.getvalue()
-    assert stage_costs(config, "cpu") == calibrated_costs(config, "cpu") == measured
+    assert stage_costs(config, "cpu", None) == calibrated_costs(config, "cpu") == measured
     assert calibrated_costs(config, "cuda") is None
     assert calibrated_costs(load_config("mini", None, [*BRANCHES, "models.precision=bf16"]), "cpu") is None
     found = plan(random, gpus=0)

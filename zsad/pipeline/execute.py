@@ -23,7 +23,7 @@ from zsad.pipeline.cluster import (
     probe,
     wait_for_gpus,
 )
-from zsad.pipeline.cost import slow_warning, stage_costs, weights_gib
+from zsad.pipeline.cost import measured_costs, slow_warning, stage_costs, weights_gib
 from zsad.pipeline.graph import run_graph
 from zsad.pipeline.ledger import Ledger
 from zsad.pipeline.pools import describe, images_within, plan_pools
@@ -76,7 +76,7 @@ def execute(
         check_nodes(root, output, config)
         resources = cluster_resources()
         device = "cuda" if resources.get("GPU", 0) and config.runtime.device != "cpu" else "cpu"
-        costs = stage_costs(config, device, output)
+        costs = stage_costs(config, device, measured_costs(output))
         pools = plan_pools(config, resources, 1 + 1.5 * weights_gib(config), costs)
         warning = slow_warning(config, device)
         if warning:
