@@ -270,10 +270,11 @@ def test_times_per_stage_are_those_of_the_images_that_reached_it(monkeypatch):
 
 def test_images_without_a_category_are_in_no_category(tmp_path):
     manifest = pa.table({"category": ["nut", None, "bolt", "nut"]})
+    info = RunInfo("f" * 64, {"preset": "mini"}, {}, dataset={"trained": True})
     for rows, said in (
         (manifest, "4 images in 2 categories or none ("),
         (manifest.drop_null(), "3 images in 2 categories ("),
     ):
         stream = io.StringIO()
-        _announce(options(tmp_path), load_config("mini"), rows, rows, "f" * 64, True, stream)
+        _announce(options(tmp_path), info, rows, rows, stream)
         assert stream.getvalue().startswith(said)

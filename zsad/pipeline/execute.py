@@ -31,7 +31,7 @@ from zsad.pipeline.progress import ProgressReporter
 from zsad.pipeline.ray_session import KEEPS_MEMORY, connected
 from zsad.pipeline.sink import PartSink
 from zsad.pipeline.text import stage_times
-from zsad.storage import Lock, RunInfo, clear_success, write_run
+from zsad.storage import Lock, RunInfo, clear_success, new_run_id, write_run
 
 _GIVEN_UP = 10
 """Images, or 1 % of those done where that is more, that may end every process that works on them before the run stops."""
@@ -44,22 +44,16 @@ def execute(
     work: pa.Table,
     config: Config,
     info: RunInfo,
-    run_id: str,
-    root: str,
-    output: str,
     lock: Lock,
     address: str | None,
     stream: TextIO,
 ) -> dict[str, Any]:
-    """Score the images of a work list into ``output`` and return the timings of the run.
+    """Score the images of a work list into ``lock.output`` and return the timings of the run.
 
     Args:
         work: manifest rows, one per image to score.
         config: the configuration.
-        info: written to ``run.json`` before the first row.
-        run_id: part of the names of the parts.
-        root: of the dataset.
-        output: of the run.
+        info: written to ``run.json`` before the first row; names the root of the dataset.
         lock: of the output; checked before every commit.
         address: see ``zsad.pipeline.ray_session.connected``.
         stream: for progress.
@@ -68,6 +62,7 @@ def execute(
         UsageError: the cluster cannot run this; nothing is written then.
         ZsadError: the run failed; what is committed stays.
     """
+    root, output = info.dataset["root"], lock.output
     probe(output)
     joins = (address or os.environ.get("RAY_ADDRESS", "local")) != "local"
     print("Connecting to Ray." if joins else "Starting Ray.", file=stream, flush=True)
@@ -91,7 +86,7 @@ def execute(
         if actor_rows < config.runtime.batch_size:
             runtime = config.runtime.model_copy(update={"batch_size": actor_rows})
             config = config.model_copy(update={"runtime": runtime})
-        sink = PartSink(output, run_id, rows_per_part, lock)
+        sink = PartSink(output, new_run_id(output), rows_per_part, lock)
         ledger = start_ledger()
         start = time.monotonic()
         try:
