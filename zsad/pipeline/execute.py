@@ -10,19 +10,11 @@ from typing import Any, TextIO
 import pyarrow as pa
 import ray
 from ray.data.exceptions import ExecutionTimeoutError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from zsad.config import Config
 from zsad.errors import ZsadError
 from zsad.filesystem import redact
-from zsad.pipeline.cluster import (
-    check_nodes,
-    cluster_resources,
-    no_progress,
-    only_node,
-    probe,
-    wait_for_gpus,
-)
+from zsad.pipeline.cluster import check_nodes, no_progress, on_this_node, placement, probe, wait_for_gpus
 from zsad.pipeline.cost import measured_costs, slow_warning, stage_costs, weights_gib
 from zsad.pipeline.graph import run_graph
 from zsad.pipeline.ledger import Ledger
@@ -69,7 +61,7 @@ def execute(
     with connected(address):
         wait_for_gpus(root, output, config, stream)
         check_nodes(root, output, config)
-        resources = cluster_resources()
+        resources = ray.cluster_resources()
         device = "cuda" if resources.get("GPU", 0) and config.runtime.device != "cpu" else "cpu"
         costs = stage_costs(config, device, measured_costs(output))
         pools = plan_pools(config, resources, 1 + 1.5 * weights_gib(config), costs)
@@ -91,7 +83,6 @@ def execute(
         start = time.monotonic()
         try:
             with ProgressReporter(ledger, work.num_rows, stream) as progress:
-                node = only_node(root, output, config)
                 # A Ray of our own has started with these settings; a process with others starts a second later.
                 own = {name: value for name, value in KEEPS_MEMORY.items() if name not in os.environ} if joins else {}
                 figures = run_graph(
@@ -101,7 +92,7 @@ def execute(
                     info.fingerprint,
                     sink,
                     ledger,
-                    node=node,
+                    place=placement([root, output], config.runtime.shared_filesystem),
                     environment=own,
                     weights=info.weights,
                 )
@@ -122,9 +113,8 @@ def execute(
 
 def start_ledger() -> Any:
     """Handle of the run's ``Ledger``, on the node that this process is connected to: the last one to go."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
-    return ray.remote(Ledger).options(**options).remote(_GIVEN_UP)
+    options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
+    return ray.remote(Ledger).options(**options, scheduling_strategy=on_this_node(soft=True)).remote(_GIVEN_UP)
 
 
 def _explain(error: BaseException, no_progress_seconds: float) -> ZsadError:
