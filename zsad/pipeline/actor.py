@@ -40,7 +40,7 @@ class StepActor:
         pool: which steps to run.
         config: the configuration.
         fingerprint: written into every row.
-        ledger: handle of the run's ``Ledger`` actor; None = keep no books.
+        ledger: handle of the run's ``Ledger`` actor.
         weights: sha256 by family of the weights that are in the fingerprint; None = whatever this node has.
 
     Raises:
@@ -52,7 +52,7 @@ class StepActor:
         pool: Pool,
         config: Config,
         fingerprint: str,
-        ledger: Any = None,
+        ledger: Any,
         weights: Mapping[str, str] | None = None,
     ) -> None:
         use_large_pages()
@@ -76,11 +76,10 @@ class StepActor:
 
     def _load(self, config: Config, weights: Mapping[str, str] | None) -> Sequence[Step]:
         actor = ray.get_runtime_context().get_actor_id() if ray.is_initialized() else ""
-        if self.ledger is not None:
-            ended = ray.get(self.ledger.begin_loading.remote(self.pool.name, actor, self.node))
-            if ended >= PATIENCE:
-                # Others of the pool are at work, and this one may be one too many for the memory.
-                sleep_about(_LOADING_PAUSE)
+        ended = ray.get(self.ledger.begin_loading.remote(self.pool.name, actor, self.node))
+        if ended >= PATIENCE:
+            # Others of the pool are at work, and this one may be one too many for the memory.
+            sleep_about(_LOADING_PAUSE)
         steps = self.build(config, self.pool.steps)
         for step in steps:
             # Steps of one's own may have no model.
@@ -91,8 +90,7 @@ class StepActor:
                     f"The weights of the step {step.name} on node {platform.node()} have sha256 {found}, and those of the "
                     f"run are {expected}. Expected the same files on every node; replace those that differ."
                 )
-        if self.ledger is not None:
-            self.ledger.has_loaded.remote(self.pool.name, actor)
+        self.ledger.has_loaded.remote(self.pool.name, actor)
         return steps
 
     def build(self, config: Config, names: Sequence[str]) -> Sequence[Step]:
@@ -101,15 +99,13 @@ class StepActor:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Manifest or ``TRANSPORT_SCHEMA`` rows -> ``TRANSPORT_SCHEMA`` or ``SCORED_SCHEMA`` rows."""
-        if self.ledger is None:
-            return self._work(batch)
         ids = batch["image_id"].to_pylist()
         # A batch that only waits here has not begun, and is not blamed if this process ends.
         with self.places:
             attempts: list[Attempt] = ray.get(self.ledger.begin.remote(self.pool.name, ids, self.node))
             suspect = any(attempt.ended for attempt in attempts)
             if not suspect:
-                result = self._or_die(batch)
+                result = self._or_die(batch, _unrecorded)
         if suspect:
             # A process died over this batch. Image by image, the one that did it shows.
             rows = [self._alone(batch.slice(index, 1), attempt) for index, attempt in enumerate(attempts)]
@@ -119,7 +115,7 @@ class StepActor:
             self.ledger.add.remote(result.num_rows, _failures(result), _stage_ms(result), _remarks(result))
         return result
 
-    def _work(self, batch: pa.Table, entering: Callable[[str], object] = str) -> pa.Table:
+    def _work(self, batch: pa.Table, entering: Callable[[str], object]) -> pa.Table:
         """``entering`` is told the name of every stage before it begins."""
         images, threads = self.config.images, self.config.runtime.threads
         items = items_from_table(batch)
@@ -163,7 +159,7 @@ class StepActor:
         self.ledger.finish.remote(pool, [image_id])
         return result
 
-    def _or_die(self, batch: pa.Table, entering: Callable[[str], object] = str) -> pa.Table:
+    def _or_die(self, batch: pa.Table, entering: Callable[[str], object]) -> pa.Table:
         """``_work``, or the end of this process where only a new one can go on; Ray starts that."""
         try:
             return self._work(batch, entering)
@@ -174,6 +170,10 @@ class StepActor:
             ids = batch["image_id"].to_pylist()
             ray.get(self.ledger.last_words.remote(self.pool.name, ids, words[0][:_MAX_WORDS]))
             os._exit(1)
+
+
+def _unrecorded(stage: str) -> None:
+    """Of a whole batch the ledger does not record the stage."""
 
 
 def _failures(scored: pa.Table) -> list[FailedImage]:
