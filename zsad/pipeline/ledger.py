@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import ray
 
 from zsad.errors import ZsadError
-from zsad.pipeline.progress import ProgressCounter
+from zsad.pipeline.progress import FailedImage, Snapshot
 
 PATIENCE = 3
 """Processes that may end at an image before it is given up: one with its whole batch, two with it alone."""
@@ -39,11 +40,12 @@ class Attempt:
     forgiven: int = 0
 
 
-class Ledger(ProgressCounter):
+class Ledger:
     """A Ray actor that outlives the workers: they enter what they begin, and strike out what they finish.
 
     A process that dies leaves its images entered. Ray gives its batch to a new one, which finds them here and
-    takes them one by one, so that the image that did it shows, and the others are scored.
+    takes them one by one, so that the image that did it shows, and the others are scored. The last pool also
+    reports what it has finished, which ``ProgressReporter`` reads.
 
     Args:
         given_up_limit: images that may be given up before the run stops, or 1 % of those done where that is more:
@@ -51,11 +53,17 @@ class Ledger(ProgressCounter):
     """
 
     def __init__(self, given_up_limit: int) -> None:
-        super().__init__()
         self._attempts: dict[tuple[str, str], Attempt] = {}
         self._given_up: set[str] = set()
         self._loaded: set[str] = set()
         self._limit = given_up_limit
+        self._done = 0
+        self._failed = 0
+        self._unseen: list[FailedImage] = []
+        self._stage_ms: Counter[str] = Counter()
+        self._failed_at: Counter[str] = Counter()
+        self._remarked = 0
+        self._remark: tuple[str, str] | None = None
 
     def begin(self, pool: str, ids: Sequence[str], node: str = "") -> list[Attempt]:
         """Earlier attempts at each image; if there were none at any, this is one at all of them, on this node."""
@@ -139,3 +147,26 @@ class Ledger(ProgressCounter):
                 "logs of Ray's workers; runtime.batch_size, runtime.device_batch and runtime.<pool>.size lower the "
                 "need for memory."
             )
+
+    def add(
+        self,
+        done: int,
+        failures: Sequence[FailedImage],
+        stage_ms: Mapping[str, float],
+        remarks: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        """Count ``done`` finished images with their milliseconds per stage, those that failed, and remarks on others."""
+        self._done += done
+        self._failed += len(failures)
+        self._unseen += failures
+        self._stage_ms.update(stage_ms)
+        self._failed_at.update(stage for _, stage, _, _ in failures)
+        self._remarked += len(remarks)
+        self._remark = self._remark or next(iter(remarks), None)
+
+    def read(self, seen: int) -> Snapshot:
+        """The state; the first ``seen`` failures have been shown and are let go."""
+        # A ledger that was lost and began anew has counted less than its reader has seen.
+        del self._unseen[: max(0, seen - (self._failed - len(self._unseen))) if seen <= self._failed else 0]
+        unseen, stage_ms, failed_at = tuple(self._unseen), dict(self._stage_ms), dict(self._failed_at)
+        return Snapshot(self._done, self._failed, unseen, stage_ms, self._remarked, self._remark, failed_at)
