@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -45,15 +44,15 @@ class ProgressReporter:
     Args:
         ledger: handle of the run's ``Ledger`` actor.
         total: images of this run.
-        stream: where to print; a terminal gets one moving line, anything else a line every ``interval`` s.
+        stream: where to print; a terminal gets one moving line, anything else a line every ten seconds.
     """
 
-    def __init__(self, ledger: Any, total: int, stream: TextIO = sys.stderr, interval: float = 10.0) -> None:
+    def __init__(self, ledger: Any, total: int, stream: TextIO) -> None:
         self._ledger = ledger
         self._total = total
         self._stream = stream
         self._terminal = stream.isatty()
-        self._interval = 0.5 if self._terminal else interval
+        self._interval = 0.5 if self._terminal else 10.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._start = time.monotonic()
