@@ -115,11 +115,11 @@ def retry_io(work: Callable[[], T], waits: Sequence[float] = BACK_OFF) -> T:
         except OSError as error:
             if not is_transient_io(error):
                 raise
-        sleep_about(wait)
+        sleep_with_jitter(wait)
     return work()
 
 
-def sleep_about(seconds: float) -> None:
+def sleep_with_jitter(seconds: float) -> None:
     """Wait for ``seconds``, up to half more or less, so that those who failed together do not come again together."""
     time.sleep(seconds * np.random.default_rng().uniform(0.5, 1.5))
 

@@ -18,10 +18,10 @@ import torch
 from zsad.config import Config
 from zsad.detector import METHOD, Step, build_steps, use_large_pages
 from zsad.errors import ImageError, ZsadError
-from zsad.filesystem import redact, sleep_about
+from zsad.filesystem import redact, sleep_with_jitter
 from zsad.models.graphs import out_of_memory
 from zsad.pipeline.adapter import items_from_table, scored_table, transport_table
-from zsad.pipeline.ledger import PATIENCE, Attempt
+from zsad.pipeline.ledger import MAX_ATTEMPTS, Attempt
 from zsad.pipeline.pools import Pool
 from zsad.pipeline.progress import FailedImage
 from zsad.steps.isolation import lost_device
@@ -77,9 +77,9 @@ class StepActor:
     def _load(self, config: Config, weights: Mapping[str, str] | None) -> Sequence[Step]:
         actor = ray.get_runtime_context().get_actor_id() if ray.is_initialized() else ""
         ended = ray.get(self.ledger.begin_loading.remote(self.pool.name, actor, self.node))
-        if ended >= PATIENCE:
+        if ended >= MAX_ATTEMPTS:
             # Others of the pool are at work, and this one may be one too many for the memory.
-            sleep_about(_LOADING_PAUSE)
+            sleep_with_jitter(_LOADING_PAUSE)
         steps = self.build(config, self.pool.steps)
         for step in steps:
             # Steps of one's own may have no model.
@@ -144,7 +144,7 @@ class StepActor:
         """One image, with no other at work in this process; an error row when it had its chances."""
         (image_id,) = row["image_id"].to_pylist()
         pool = self.pool.name
-        if earlier.ended >= PATIENCE:
+        if earlier.ended >= MAX_ATTEMPTS:
             ray.get(self.ledger.give_up.remote(image_id))
             (item,) = items_from_table(row)
             words = f": {earlier.reason}" if earlier.reason else " (a crash, or out of memory)"
@@ -168,7 +168,7 @@ class StepActor:
                 raise
             words = redact(str(error)).strip().splitlines() or [type(error).__name__]
             ids = batch["image_id"].to_pylist()
-            ray.get(self.ledger.last_words.remote(self.pool.name, ids, words[0][:_MAX_WORDS]))
+            ray.get(self.ledger.record_reason.remote(self.pool.name, ids, words[0][:_MAX_WORDS]))
             os._exit(1)
 
 

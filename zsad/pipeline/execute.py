@@ -20,7 +20,7 @@ from zsad.pipeline.graph import run_graph
 from zsad.pipeline.ledger import Ledger
 from zsad.pipeline.pools import describe, images_within, plan_pools
 from zsad.pipeline.progress import ProgressReporter
-from zsad.pipeline.ray_session import KEEPS_MEMORY, connected
+from zsad.pipeline.ray_session import MALLOC_SETTINGS, connected
 from zsad.pipeline.sink import PartSink
 from zsad.pipeline.text import stage_times
 from zsad.storage import Lock, RunInfo, clear_success, new_run_id, write_run
@@ -84,7 +84,8 @@ def execute(
         try:
             with ProgressReporter(ledger, work.num_rows, stream) as progress:
                 # A Ray of our own has started with these settings; a process with others starts a second later.
-                own = {name: value for name, value in KEEPS_MEMORY.items() if name not in os.environ} if joins else {}
+                settings = MALLOC_SETTINGS if joins else {}
+                missing = {name: value for name, value in settings.items() if name not in os.environ}
                 figures = run_graph(
                     work,
                     pools,
@@ -93,7 +94,7 @@ def execute(
                     sink,
                     ledger,
                     place=placement([root, output], config.runtime.shared_filesystem),
-                    environment=own,
+                    environment=missing,
                     weights=info.weights,
                 )
         except Exception as error:

@@ -11,13 +11,13 @@ import ray
 from zsad.errors import ZsadError
 from zsad.pipeline.progress import FailedImage, Snapshot
 
-PATIENCE = 3
+MAX_ATTEMPTS = 3
 """Processes that may end at an image before it is given up: one with its whole batch, two with it alone."""
 
 _LOADING = "(loading)"
 """Stands for a pool where an actor loads its models: what may end a process then is no image."""
 
-FORGIVEN = 5
+MAX_NODE_LOSSES = 5
 """Nodes that may go while an image is worked on before it is suspected of that, too: spot machines come and go."""
 
 
@@ -27,17 +27,17 @@ class Attempt:
 
     Attributes:
         ended: how many processes have begun it without finishing it; while one is at work, that one counts too.
-            Those that went with their node are left out, ``FORGIVEN`` of them at most.
+            Those that went with their node are left out, ``MAX_NODE_LOSSES`` of them at most.
         stage: where the last one was; empty when it worked on a whole batch.
-        reason: its last words, if it had any.
-        node: where the last one worked; forgiven: how many are left out of ``ended``.
+        reason: why the last one ended, where it said so.
+        node: where the last one worked; node_losses: how many are left out of ``ended``.
     """
 
     ended: int = 0
     stage: str = ""
     reason: str = ""
     node: str = ""
-    forgiven: int = 0
+    node_losses: int = 0
 
 
 class Ledger:
@@ -68,10 +68,10 @@ class Ledger:
     def begin(self, pool: str, ids: Sequence[str], node: str = "") -> list[Attempt]:
         """Earlier attempts at each image; if there were none at any, this is one at all of them, on this node."""
         found = [self._attempts.get((pool, image_id), Attempt()) for image_id in ids]
-        self._forgive(found)
+        self._discount_node_losses(found)
         if not any(attempt.ended for attempt in found):
             for image_id, attempt in zip(ids, found, strict=True):
-                self._attempts[pool, image_id] = Attempt(ended=1, node=node, forgiven=attempt.forgiven)
+                self._attempts[pool, image_id] = Attempt(ended=1, node=node, node_losses=attempt.node_losses)
         return found
 
     def begin_alone(self, pool: str, image_id: str, node: str = "") -> None:
@@ -87,11 +87,11 @@ class Ledger:
             How many of this actor's processes ended before they had.
 
         Raises:
-            ZsadError: ``PATIENCE`` of them did, and no actor of the pool has loaded its models so far.
+            ZsadError: ``MAX_ATTEMPTS`` of them did, and no actor of the pool has loaded its models so far.
         """
         attempt = self._attempts.setdefault((_LOADING, actor), Attempt())
-        self._forgive([attempt])
-        if attempt.ended >= PATIENCE and pool not in self._loaded:
+        self._discount_node_losses([attempt])
+        if attempt.ended >= MAX_ATTEMPTS and pool not in self._loaded:
             raise ZsadError(
                 f"{attempt.ended} processes of pool {pool!r} ended while they loaded their models (a crash, or out of "
                 "memory). Look at the logs of Ray's workers; a lower runtime.<pool>.size, smaller models or nodes with more "
@@ -107,21 +107,21 @@ class Ledger:
         self.finish(_LOADING, [actor])
 
     @staticmethod
-    def _forgive(attempts: Sequence[Attempt]) -> None:
+    def _discount_node_losses(attempts: Sequence[Attempt]) -> None:
         """An image is not to blame for the end of a process whose whole node has gone."""
         named = {attempt.node for attempt in attempts if attempt.ended} - {""}
         gone = {node["NodeID"] for node in ray.nodes() if not node["Alive"]} & named if named else set()
         for attempt in attempts:
-            if attempt.ended and attempt.node in gone and attempt.forgiven < FORGIVEN:
+            if attempt.ended and attempt.node in gone and attempt.node_losses < MAX_NODE_LOSSES:
                 attempt.ended -= 1
-                attempt.forgiven += 1
+                attempt.node_losses += 1
                 attempt.node = ""
 
     def enter_stage(self, pool: str, image_id: str, stage: str) -> None:
         """The process that works on this image alone has come to ``stage``."""
         self._attempts.setdefault((pool, image_id), Attempt(ended=1)).stage = stage
 
-    def last_words(self, pool: str, ids: Sequence[str], reason: str) -> None:
+    def record_reason(self, pool: str, ids: Sequence[str], reason: str) -> None:
         """The process that works on these images ends itself, for this reason."""
         for image_id in ids:
             if (pool, image_id) in self._attempts:

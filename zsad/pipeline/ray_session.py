@@ -23,7 +23,7 @@ from zsad.filesystem import redact
 
 _KEPT_MIB = 128 if platform.libc_ver() >= ("glibc", "2.36") else 32
 """Of one piece of memory that is kept; glibc of old ignores a setting of more than 32 MiB, and then keeps hardly any."""
-KEEPS_MEMORY = {
+MALLOC_SETTINGS = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": str(_KEPT_MIB << 20),
     "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
@@ -32,7 +32,7 @@ KEEPS_MEMORY = {
 as much. Else glibc gives it back, and the system clears every page again. Ray calls actors in threads, whose own arenas
 would keep too little."""
 _SIGNALS = signal.SIGTERM, signal.SIGINT
-_KNOCK_SECONDS = 10
+_CONNECT_SECONDS = 10
 _ADDRESS = re.compile(r"local|auto|(?!https?:)[a-z0-9+.-]+://\S+|([^\s:/]+|\[[0-9a-fA-F:]+\]):[0-9]{1,5}")
 _OWN_RAY = {
     # Ray's core prints a harmless but alarming error per actor pool into the terminal (ray#53727).
@@ -41,7 +41,7 @@ _OWN_RAY = {
     "RAY_event_stats": "0",
     "RAY_enable_metrics_collection": "0",
     "RAY_task_events_report_interval_ms": "0",
-    **KEEPS_MEMORY,
+    **MALLOC_SETTINGS,
 }
 """Settings of Ray's processes where it is started for one run; the environment goes before."""
 
@@ -70,7 +70,7 @@ def connected(address: str | None) -> Iterator[None]:
     starts = address == "local"
     own: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False} if starts else {}
     try:
-        _knock(given)
+        _check_port(given)
         with (
             _signals(held=starts),
             _environment(_OWN_RAY if starts else {}),
@@ -91,11 +91,11 @@ def connected(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
-def _knock(address: str) -> None:
+def _check_port(address: str) -> None:
     """Raise OSError where nothing listens at ``HOST:PORT``; Ray would go on asking for longer than ten minutes."""
     host, separator, port = address.rpartition(":")
     if separator and "://" not in address:
-        socket.create_connection((host.strip("[]"), int(port)), _KNOCK_SECONDS).close()
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
 
 
 @contextmanager

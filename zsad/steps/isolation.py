@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from zsad.errors import ImageError, UsageError
-from zsad.filesystem import BACK_OFF, sleep_about
+from zsad.filesystem import BACK_OFF, sleep_with_jitter
 from zsad.models.graphs import forget_graphs, out_of_memory
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def retry_item(work: Callable[[], T]) -> T:
         tries += 1
         # After the except block, which keeps what the failed call had allocated alive.
         free_memory()
-        sleep_about(wait)
+        sleep_with_jitter(wait)
 
 
 def is_transient(error: Exception) -> bool:
