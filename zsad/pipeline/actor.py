@@ -30,7 +30,8 @@ from zsad.storage.schemas import STAGE_MS
 
 _MAX_WORDS = 200
 _LOADING_PAUSE = 60.0
-"""Seconds before a process loads models where several of its actor ended at that."""
+"""Seconds, with jitter, that a process waits before it loads its models if ``MAX_ATTEMPTS`` processes of the same actor
+ended while they loaded theirs."""
 
 
 class StepActor:
@@ -70,7 +71,8 @@ class StepActor:
         self.steps = self._load(on_device, weights)
         # Several batches may be decoded at once, but only one may fill the device.
         self.device = threading.Lock()
-        # A batch takes one place; an image that may end this process takes all of them, so that no other ends with it.
+        # A batch takes one place. An image that may have ended a process takes all of them: if this process ends too, it
+        # interrupts no other image.
         self.places = threading.Semaphore(pool.calls)
         self.single = threading.Lock()
 
@@ -107,7 +109,7 @@ class StepActor:
             if not suspect:
                 result = self._or_die(batch, _unrecorded)
         if suspect:
-            # A process died over this batch. Image by image, the one that did it shows.
+            # An earlier process ended while it worked on this batch. Working image by image shows which one is to blame.
             rows = [self._alone(batch.slice(index, 1), attempt) for index, attempt in enumerate(attempts)]
             result = pa.concat_tables(rows)
         self.ledger.finish.remote(self.pool.name, ids)
@@ -141,7 +143,7 @@ class StepActor:
         return transport_table(items, batch)
 
     def _alone(self, row: pa.Table, earlier: Attempt) -> pa.Table:
-        """One image, with no other at work in this process; an error row when it had its chances."""
+        """Work on one image while this process works on no other; an error row where it has had all its attempts."""
         (image_id,) = row["image_id"].to_pylist()
         pool = self.pool.name
         if earlier.ended >= MAX_ATTEMPTS:
@@ -160,7 +162,7 @@ class StepActor:
         return result
 
     def _or_die(self, batch: pa.Table, entering: Callable[[str], object]) -> pa.Table:
-        """``_work``, or the end of this process where only a new one can go on; Ray starts that."""
+        """``_work``; after an error that only a new process can recover from, end this one, and Ray starts another."""
         try:
             return self._work(batch, entering)
         except Exception as error:

@@ -25,7 +25,7 @@ from zsad.storage import RunInfo, read_run, write_atomically, write_decisions
 
 _IN_FLIGHT_PER_CPU = 2
 _PART_SECONDS = 3600.0
-"""Within which the next part is counted, the wait for a node included."""
+"""Longest wait for the next part to be counted, including the wait for a node."""
 
 
 def evaluate_run(

@@ -26,9 +26,10 @@ from zsad.pipeline.text import stage_times
 from zsad.storage import Lock, RunInfo, clear_success, new_run_id, write_run
 
 _GIVEN_UP = 10
-"""Images, or 1 % of those done where that is more, that may end every process that works on them before the run stops."""
+"""The run stops when more images than this, and more than 1 % of those done, have ended every process that worked on them."""
 _PART_SECONDS = 180.0
-"""No part, and no batch, is to take longer, as far as the costs of an image are known: it is what a kill can cost."""
+"""The longest that a part or a batch should take, by the known costs of an image: a killed run loses what it has not
+committed."""
 _GO_ON = "What is committed stays; run the same command again to go on."
 
 

@@ -15,10 +15,11 @@ MAX_ATTEMPTS = 3
 """Processes that may end at an image before it is given up: one with its whole batch, two with it alone."""
 
 _LOADING = "(loading)"
-"""Stands for a pool where an actor loads its models: what may end a process then is no image."""
+"""Used in place of a pool's name, with actors in place of images, to count processes that end while they load models."""
 
 MAX_NODE_LOSSES = 5
-"""Nodes that may go while an image is worked on before it is suspected of that, too: spot machines come and go."""
+"""At most this many processes that ended together with their node are not counted against an image. Spot machines come
+and go, but an image that loses more nodes is suspected of taking them down."""
 
 
 @dataclass
@@ -66,7 +67,12 @@ class Ledger:
         self._remark: tuple[str, str] | None = None
 
     def begin(self, pool: str, ids: Sequence[str], node: str = "") -> list[Attempt]:
-        """Earlier attempts at each image; if there were none at any, this is one at all of them, on this node."""
+        """A process is about to work on these images.
+
+        Returns:
+            The earlier attempts at each image. Where no image has any that ended, a new attempt at all of them is
+            recorded; else nothing is, and the caller goes on with ``begin_alone`` or ``give_up`` for each.
+        """
         found = [self._attempts.get((pool, image_id), Attempt()) for image_id in ids]
         self._discount_node_losses(found)
         if not any(attempt.ended for attempt in found):
@@ -108,7 +114,7 @@ class Ledger:
 
     @staticmethod
     def _discount_node_losses(attempts: Sequence[Attempt]) -> None:
-        """An image is not to blame for the end of a process whose whole node has gone."""
+        """Take back the attempts whose node is gone: the loss of the node, not the image, ended the process."""
         named = {attempt.node for attempt in attempts if attempt.ended} - {""}
         gone = {node["NodeID"] for node in ray.nodes() if not node["Alive"]} & named if named else set()
         for attempt in attempts:
@@ -136,7 +142,7 @@ class Ledger:
         """This image gets no further attempt.
 
         Raises:
-            ZsadError: too many of this run did not.
+            ZsadError: too many images of this run were given up.
         """
         # A batch whose other images end processes too is gone through again, this image with it.
         self._given_up.add(image_id)

@@ -15,7 +15,8 @@ from zsad.text import count
 _ACTORS_PER_GPU = 2
 """Of topology ``pools``. One actor alone leaves the GPU idle while it decodes and post-processes."""
 _LEAST_ACTORS = 8
-"""On few GPUs more of them share one: four pools of one actor each follow no proportion."""
+"""Of topology ``pools``. On few GPUs more actors share a GPU, until there are this many in all: four pools of one actor
+each could not differ in size as the costs of their steps do."""
 _UNKNOWN_MS = 1000.0
 """Per image and actor, where no costs are known."""
 

@@ -198,7 +198,7 @@ def _interruptible(stream: TextIO) -> Iterator[None]:
 
 @contextmanager
 def _without_collecting() -> Iterator[None]:
-    """Imports leave a million objects that stay; to look for garbage among them again and again takes a second."""
+    """No garbage collection in the block. Imports create a million lasting objects, and collecting takes a second."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -209,10 +209,10 @@ def _without_collecting() -> Iterator[None]:
 
 
 def _check_but_for_weights(output: str, config: Config, object_name: str | None, foreground: str | None) -> None:
-    """That the output is a folder to write to, and no run of a configuration that differs whatever the weights hold.
+    """``check_output`` before any weights are fetched: with the weights' hashes of the run there, if it has all of them.
 
     Raises:
-        UsageError: as ``check_output``, before any weights are fetched.
+        UsageError: as ``check_output``; the configuration differs in more than the content of the weights.
     """
     present = read_run(output)
     if present is not None and set(present.weights) >= set(config.models.by_family()):
