@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import ray
 
 from benchmarks import ceiling, models
 from benchmarks.measure import FamilyClock, family, resident_bytes, shared_bytes
@@ -28,7 +29,6 @@ from zsad.detector import METHOD, Step
 from zsad.models.sam_mask_generator import MaskGenerator
 from zsad.models.weights import all_trained
 from zsad.pipeline.actor import StepActor
-from zsad.pipeline.cluster import cluster_resources
 from zsad.pipeline.execute import start_ledger
 from zsad.pipeline.graph import run_graph
 from zsad.pipeline.pools import Pool, plan_pools
@@ -191,7 +191,7 @@ class _Cost:
 
 def _run(actor: type[StepActor], work: pa.Table, config: Config, output: str, warm: int) -> _Cost:
     """Run the graph; raises RuntimeError when its images are not committed, or too few to tell the cost of one."""
-    pool = replace(plan_pools(config, cluster_resources(), 1)[0], torch_threads=1)
+    pool = replace(plan_pools(config, ray.cluster_resources(), 1)[0], torch_threads=1)
     readings: list[tuple[float, float, float]] = []
     over = threading.Event()
     with FamilyClock() as clock:

@@ -142,6 +142,11 @@ def test_reading_a_run_that_is_not_there(tmp_path, command):
     refused(done, tmp_path, r"nowhere.*zsad score|zsad score.*nowhere|nowhere")
 
 
+def times_of(folder):
+    """Every file and folder below ``folder`` with its time of modification."""
+    return sorted((path, path.stat().st_mtime_ns) for path in folder.rglob("*"))
+
+
 def finished_run(folder, output, errors, object_name="nut", trained=True):
     """A finished run of one image per file of ``folder``, the first ``errors`` of them failed."""
     from zsad.datasets import load_manifest
@@ -177,11 +182,13 @@ def finished_run(folder, output, errors, object_name="nut", trained=True):
 def test_a_finished_run_gives_the_code_of_its_table_without_starting_ray(folder, tmp_path, errors, fraction, code):
     cv2.imwrite(str(folder / "b.png"), np.zeros((20, 20, 3), np.uint8))
     finished_run(folder, tmp_path / "out", errors)
+    before = times_of(tmp_path)
     done = score(folder, tmp_path, "--object", "nut", "--max-error-fraction", fraction, "--address", "ray://0.0.0.0:1")
     assert done.returncode == code, done.stderr
     assert "2 already done, 0 to do" in done.stderr
     assert f"2 rows, {2 - errors} ok, {errors} error" in done.stderr
     assert ("load/truncated 1" in done.stderr) == bool(errors)
+    assert times_of(tmp_path) == before
 
 
 def test_a_reader_of_the_log_that_leaves_ends_no_run(folder, tmp_path):
@@ -194,13 +201,16 @@ def test_a_reader_of_the_log_that_leaves_ends_no_run(folder, tmp_path):
     assert done.returncode == 3
 
 
-def test_another_configuration_into_the_same_output(folder, tmp_path):
+def test_another_configuration_is_refused_and_nothing_changes(folder, tmp_path):
     finished_run(folder, tmp_path / "out", 0)
-    before = sorted(tmp_path.rglob("*"))
-    done = score(folder, tmp_path, "--object", "nut", "--set", "foreground.min_coverage=0.5")
-    assert done.returncode == 2
-    assert "foreground.min_coverage: 0.8 -> 0.5" in done.stderr
-    assert sorted(tmp_path.rglob("*")) == before
+    before = times_of(tmp_path)
+    for setting, change in (
+        ("foreground.min_coverage=0.5", "foreground.min_coverage: 0.8 -> 0.5"),
+        ("tiling.max_tiles=3", "tiling.max_tiles: 64 -> 3"),
+    ):
+        done = score(folder, tmp_path, "--object", "nut", "--set", setting)
+        assert done.returncode == 2 and change in done.stderr
+    assert times_of(tmp_path) == before
 
 
 def test_another_configuration_is_refused_before_weights_are_looked_for(folder, tmp_path):

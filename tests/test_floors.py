@@ -19,6 +19,7 @@ FLOORS = {
     "filesystem": 1,
     "id_hashes": 1,
     "layout": 1,
+    "process": 1,
     "projection": 1,
     "resize": 1,
     "stretch": 1,

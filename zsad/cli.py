@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
-import warnings
 from collections.abc import Sequence
-from contextlib import suppress
 from enum import Enum
-from pathlib import Path
-from typing import Annotated, Any, NoReturn, TextIO, cast
+from typing import Annotated, NoReturn
 
 import typer
 
-from zsad.errors import UsageError, ZsadError
+from zsad.errors import UsageError
+from zsad.process import as_command, exit_at_once
 
 app = typer.Typer(
     name="zsad",
@@ -410,22 +406,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     Ended from outside: 130 by Ctrl-C, 143 by SIGTERM.
     """
-    warnings.showwarning = _show_warning
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    stderr, sys.stderr = sys.stderr, cast(TextIO, _Stderr(sys.stderr))
-    try:
-        given = list(sys.argv[1:] if arguments is None else arguments)
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    with as_command():
         for argument in given:
             _check_utf8(argument)
         app(args=given)
-    except UsageError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except ZsadError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        sys.exit(1)
-    finally:
-        sys.stderr = stderr
 
 
 def _check_utf8(argument: str) -> None:
@@ -438,55 +423,13 @@ def _check_utf8(argument: str) -> None:
 
 
 def command(arguments: Sequence[str] | None = None) -> NoReturn:
-    """``main`` as a program, which ends at once.
-
-    Python would first take a million objects of torch and transformers apart: two seconds in which nothing happens.
-    """
+    """``main`` as a program, which ends at once."""
     code = 0
     try:
         main(arguments)
     except SystemExit as end:
         code = int(end.code or 0)
-    # Everything else is closed by now by whoever opened it, Ray too. A stream that was closed from the start is None.
-    for stream in filter(None, (sys.stdout, sys.stderr)):
-        with suppress(BrokenPipeError):
-            stream.flush()
-    os._exit(code)
-
-
-class _Stderr:
-    """The error stream, whose reader may leave (``zsad score ... 2>&1 | head``) without ending the run."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-    def write(self, text: str) -> int:
-        try:
-            return self._stream.write(text)
-        except BrokenPipeError:
-            return self._leave(text)
-
-    def flush(self) -> None:
-        try:
-            self._stream.flush()
-        except BrokenPipeError:
-            self._leave("")
-
-    def _leave(self, text: str) -> int:
-        # What is still buffered goes there, too; else Python fails at its own exit.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, self._stream.fileno())
-        os.close(nowhere)
-        return len(text)
-
-
-def _show_warning(message: Warning | str, category: type[Warning], filename: str, *_: object, **__: object) -> None:
-    """Our own warnings in one line; those of libraries are for their developers."""
-    if category is UserWarning and Path(__file__).parent in Path(filename).parents:
-        print(f"Warning: {message}", file=sys.stderr)
+    exit_at_once(code)
 
 
 if __name__ == "__main__":

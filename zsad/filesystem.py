@@ -24,16 +24,16 @@ Uri = str | os.PathLike[str]
 """A path or URI as callers of the Python functions may give it."""
 
 BACK_OFF = (0.5, 2.0, 8.0, 30.0)
-"""Seconds before the second and each later try of what a store refused for the moment; each up to half more or less."""
+"""Seconds to wait before each retry after a transient I/O error; ``sleep_with_jitter`` varies each by up to half."""
 _SCHEME = re.compile(r"^([a-zA-Z][a-zA-Z0-9+.-]+)://")
 # A secret may hold slashes, so everything up to an @ counts once there is a colon before it.
 _CREDENTIALS = re.compile(r"(?<=://)(?!anonymous@)(?:[^/\s]+|[^/@\s]*:[^@\s]*)@")
 _LASTING = frozenset({errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL, errno.EISDIR})
-"""What no second try mends, of the errors that reading a file can end with."""
+"""Error numbers of file reads for which a retry cannot help."""
 _LASTING_TEXT = re.compile(
     r"AWS Error (ACCESS_DENIED|NO_SUCH_|INVALID_|SIGNATURE_DOES_NOT_MATCH)|HTTP status (301|4(?!08|29))|Bucket .* not found"
 )
-"""The same in the words of an object store."""
+"""Error messages of object stores for which a retry cannot help."""
 _SECRET_PARAMETER = re.compile(
     r"(?i)\b([\w-]{0,32}(?:password|secret|token|credential|signature|access[_-]?key(?:[_-]?id)?"
     r"|(?:secret|api|account)[_-]?key)|sig)=[^&\s'\"]+"
@@ -108,24 +108,24 @@ def _client(uri: str) -> tuple[fs.FileSystem, str]:
 
 
 def retry_io(work: Callable[[], T], waits: Sequence[float] = BACK_OFF) -> T:
-    """``work()``; on an I/O error that may pass by itself again after each of ``waits`` (seconds)."""
+    """Result of ``work()``; after a transient I/O error it is called again, after each of ``waits`` (seconds) in turn."""
     for wait in waits:
         try:
             return work()
         except OSError as error:
             if not is_transient_io(error):
                 raise
-        sleep_about(wait)
+        sleep_with_jitter(wait)
     return work()
 
 
-def sleep_about(seconds: float) -> None:
-    """Wait for ``seconds``, up to half more or less, so that those who failed together do not come again together."""
+def sleep_with_jitter(seconds: float) -> None:
+    """Wait for ``seconds``, at random up to half more or less, so that processes that failed together retry apart."""
     time.sleep(seconds * np.random.default_rng().uniform(0.5, 1.5))
 
 
 def is_transient_io(error: OSError) -> bool:
-    """Whether an I/O error may pass by itself: no wrong name or missing permission, but a store out of reach now."""
+    """Whether a retry may help: true for a store that is out of reach now, false for a wrong name or no permission."""
     if isinstance(error, FileNotFoundError | NotADirectoryError | PermissionError) or error.errno in _LASTING:
         return False
     return _LASTING_TEXT.search(str(error)) is None

@@ -132,7 +132,7 @@ def test_a_count_that_does_not_come_is_said_in_words(
     monkeypatch.setattr("zsad.pipeline.evaluate.evaluate_part", {"waits": waits}.get(kind, killed))
     if kind == "unschedulable":
         other = NodeAffinitySchedulingStrategy("0" * 56, soft=False)
-        monkeypatch.setattr("zsad.pipeline.evaluate.on_this_node", lambda: other)
+        monkeypatch.setattr("zsad.pipeline.cluster.on_this_node", lambda: other)
     monkeypatch.setattr("zsad.pipeline.evaluate._PART_SECONDS", 0.5 if kind == "waits" else 60)
     with pytest.raises(ZsadError, match=words) as caught:
         evaluate_run(output)

@@ -10,7 +10,7 @@ from tests.faults.faulty import Faults, faulty_graph, full_disk_sink
 from tools.same_run import differences
 from zsad.errors import ZsadError
 from zsad.pipeline import ledger as ledger_module
-from zsad.pipeline.ledger import PATIENCE, Ledger
+from zsad.pipeline.ledger import MAX_ATTEMPTS, Ledger
 from zsad.storage import read_success
 
 
@@ -31,10 +31,10 @@ def test_images_that_end_every_process_become_error_rows_and_all_others_are_scor
     died = rows[rows["error_type"] == "process_died"]
     assert died["error_stage"].to_dict() == {"04.png": "saliency", "05.png": "saliency"}
     assert died["error_message"]["04.png"] == (
-        f"{PATIENCE} processes that worked on this image ended (a crash, or out of memory)"
+        f"{MAX_ATTEMPTS} processes that worked on this image ended (a crash, or out of memory)"
     )
     assert died["error_message"]["05.png"].endswith("ended: CUDA error: an illegal memory access was encountered")
-    assert (tmp_path / "begun").read_text().split().count("04.png") == PATIENCE
+    assert (tmp_path / "begun").read_text().split().count("04.png") == MAX_ATTEMPTS
     assert sorted(set(rows.index[rows["status"] == "error"])) == ["04.png", "05.png", "cut.png"]
 
     monkeypatch.undo()
@@ -70,7 +70,7 @@ def test_the_ledger_suspects_only_what_was_begun_and_not_finished():
     ledger.finish("fused", ["a"])
     ledger.begin_alone("fused", "b")
     ledger.enter_stage("fused", "b", "instances")
-    ledger.last_words("fused", ["b"], "no memory")
+    ledger.record_reason("fused", ["b"], "no memory")
     a, b = ledger.begin("fused", ["a", "b"])
     assert (a.ended, a.stage) == (0, "")
     assert (b.ended, b.stage, b.reason) == (2, "instances", "no memory")
@@ -83,7 +83,7 @@ def test_actors_whose_nodes_go_while_they_load_may_start_anew(monkeypatch):
     for node in "abcd":
         ledger.begin_loading("fused", "actor", node)
         gone.add(node)
-    for _ in range(PATIENCE):
+    for _ in range(MAX_ATTEMPTS):
         ledger.begin_loading("fused", "actor", "f")
         ledger.begin_loading("fused", "other actor", "f")
     with pytest.raises(ZsadError, match="3 processes of pool 'fused' ended while they loaded"):
@@ -113,7 +113,7 @@ def test_an_image_is_not_blamed_for_the_loss_of_its_nodes(monkeypatch):
     ledger.begin("fused", ["x"], "h")
     assert ledger.begin("fused", ["x"], "h")[0].ended == 1
     ledger.begin_alone("fused", "x", "h")
-    ledger.last_words("fused", ["x"], "no memory")
+    ledger.record_reason("fused", ["x"], "no memory")
     gone.add("h")
     assert ledger.begin("fused", ["x"], "g")[0].ended == 1
     # What an earlier process said is not the reason of a later one.

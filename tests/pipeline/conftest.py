@@ -1,8 +1,12 @@
 """A small labelled collection on which random mini models take every branch of the method."""
 
+from types import SimpleNamespace
+
 import cv2
 import numpy as np
 import pytest
+
+from zsad.pipeline.ledger import Ledger
 
 BRANCHES = (
     "models.isnet.name=random-isnet",
@@ -27,6 +31,23 @@ def draw(rng, height, width, parts):
         centre = (int(rng.integers(20, width - 20)), int(rng.integers(20, height - 20)))
         cv2.circle(image, centre, int(rng.integers(10, 40)), [int(v) for v in rng.integers(120, 255, 3)], -1)
     return np.clip(image + rng.normal(0, 6, image.shape), 0, 255).astype(np.uint8)
+
+
+class Here:
+    """A ``Ledger`` in this process, called as a handle of the actor is."""
+
+    def __init__(self):
+        self._ledger = Ledger(10)
+
+    def __getattr__(self, name):
+        return SimpleNamespace(remote=getattr(self._ledger, name))
+
+
+@pytest.fixture
+def ledger(monkeypatch):
+    """What a ``StepActor`` takes for its ledger where no Ray is at hand."""
+    monkeypatch.setattr("zsad.pipeline.actor.ray.get", lambda found: found)
+    return Here()
 
 
 @pytest.fixture(scope="session")

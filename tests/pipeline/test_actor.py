@@ -13,7 +13,6 @@ from zsad.datasets import load_manifest
 from zsad.errors import ZsadError
 from zsad.pipeline import actor as actor_module
 from zsad.pipeline.actor import StepActor
-from zsad.pipeline.ledger import Ledger
 from zsad.pipeline.pools import Pool
 
 POOL = Pool("saliency", ("saliency",), 1, 0.0, 1, 1)
@@ -35,7 +34,7 @@ class Looking:
 @pytest.mark.parametrize(
     ("max_pixels", "groups"), [(1000, ["ab", "cde"]), (100_000, ["abcde"]), (400, ["ab", "cd", "e"])]
 )
-def test_a_batch_holds_no_more_decoded_pixels_at_once_than_one_image_may_have(tmp_path, max_pixels, groups):
+def test_a_batch_holds_no_more_decoded_pixels_at_once_than_one_image_may_have(tmp_path, ledger, max_pixels, groups):
     for name, (height, width) in {"a": (20, 20), "b": (30, 20), "c": (10, 20), "e": (20, 20)}.items():
         cv2.imwrite(str(tmp_path / f"{name}.png"), np.zeros((height, width, 3), np.uint8))
     (tmp_path / "d.png").write_bytes(b"no image")
@@ -47,24 +46,14 @@ def test_a_batch_holds_no_more_decoded_pixels_at_once_than_one_image_may_have(tm
             return [look]
 
     config = load_config("mini", None, [f"images.max_pixels={max_pixels}"])
-    result = Actor(POOL, config, "f" * 64)(manifest)
+    result = Actor(POOL, config, "f" * 64, ledger)(manifest)
     assert look.groups == groups and max(look.pixels) <= max_pixels
     assert result["image_id"].to_pylist() == manifest["image_id"].to_pylist()
     over = "too_many_pixels" if max_pixels == 400 else None
     assert result["error_type"].to_pylist() == [None, over, None, "not_an_image", None]
 
 
-class Here:
-    """A ``Ledger`` as its handle, in this process."""
-
-    def __init__(self, ledger):
-        self.ledger = ledger
-
-    def __getattr__(self, name):
-        return SimpleNamespace(remote=getattr(self.ledger, name))
-
-
-def test_an_image_that_may_have_ended_a_process_shares_the_next_one_with_no_other(tmp_path, monkeypatch):
+def test_an_image_that_may_have_ended_a_process_shares_the_next_one_with_no_other(tmp_path, ledger, monkeypatch):
     for name in "abcdef":
         cv2.imwrite(str(tmp_path / f"{name}.png"), np.zeros((20, 20, 3), np.uint8))
     manifest = load_manifest("folder", str(tmp_path), object_name="nut")
@@ -80,16 +69,14 @@ def test_an_image_that_may_have_ended_a_process_shares_the_next_one_with_no_othe
         at_work.remove(len(items))
 
     monkeypatch.setattr(actor_module, "load", noting)
-    monkeypatch.setattr(actor_module.ray, "get", lambda found: found)
 
     class Actor(StepActor):
         def build(self, config, names):
             return []
 
-    ledger = Ledger(10)
     # A process died over this batch.
-    ledger.begin("saliency", suspects["image_id"].to_pylist())
-    actor = Actor(Pool("saliency", ("saliency",), 1, 0.0, 1, 3), load_config("mini"), "f" * 64, Here(ledger))
+    ledger.begin.remote("saliency", suspects["image_id"].to_pylist())
+    actor = Actor(Pool("saliency", ("saliency",), 1, 0.0, 1, 3), load_config("mini"), "f" * 64, ledger)
     threads = [threading.Thread(target=actor, args=(batch,)) for batch in (others[0], suspects, others[1])]
     for thread in threads:
         thread.start()
@@ -99,7 +86,7 @@ def test_an_image_that_may_have_ended_a_process_shares_the_next_one_with_no_othe
     assert all(together == (1,) for together in seen if 1 in together)
 
 
-def test_weights_other_than_the_run_s_are_refused_before_anything_is_scored():
+def test_weights_other_than_the_run_s_are_refused_before_anything_is_scored(ledger):
     pool = Pool("all", ("saliency", "tile_scores"), 1, 0.0, 1, 1)
 
     class Actor(StepActor):
@@ -110,8 +97,8 @@ def test_weights_other_than_the_run_s_are_refused_before_anything_is_scored():
             return [SimpleNamespace(name="own"), *steps]
 
     config = load_config("mini")
-    Actor(pool, config, "f" * 64, None, {"isnet": "a" * 64, "clip": "b" * 64})
-    Actor(pool, config, "f" * 64)
+    Actor(pool, config, "f" * 64, ledger, {"isnet": "a" * 64, "clip": "b" * 64})
+    Actor(pool, config, "f" * 64, ledger)
     words = "The weights of the step tile_scores on node .* have sha256 b{64}.*isnet a{64}, clip c{64}.*replace those that differ"
     with pytest.raises(ZsadError, match=words):
-        Actor(pool, config, "f" * 64, None, {"isnet": "a" * 64, "clip": "c" * 64})
+        Actor(pool, config, "f" * 64, ledger, {"isnet": "a" * 64, "clip": "c" * 64})

@@ -16,10 +16,10 @@ from zsad.storage import SCORED_SCHEMA
 
 
 @pytest.mark.parametrize("batch", [1, 8])
-def test_tile_maps_before_rounding_equal_the_detectors(photographs, batch):
+def test_tile_maps_before_rounding_equal_the_detectors(photographs, ledger, batch):
     config = load_config("mini", None, list(BRANCHES))
     manifest = load_manifest("folder", str(photographs), object_name="disc")
-    actors = [StepActor(Pool(step.name, (step.name,), 1, 0.0, 1, 1), config, "f" * 64) for step in METHOD]
+    actors = [StepActor(Pool(step.name, (step.name,), 1, 0.0, 1, 1), config, "f" * 64, ledger) for step in METHOD]
     tables = []
     for start in range(0, manifest.num_rows, batch):
         table = manifest.slice(start, batch)

@@ -83,15 +83,15 @@ def test_a_run_in_a_local_folder_is_not_read_from_other_machines(tmp_path, monke
 def test_a_run_with_local_paths_stays_on_its_node(tmp_path, monkeypatch):
     class Context:
         def get_node_id(self):
-            return "a"
+            return "a" * 56
 
     monkeypatch.setattr(cluster.ray, "get_runtime_context", Context)
     local, bucket = str(tmp_path), "s3://bucket/out"
-    assert cluster.only_node(local, bucket, load_config("mini")) == "a"
-    assert cluster.only_node(bucket, local, load_config("mini")) == "a"
-    assert cluster.only_node(bucket, bucket, load_config("mini")) is None
-    shared = load_config("mini", None, ["runtime.shared_filesystem=true"])
-    assert cluster.only_node(local, local, shared) is None
+    for paths in ([local, bucket], [bucket, local]):
+        here = cluster.placement(paths, shared=False)["scheduling_strategy"]
+        assert (here.node_id, here.soft) == ("a" * 56, False)
+    assert cluster.placement([bucket, bucket], shared=False) == {}
+    assert cluster.placement([local, local], shared=True) == {}
 
 
 @pytest.mark.parametrize("enabled", [True, False])

@@ -34,7 +34,7 @@ def test_with_the_settings_of_actors_glibc_keeps_the_memory_that_a_batch_frees()
     )
     plain = {name: value for name, value in os.environ.items() if "MALLOC" not in name and name != "GLIBC_TUNABLES"}
     fresh = []
-    for environment in (plain | ray_session.KEEPS_MEMORY, plain):
+    for environment in (plain | ray_session.MALLOC_SETTINGS, plain):
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
         fresh.append(int(done.stdout))
     # Of 4 KiB, or 2 MiB where the system gives them unasked.
@@ -56,6 +56,6 @@ def test_actors_start_with_the_environment_that_they_are_given(ray_local, tmp_pa
     pool = Pool("fused", tuple(step.name for step in METHOD), 1, 0.0, 1, 1)
     sink = PartSink(str(tmp_path / "out"), "run", 16)
     config, ledger = load_config("mini"), start_ledger()
-    run_graph(work, [pool], config, "f" * 64, sink, ledger, Actor, environment=ray_session.KEEPS_MEMORY)
+    run_graph(work, [pool], config, "f" * 64, sink, ledger, Actor, environment=ray_session.MALLOC_SETTINGS)
     seen = dict(line.split("=", 1) for line in environment.read_text().split("\0") if "=" in line)
-    assert seen.items() >= ray_session.KEEPS_MEMORY.items()
+    assert seen.items() >= ray_session.MALLOC_SETTINGS.items()

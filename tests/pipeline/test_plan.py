@@ -16,8 +16,9 @@ from zsad.config import load_config
 from zsad.fingerprint import fingerprint, scored_fields
 from zsad.pipeline.calibrate import calibrate
 from zsad.pipeline.cost import calibrated_costs, measured_costs, stage_costs, table_costs
+from zsad.pipeline.ledger import Ledger
 from zsad.pipeline.plan import format_plan, plan, sampled, to_json
-from zsad.pipeline.progress import ProgressCounter, ProgressReporter, Snapshot
+from zsad.pipeline.progress import ProgressReporter, Snapshot
 from zsad.pipeline.score import ScoreOptions, _announce
 from zsad.storage import SCORED_SCHEMA, RunInfo, encode_map, encode_rle, part_name, write_part, write_run
 
@@ -174,7 +175,7 @@ def test_calibration_is_kept_and_used_by_plans_and_runs(photographs, tmp_path):
     measured = calibrate(random, stream)
     assert 1 <= measured.images <= 2 and all(ms > 0 for ms in measured.ms.values())
     assert str(tmp_path / "cache") in stream.getvalue()
-    assert stage_costs(config, "cpu") == calibrated_costs(config, "cpu") == measured
+    assert stage_costs(config, "cpu", None) == calibrated_costs(config, "cpu") == measured
     assert calibrated_costs(config, "cuda") is None
     assert calibrated_costs(load_config("mini", None, [*BRANCHES, "models.precision=bf16"]), "cpu") is None
     found = plan(random, gpus=0)
@@ -204,33 +205,33 @@ assert not loaded, loaded
     assert json.loads(done.stdout)["images"] == 7
 
 
-def test_progress_counter_hands_every_failure_over_until_it_is_acknowledged():
-    counter = ProgressCounter()
+def test_the_ledger_hands_every_failure_over_until_it_is_acknowledged():
+    ledger = Ledger(given_up_limit=10)
     first, second = ("a", "load", "missing", ""), ("b", "load", "missing", "")
-    counter.add(2, [first], {"load": 3.0})
-    assert counter.read(0).failures == (first,)
-    assert counter.read(0).failures == (first,)
-    counter.add(1, [second], {"load": 1.5, "saliency": 2.0})
-    now = counter.read(1)
+    ledger.add(2, [first], {"load": 3.0})
+    assert ledger.read(0).failures == (first,)
+    assert ledger.read(0).failures == (first,)
+    ledger.add(1, [second], {"load": 1.5, "saliency": 2.0})
+    now = ledger.read(1)
     assert (now.done, now.failed, now.failures) == (3, 2, (second,))
     assert now.stage_ms == {"load": 4.5, "saliency": 2.0}
-    assert counter.read(2).failures == ()
+    assert ledger.read(2).failures == ()
 
 
 def test_a_remark_is_counted_and_the_first_shown_at_the_end_in_one_line(monkeypatch):
     monkeypatch.setattr("zsad.pipeline.progress.ray.get", lambda reference, timeout: reference)
-    counter = ProgressCounter()
-    counter.add(3, [], {}, [("a\n\x1b b.png", "dark"), ("c.png", "dark too")])
-    counter.add(1, [], {}, [("d.png", "dark")])
+    ledger = Ledger(given_up_limit=10)
+    ledger.add(3, [], {}, [("a\n\x1b b.png", "dark"), ("c.png", "dark too")])
+    ledger.add(1, [], {}, [("d.png", "dark")])
     stream = io.StringIO()
-    with ProgressReporter(Scripted(counter.read(0)), 4, stream):
+    with ProgressReporter(Scripted(ledger.read(0)), 4, stream):
         pass
     line = stream.getvalue().splitlines()[-1]
     assert line == r'3 scored images with a remark in error_message, e.g. image_id="a\n\u001b b.png" message=dark'
 
 
 class Scripted:
-    """Stands for the handle of a counter: gives one snapshot after the other."""
+    """Stands for the handle of a ledger: gives one snapshot after the other."""
 
     def __init__(self, *snapshots):
         self.left = list(snapshots)
@@ -245,35 +246,36 @@ class Scripted:
 def test_progress_prints_each_failed_image_on_a_line_of_its_own(monkeypatch):
     monkeypatch.setattr("zsad.pipeline.progress.ray.get", lambda reference, timeout: reference)
     failure = ("a b.png", "load", "truncated", "ends early")
-    counter = Scripted(Snapshot(4, 1, (failure,), {"load": 8.0}), Snapshot(5, 1, (), {"load": 10.0}))
+    ledger = Scripted(Snapshot(4, 1, (failure,), {"load": 8.0}), Snapshot(5, 1, (), {"load": 10.0}))
     stream = io.StringIO()
-    reporter = ProgressReporter(counter, 5, stream)
+    reporter = ProgressReporter(ledger, 5, stream)
     reporter._print()
     reporter._print()
     lines = stream.getvalue().splitlines()
     assert lines[0] == 'image_id="a b.png" stage=load type=truncated message="ends early"'
     assert "4/5 images (80.0%)" in lines[1] and "1 error" in lines[1]
     assert "5/5 images" in lines[2] and len(lines) == 3
-    assert counter.asked == [0, 1]
+    assert ledger.asked == [0, 1]
     assert reporter.stage_ms == {"load": 2.0}
 
 
 def test_times_per_stage_are_those_of_the_images_that_reached_it(monkeypatch):
     monkeypatch.setattr("zsad.pipeline.progress.ray.get", lambda reference, timeout: reference)
-    counter = ProgressCounter()
+    ledger = Ledger(given_up_limit=10)
     lost = [("a", "load", "missing", ""), ("b", "load", "missing", ""), ("c", "saliency", "odd", "")]
-    counter.add(6, lost, {"load": 12.0, "saliency": 40.0, "instances": 30.0})
-    reporter = ProgressReporter(Scripted(counter.read(0)), 6, io.StringIO())
+    ledger.add(6, lost, {"load": 12.0, "saliency": 40.0, "instances": 30.0})
+    reporter = ProgressReporter(Scripted(ledger.read(0)), 6, io.StringIO())
     reporter._print()
     assert reporter.stage_ms == {"load": 2.0, "saliency": 10.0, "instances": 10.0}
 
 
 def test_images_without_a_category_are_in_no_category(tmp_path):
     manifest = pa.table({"category": ["nut", None, "bolt", "nut"]})
+    info = RunInfo("f" * 64, {"preset": "mini"}, {}, dataset={"trained": True})
     for rows, said in (
         (manifest, "4 images in 2 categories or none ("),
         (manifest.drop_null(), "3 images in 2 categories ("),
     ):
         stream = io.StringIO()
-        _announce(options(tmp_path), load_config("mini"), rows, rows, "f" * 64, True, stream)
+        _announce(options(tmp_path), info, rows, rows, stream)
         assert stream.getvalue().startswith(said)

@@ -11,8 +11,8 @@ import pytest
 
 import zsad
 from tests.pipeline.conftest import draw
-from zsad import UsageError, read_predictions
-from zsad.pipeline.score import ScoreOptions, _warn_of_another_root, score
+from zsad import load_config, read_predictions
+from zsad.pipeline.score import ScoreOptions, _run_info, _warn_of_another_root, manifest_of, score
 from zsad.storage import RunInfo, read_run, read_success
 
 
@@ -94,19 +94,15 @@ def test_another_root_is_said():
         assert words in stream.getvalue() and bool(words) == bool(stream.getvalue())
 
 
-def test_another_configuration_is_refused_and_nothing_changes(ray_local, collection, tmp_path, monkeypatch):
-    """In a run of a submitted job, which imports zsad from its working directory and needs no installed one."""
-
+def test_a_submitted_job_imports_zsad_from_its_working_directory_and_needs_no_installed_one(collection, monkeypatch):
     def version(package):
         if package == "zsad":
             raise PackageNotFoundError(package)
         return "1"
 
     monkeypatch.setattr("zsad.pipeline.score.version", version)
-    output = tmp_path / "out"
-    run(collection, output, limit=1)
-    assert read_run(str(output)).versions["zsad"] == zsad.__version__
-    before = sorted((path, path.stat().st_mtime_ns) for path in output.rglob("*"))
-    with pytest.raises(UsageError, match=r"tiling.max_tiles: 64 -> 3"):
-        run(collection, output, limit=1, overrides=("tiling.max_tiles=3",))
-    assert sorted((path, path.stat().st_mtime_ns) for path in output.rglob("*")) == before
+    config = load_config("mini")
+    options = ScoreOptions("folder", str(collection), "out", "mini", object_name="disc")
+    weights = dict.fromkeys(config.models.by_family(), "a" * 64)
+    info = _run_info(options, config, manifest_of(options, config), weights, None)
+    assert info.versions["zsad"] == zsad.__version__

@@ -3,7 +3,6 @@
 import io
 
 import numpy as np
-import pandas as pd
 import pytest
 
 from tests.pipeline.conftest import BRANCHES
@@ -129,21 +128,3 @@ def test_maps_before_rounding_do_not_depend_on_the_batch(photographs):
 
     for one, eight in zip(predict(1), predict(8), strict=True):
         np.testing.assert_allclose(one, eight, atol=1e-5)
-
-
-def test_running_again_does_nothing(job, photographs):
-    output, first, _ = job
-    options = ScoreOptions(
-        dataset="folder",
-        root=str(photographs),
-        output=output,
-        preset="mini",
-        object_name=NOUN,
-        overrides=BRANCHES,
-    )
-    before = pd.read_parquet(f"{output}/predictions")
-    stream = io.StringIO()
-    again = score(options, stream)
-    assert (again.scored_now, again.exit_code) == (0, first.exit_code)
-    assert "10 already done, 0 to do" in stream.getvalue()
-    pd.testing.assert_frame_equal(before, pd.read_parquet(f"{output}/predictions"))

@@ -156,7 +156,7 @@ def kill_at(monkeypatch, step):
         return wrapper
 
     for module in (compact_module, cleanup, run_module, writer):
-        for name in ("write_atomically", "delete", "_delete"):
+        for name in ("write_atomically", "delete"):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, counted(getattr(module, name)))
     return changes

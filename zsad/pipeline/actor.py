@@ -18,10 +18,10 @@ import torch
 from zsad.config import Config
 from zsad.detector import METHOD, Step, build_steps, use_large_pages
 from zsad.errors import ImageError, ZsadError
-from zsad.filesystem import redact, sleep_about
+from zsad.filesystem import redact, sleep_with_jitter
 from zsad.models.graphs import out_of_memory
 from zsad.pipeline.adapter import items_from_table, scored_table, transport_table
-from zsad.pipeline.ledger import PATIENCE, Attempt
+from zsad.pipeline.ledger import MAX_ATTEMPTS, Attempt
 from zsad.pipeline.pools import Pool
 from zsad.pipeline.progress import FailedImage
 from zsad.steps.isolation import lost_device
@@ -30,7 +30,8 @@ from zsad.storage.schemas import STAGE_MS
 
 _MAX_WORDS = 200
 _LOADING_PAUSE = 60.0
-"""Seconds before a process loads models where several of its actor ended at that."""
+"""Seconds, with jitter, that a process waits before it loads its models if ``MAX_ATTEMPTS`` processes of the same actor
+ended while they loaded theirs."""
 
 
 class StepActor:
@@ -40,7 +41,7 @@ class StepActor:
         pool: which steps to run.
         config: the configuration.
         fingerprint: written into every row.
-        ledger: handle of the run's ``Ledger`` actor; None = keep no books.
+        ledger: handle of the run's ``Ledger`` actor.
         weights: sha256 by family of the weights that are in the fingerprint; None = whatever this node has.
 
     Raises:
@@ -52,7 +53,7 @@ class StepActor:
         pool: Pool,
         config: Config,
         fingerprint: str,
-        ledger: Any = None,
+        ledger: Any,
         weights: Mapping[str, str] | None = None,
     ) -> None:
         use_large_pages()
@@ -70,17 +71,17 @@ class StepActor:
         self.steps = self._load(on_device, weights)
         # Several batches may be decoded at once, but only one may fill the device.
         self.device = threading.Lock()
-        # A batch takes one place; an image that may end this process takes all of them, so that no other ends with it.
+        # A batch takes one place. An image that may have ended a process takes all of them: if this process ends too, it
+        # interrupts no other image.
         self.places = threading.Semaphore(pool.calls)
         self.single = threading.Lock()
 
     def _load(self, config: Config, weights: Mapping[str, str] | None) -> Sequence[Step]:
         actor = ray.get_runtime_context().get_actor_id() if ray.is_initialized() else ""
-        if self.ledger is not None:
-            ended = ray.get(self.ledger.begin_loading.remote(self.pool.name, actor, self.node))
-            if ended >= PATIENCE:
-                # Others of the pool are at work, and this one may be one too many for the memory.
-                sleep_about(_LOADING_PAUSE)
+        ended = ray.get(self.ledger.begin_loading.remote(self.pool.name, actor, self.node))
+        if ended >= MAX_ATTEMPTS:
+            # Others of the pool are at work, and this one may be one too many for the memory.
+            sleep_with_jitter(_LOADING_PAUSE)
         steps = self.build(config, self.pool.steps)
         for step in steps:
             # Steps of one's own may have no model.
@@ -91,8 +92,7 @@ class StepActor:
                     f"The weights of the step {step.name} on node {platform.node()} have sha256 {found}, and those of the "
                     f"run are {expected}. Expected the same files on every node; replace those that differ."
                 )
-        if self.ledger is not None:
-            self.ledger.has_loaded.remote(self.pool.name, actor)
+        self.ledger.has_loaded.remote(self.pool.name, actor)
         return steps
 
     def build(self, config: Config, names: Sequence[str]) -> Sequence[Step]:
@@ -101,17 +101,15 @@ class StepActor:
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Manifest or ``TRANSPORT_SCHEMA`` rows -> ``TRANSPORT_SCHEMA`` or ``SCORED_SCHEMA`` rows."""
-        if self.ledger is None:
-            return self._work(batch)
         ids = batch["image_id"].to_pylist()
         # A batch that only waits here has not begun, and is not blamed if this process ends.
         with self.places:
             attempts: list[Attempt] = ray.get(self.ledger.begin.remote(self.pool.name, ids, self.node))
             suspect = any(attempt.ended for attempt in attempts)
             if not suspect:
-                result = self._or_die(batch)
+                result = self._or_die(batch, _unrecorded)
         if suspect:
-            # A process died over this batch. Image by image, the one that did it shows.
+            # An earlier process ended while it worked on this batch. Working image by image shows which one is to blame.
             rows = [self._alone(batch.slice(index, 1), attempt) for index, attempt in enumerate(attempts)]
             result = pa.concat_tables(rows)
         self.ledger.finish.remote(self.pool.name, ids)
@@ -119,7 +117,7 @@ class StepActor:
             self.ledger.add.remote(result.num_rows, _failures(result), _stage_ms(result), _remarks(result))
         return result
 
-    def _work(self, batch: pa.Table, entering: Callable[[str], object] = str) -> pa.Table:
+    def _work(self, batch: pa.Table, entering: Callable[[str], object]) -> pa.Table:
         """``entering`` is told the name of every stage before it begins."""
         images, threads = self.config.images, self.config.runtime.threads
         items = items_from_table(batch)
@@ -145,10 +143,10 @@ class StepActor:
         return transport_table(items, batch)
 
     def _alone(self, row: pa.Table, earlier: Attempt) -> pa.Table:
-        """One image, with no other at work in this process; an error row when it had its chances."""
+        """Work on one image while this process works on no other; an error row where it has had all its attempts."""
         (image_id,) = row["image_id"].to_pylist()
         pool = self.pool.name
-        if earlier.ended >= PATIENCE:
+        if earlier.ended >= MAX_ATTEMPTS:
             ray.get(self.ledger.give_up.remote(image_id))
             (item,) = items_from_table(row)
             words = f": {earlier.reason}" if earlier.reason else " (a crash, or out of memory)"
@@ -163,8 +161,8 @@ class StepActor:
         self.ledger.finish.remote(pool, [image_id])
         return result
 
-    def _or_die(self, batch: pa.Table, entering: Callable[[str], object] = str) -> pa.Table:
-        """``_work``, or the end of this process where only a new one can go on; Ray starts that."""
+    def _or_die(self, batch: pa.Table, entering: Callable[[str], object]) -> pa.Table:
+        """``_work``; after an error that only a new process can recover from, end this one, and Ray starts another."""
         try:
             return self._work(batch, entering)
         except Exception as error:
@@ -172,8 +170,12 @@ class StepActor:
                 raise
             words = redact(str(error)).strip().splitlines() or [type(error).__name__]
             ids = batch["image_id"].to_pylist()
-            ray.get(self.ledger.last_words.remote(self.pool.name, ids, words[0][:_MAX_WORDS]))
+            ray.get(self.ledger.record_reason.remote(self.pool.name, ids, words[0][:_MAX_WORDS]))
             os._exit(1)
+
+
+def _unrecorded(stage: str) -> None:
+    """Of a whole batch the ledger does not record the stage."""
 
 
 def _failures(scored: pa.Table) -> list[FailedImage]:

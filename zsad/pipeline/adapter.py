@@ -47,8 +47,6 @@ TRANSPORT_SCHEMA = pa.schema(
 )
 """What travels between the pools, one row per image."""
 
-_FROM_MANIFEST = ("image_id", "image_path", "category", "class_name", "split", "gt_label", "mask_path")
-
 
 def items_from_table(table: pa.Table) -> list[ImageItem]:
     """Items of a manifest table (before the first pool) or of a ``TRANSPORT_SCHEMA`` table."""
@@ -88,8 +86,7 @@ def scored_table(items: Sequence[ImageItem], manifest: pa.Table, fingerprint: st
         fingerprint: of the configuration.
         mask_background: whether the anomaly map is 0 outside the foreground.
     """
-    columns: dict[str, Any] = {name: manifest[name] for name in _FROM_MANIFEST}
-    columns |= {name: manifest[name] for name in ("file_size", "file_mtime")}
+    columns: dict[str, Any] = {name: manifest[name] for name in SCORED_SCHEMA.names if name in MANIFEST_SCHEMA.names}
     rows = [_row_or_failure(item, fingerprint, mask_background) for item in items]
     columns |= {name: [row.get(name) for row in rows] for name in SCORED_SCHEMA.names if name not in columns}
     return _table(columns, SCORED_SCHEMA)

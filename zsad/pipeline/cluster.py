@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, TextIO
 
@@ -83,15 +83,20 @@ def check_nodes(root: str, output: str, config: Config) -> None:
         _try_on(node, output)
 
 
-def only_node(root: str, output: str, config: Config) -> str | None:
-    """ID of this node where a path is local to it: nodes that join later would read and write files of their own."""
-    local = (is_local(root) or is_local(output)) and not config.runtime.shared_filesystem
-    return ray.get_runtime_context().get_node_id() if local else None
+def placement(paths: Sequence[str], shared: bool) -> dict[str, Any]:
+    """Ray options of the tasks and actors that read and write ``paths``: this node where one of them is local to it.
+
+    Nodes that join later would read and write files of their own.
+
+    Args:
+        paths: folders and URIs; shared: whether every node sees the same files there.
+    """
+    return {"scheduling_strategy": on_this_node()} if not shared and any(map(is_local, paths)) else {}
 
 
-def on_this_node() -> NodeAffinitySchedulingStrategy:
-    """Where files of this machine are read and written."""
-    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+def on_this_node(soft: bool = False) -> NodeAffinitySchedulingStrategy:
+    """The node that this process is connected to; ``soft``: another one where this one is full or gone."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=soft)
 
 
 def check_readable(paths: Sequence[str], shared: bool) -> None:
@@ -184,9 +189,3 @@ def probe(output: str) -> None:
         ) from None
     if not same:
         raise UsageError(f"The output {redact(output)!r} does not give back what was written to it.")
-
-
-def cluster_resources() -> Mapping[str, float]:
-    """``ray.cluster_resources()``: CPU, GPU, memory (bytes), ..."""
-    resources: Mapping[str, float] = ray.cluster_resources()
-    return resources

@@ -78,17 +78,16 @@ class StageCosts:
         return sum(self.ms.values())
 
 
-def stage_costs(config: Config, device: str, output: str | None = None) -> StageCosts | None:
-    """The best figures at hand: of ``output``'s own rows, else the calibration, else computed; None = nothing known.
+def stage_costs(config: Config, device: str, measured: StageCosts | None) -> StageCosts | None:
+    """The best figures at hand: ``measured``, else the calibration, else computed; None = nothing known.
 
     Args:
         config: the configuration.
-        device: ``cpu`` or ``cuda``; figures of the other kind are not taken.
-        output: folder or URI of a run.
+        device: ``cpu`` or ``cuda``.
+        measured: ``measured_costs`` of a run; not used where its device is the other kind. None = no run.
     """
-    found = measured_costs(output) if output is not None else None
-    if found is not None and found.device == device:
-        return found
+    if measured is not None and measured.device == device:
+        return measured
     return calibrated_costs(config, device) or table_costs(config, device)
 
 
@@ -157,7 +156,7 @@ def table_costs(config: Config, device: str) -> StageCosts | None:
 
 def slow_warning(config: Config, device: str) -> str | None:
     """A warning with the estimate when an image would take over a minute on this CPU, else None."""
-    costs = stage_costs(config, device) if device == "cpu" else None
+    costs = stage_costs(config, device, None) if device == "cpu" else None
     if costs is None or costs.total_ms < _SLOW_SECONDS * 1000:
         return None
     return (

@@ -18,14 +18,14 @@ from zsad.config import ImagesConfig
 from zsad.errors import ZsadError
 from zsad.evaluation import METRICS_SCHEMA, PartState, decide_by, evaluate, evaluate_part
 from zsad.evaluation.run import Counter
-from zsad.filesystem import absolute, is_local, join, redact
-from zsad.pipeline.cluster import check_readable, on_this_node
+from zsad.filesystem import absolute, join, redact
+from zsad.pipeline.cluster import check_readable, placement
 from zsad.pipeline.ray_session import connected
 from zsad.storage import RunInfo, read_run, write_atomically, write_decisions
 
 _IN_FLIGHT_PER_CPU = 2
 _PART_SECONDS = 3600.0
-"""Within which the next part is counted, the wait for a node included."""
+"""Longest wait for the next part to be counted, including the wait for a node."""
 
 
 def evaluate_run(
@@ -104,8 +104,7 @@ def _counter(output: str, address: str | None, shared_filesystem: bool, root: st
     ) -> PartState:
         with connected(address):
             check_readable(paths, shared)
-            place = {} if shared or not any(map(is_local, paths)) else {"scheduling_strategy": on_this_node()}
-            return _merge_parts(output, parts, resolution, limits, place)
+            return _merge_parts(output, parts, resolution, limits, placement(paths, shared))
 
     return count
 

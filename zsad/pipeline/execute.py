@@ -10,33 +10,26 @@ from typing import Any, TextIO
 import pyarrow as pa
 import ray
 from ray.data.exceptions import ExecutionTimeoutError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from zsad.config import Config
 from zsad.errors import ZsadError
 from zsad.filesystem import redact
-from zsad.pipeline.cluster import (
-    check_nodes,
-    cluster_resources,
-    no_progress,
-    only_node,
-    probe,
-    wait_for_gpus,
-)
-from zsad.pipeline.cost import slow_warning, stage_costs, weights_gib
+from zsad.pipeline.cluster import check_nodes, no_progress, on_this_node, placement, probe, wait_for_gpus
+from zsad.pipeline.cost import measured_costs, slow_warning, stage_costs, weights_gib
 from zsad.pipeline.graph import run_graph
 from zsad.pipeline.ledger import Ledger
 from zsad.pipeline.pools import describe, images_within, plan_pools
 from zsad.pipeline.progress import ProgressReporter
-from zsad.pipeline.ray_session import KEEPS_MEMORY, connected
+from zsad.pipeline.ray_session import MALLOC_SETTINGS, connected
 from zsad.pipeline.sink import PartSink
 from zsad.pipeline.text import stage_times
-from zsad.storage import Lock, RunInfo, clear_success, write_run
+from zsad.storage import Lock, RunInfo, clear_success, new_run_id, write_run
 
 _GIVEN_UP = 10
-"""Images, or 1 % of those done where that is more, that may end every process that works on them before the run stops."""
+"""The run stops when more images than this, and more than 1 % of those done, have ended every process that worked on them."""
 _PART_SECONDS = 180.0
-"""No part, and no batch, is to take longer, as far as the costs of an image are known: it is what a kill can cost."""
+"""The longest that a part or a batch should take, by the known costs of an image: a killed run loses what it has not
+committed."""
 _GO_ON = "What is committed stays; run the same command again to go on."
 
 
@@ -44,22 +37,16 @@ def execute(
     work: pa.Table,
     config: Config,
     info: RunInfo,
-    run_id: str,
-    root: str,
-    output: str,
     lock: Lock,
     address: str | None,
     stream: TextIO,
 ) -> dict[str, Any]:
-    """Score the images of a work list into ``output`` and return the timings of the run.
+    """Score the images of a work list into ``lock.output`` and return the timings of the run.
 
     Args:
         work: manifest rows, one per image to score.
         config: the configuration.
-        info: written to ``run.json`` before the first row.
-        run_id: part of the names of the parts.
-        root: of the dataset.
-        output: of the run.
+        info: written to ``run.json`` before the first row; names the root of the dataset.
         lock: of the output; checked before every commit.
         address: see ``zsad.pipeline.ray_session.connected``.
         stream: for progress.
@@ -68,15 +55,16 @@ def execute(
         UsageError: the cluster cannot run this; nothing is written then.
         ZsadError: the run failed; what is committed stays.
     """
+    root, output = info.dataset["root"], lock.output
     probe(output)
     joins = (address or os.environ.get("RAY_ADDRESS", "local")) != "local"
     print("Connecting to Ray." if joins else "Starting Ray.", file=stream, flush=True)
     with connected(address):
         wait_for_gpus(root, output, config, stream)
         check_nodes(root, output, config)
-        resources = cluster_resources()
+        resources = ray.cluster_resources()
         device = "cuda" if resources.get("GPU", 0) and config.runtime.device != "cpu" else "cpu"
-        costs = stage_costs(config, device, output)
+        costs = stage_costs(config, device, measured_costs(output))
         pools = plan_pools(config, resources, 1 + 1.5 * weights_gib(config), costs)
         warning = slow_warning(config, device)
         if warning:
@@ -91,14 +79,14 @@ def execute(
         if actor_rows < config.runtime.batch_size:
             runtime = config.runtime.model_copy(update={"batch_size": actor_rows})
             config = config.model_copy(update={"runtime": runtime})
-        sink = PartSink(output, run_id, rows_per_part, lock)
+        sink = PartSink(output, new_run_id(output), rows_per_part, lock)
         ledger = start_ledger()
         start = time.monotonic()
         try:
             with ProgressReporter(ledger, work.num_rows, stream) as progress:
-                node = only_node(root, output, config)
                 # A Ray of our own has started with these settings; a process with others starts a second later.
-                own = {name: value for name, value in KEEPS_MEMORY.items() if name not in os.environ} if joins else {}
+                settings = MALLOC_SETTINGS if joins else {}
+                missing = {name: value for name, value in settings.items() if name not in os.environ}
                 figures = run_graph(
                     work,
                     pools,
@@ -106,8 +94,8 @@ def execute(
                     info.fingerprint,
                     sink,
                     ledger,
-                    node=node,
-                    environment=own,
+                    place=placement([root, output], config.runtime.shared_filesystem),
+                    environment=missing,
                     weights=info.weights,
                 )
         except Exception as error:
@@ -127,9 +115,8 @@ def execute(
 
 def start_ledger() -> Any:
     """Handle of the run's ``Ledger``, on the node that this process is connected to: the last one to go."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-    options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1, "scheduling_strategy": here}
-    return ray.remote(Ledger).options(**options).remote(_GIVEN_UP)
+    options = {"num_cpus": 0, "max_restarts": -1, "max_task_retries": -1}
+    return ray.remote(Ledger).options(**options, scheduling_strategy=on_this_node(soft=True)).remote(_GIVEN_UP)
 
 
 def _explain(error: BaseException, no_progress_seconds: float) -> ZsadError:

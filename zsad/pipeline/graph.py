@@ -11,7 +11,6 @@ from typing import Any
 import pyarrow as pa
 import ray
 from ray.data import ActorPoolStrategy, DataContext
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from zsad.config import Config
 from zsad.pipeline.actor import StepActor
@@ -29,7 +28,7 @@ def run_graph(
     sink: PartSink,
     ledger: Any,
     actor: type[StepActor] = StepActor,
-    node: str | None = None,
+    place: Mapping[str, Any] | None = None,
     environment: Mapping[str, str] | None = None,
     weights: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
@@ -43,7 +42,7 @@ def run_graph(
         sink: writes the parts.
         ledger: handle of the ``Ledger`` actor.
         actor: what runs the steps of a pool.
-        node: ID of the one node that reads and writes, where the paths are its own; None = any node.
+        place: ``zsad.pipeline.cluster.placement`` of what is read and written; None = any node.
         environment: variables that the actors' processes start with; None = those of Ray.
         weights: sha256 by family, which every actor must have loaded; None = whatever it finds.
 
@@ -58,9 +57,6 @@ def run_graph(
     graph: ray.data.Dataset = ray.data.from_arrow([work.slice(start, _ROWS_PER_SOURCE_BLOCK) for start in starts])
     graph = graph.repartition(target_num_rows_per_block=rows)
     memory = config.runtime.memory_gib
-    place: dict[str, Any] = (
-        {} if node is None else {"scheduling_strategy": NodeAffinitySchedulingStrategy(node, soft=False)}
-    )
     for pool in pools:
         graph = graph.map_batches(
             actor,
@@ -87,9 +83,9 @@ def run_graph(
             max_restarts=-1,
             max_task_retries=-1,
             runtime_env={"env_vars": dict(environment or {})},
-            **place,
+            **(place or {}),
         )
-    graph.write_datasink(sink, ray_remote_args=place)
+    graph.write_datasink(sink, ray_remote_args=dict(place or {}))
     return _figures(graph)
 
 

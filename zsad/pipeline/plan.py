@@ -132,7 +132,7 @@ def plan(options: ScoreOptions, gpus: int | None = None, measured_in: str | None
         raise UsageError(
             f"--measured-in: no scored image at {redact(absolute(measured_in))!r}. Expected the output of an earlier run."
         )
-    costs = stage_costs(config, device, source)
+    costs = stage_costs(config, device, measured)
     sizes = sample_sizes(work if work.num_rows else manifest, config)
     tiles, tiles_source = _tiles(config, costs if costs and costs.tiles else measured)
     to_do = work.num_rows

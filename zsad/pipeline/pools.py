@@ -10,11 +10,13 @@ from zsad.config import Config, PoolConfig
 from zsad.detector import METHOD
 from zsad.errors import UsageError
 from zsad.pipeline.cost import StageCosts
+from zsad.text import count
 
 _ACTORS_PER_GPU = 2
 """Of topology ``pools``. One actor alone leaves the GPU idle while it decodes and post-processes."""
 _LEAST_ACTORS = 8
-"""On few GPUs more of them share one: four pools of one actor each follow no proportion."""
+"""Of topology ``pools``. On few GPUs more actors share a GPU, until there are this many in all: four pools of one actor
+each could not differ in size as the costs of their steps do."""
 _UNKNOWN_MS = 1000.0
 """Per image and actor, where no costs are known."""
 
@@ -113,8 +115,7 @@ def images_within(seconds: float, pools: Sequence[Pool], costs: StageCosts | Non
 def describe(pools: Sequence[Pool]) -> str:
     """One line for the log, e.g. ``fused: 2 actors (CPU)``."""
     return ", ".join(
-        f"{pool.name}: {pool.size} actor{'s' * (pool.size > 1)} "
-        f"({f'{pool.num_gpus:g} GPU each' if pool.num_gpus else 'CPU'})"
+        f"{pool.name}: {count(pool.size, 'actor')} ({f'{pool.num_gpus:g} GPU each' if pool.num_gpus else 'CPU'})"
         for pool in pools
     )
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
@@ -21,7 +19,7 @@ FailedImage = tuple[str, str, str, str]
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a ``ProgressCounter`` has counted.
+    """What the ``Ledger`` has counted.
 
     Attributes:
         done: finished images; failed: those without a score.
@@ -40,57 +38,21 @@ class Snapshot:
     failed_at: Mapping[str, int] = field(default_factory=dict)
 
 
-class ProgressCounter:
-    """Counts finished images; a Ray actor that the last pool tells."""
-
-    def __init__(self) -> None:
-        self._done = 0
-        self._failed = 0
-        self._unseen: list[FailedImage] = []
-        self._stage_ms: Counter[str] = Counter()
-        self._failed_at: Counter[str] = Counter()
-        self._remarked = 0
-        self._remark: tuple[str, str] | None = None
-
-    def add(
-        self,
-        done: int,
-        failures: Sequence[FailedImage],
-        stage_ms: Mapping[str, float],
-        remarks: Sequence[tuple[str, str]] = (),
-    ) -> None:
-        """Count ``done`` finished images with their milliseconds per stage, those that failed, and remarks on others."""
-        self._done += done
-        self._failed += len(failures)
-        self._unseen += failures
-        self._stage_ms.update(stage_ms)
-        self._failed_at.update(stage for _, stage, _, _ in failures)
-        self._remarked += len(remarks)
-        self._remark = self._remark or next(iter(remarks), None)
-
-    def read(self, seen: int) -> Snapshot:
-        """The state; the first ``seen`` failures have been shown and are let go."""
-        # A counter that was lost and began anew has counted less than its reader has seen.
-        del self._unseen[: max(0, seen - (self._failed - len(self._unseen))) if seen <= self._failed else 0]
-        unseen, stage_ms, failed_at = tuple(self._unseen), dict(self._stage_ms), dict(self._failed_at)
-        return Snapshot(self._done, self._failed, unseen, stage_ms, self._remarked, self._remark, failed_at)
-
-
 class ProgressReporter:
-    """Prints the counter until the ``with`` block ends, and one line for every image that failed.
+    """Prints the counts of the ledger until the ``with`` block ends, and one line for every image that failed.
 
     Args:
-        counter: handle of a ``ProgressCounter`` actor.
+        ledger: handle of the run's ``Ledger`` actor.
         total: images of this run.
-        stream: where to print; a terminal gets one moving line, anything else a line every ``interval`` s.
+        stream: where to print; a terminal gets one moving line, anything else a line every ten seconds.
     """
 
-    def __init__(self, counter: Any, total: int, stream: TextIO = sys.stderr, interval: float = 10.0) -> None:
-        self._counter = counter
+    def __init__(self, ledger: Any, total: int, stream: TextIO) -> None:
+        self._ledger = ledger
         self._total = total
         self._stream = stream
         self._terminal = stream.isatty()
-        self._interval = 0.5 if self._terminal else interval
+        self._interval = 0.5 if self._terminal else 10.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._start = time.monotonic()
@@ -126,7 +88,7 @@ class ProgressReporter:
 
     def _print(self) -> None:
         try:
-            now: Snapshot = ray.get(self._counter.read.remote(self._last.failed), timeout=5)
+            now: Snapshot = ray.get(self._ledger.read.remote(self._last.failed), timeout=5)
         except (ray.exceptions.RayError, TimeoutError):
             return
         idle = (now.done, now.failed) == (self._last.done, self._last.failed)

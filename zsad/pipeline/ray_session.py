@@ -22,17 +22,20 @@ from zsad.errors import UsageError, ZsadError
 from zsad.filesystem import redact
 
 _KEPT_MIB = 128 if platform.libc_ver() >= ("glibc", "2.36") else 32
-"""Of one piece of memory that is kept; glibc of old ignores a setting of more than 32 MiB, and then keeps hardly any."""
-KEEPS_MEMORY = {
+"""Largest block, in MiB, that glibc keeps when it is freed. Versions before 2.36 ignore a setting above 32 MiB, and then
+keep only small blocks."""
+MALLOC_SETTINGS = {
     "MALLOC_ARENA_MAX": "1",
     "MALLOC_MMAP_THRESHOLD_": str(_KEPT_MIB << 20),
     "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1),
 }
-"""Of mallopt(3), where the environment does not say otherwise: an actor keeps what a batch frees, for the next one needs
-as much. Else glibc gives it back, and the system clears every page again. Ray calls actors in threads, whose own arenas
-would keep too little."""
+"""Settings of glibc's allocator (mallopt(3)) for actors; variables that the environment sets are left alone.
+
+An actor keeps the memory that a batch frees, since the next batch needs as much. By default glibc returns it to the
+system, which clears every page before it hands it out again. One arena, because Ray calls actors in threads, and an
+arena per thread would keep too little."""
 _SIGNALS = signal.SIGTERM, signal.SIGINT
-_KNOCK_SECONDS = 10
+_CONNECT_SECONDS = 10
 _ADDRESS = re.compile(r"local|auto|(?!https?:)[a-z0-9+.-]+://\S+|([^\s:/]+|\[[0-9a-fA-F:]+\]):[0-9]{1,5}")
 _OWN_RAY = {
     # Ray's core prints a harmless but alarming error per actor pool into the terminal (ray#53727).
@@ -41,9 +44,9 @@ _OWN_RAY = {
     "RAY_event_stats": "0",
     "RAY_enable_metrics_collection": "0",
     "RAY_task_events_report_interval_ms": "0",
-    **KEEPS_MEMORY,
+    **MALLOC_SETTINGS,
 }
-"""Settings of Ray's processes where it is started for one run; the environment goes before."""
+"""Environment of the processes of a Ray that is started for one run; variables that are set already stay."""
 
 
 @contextmanager
@@ -70,7 +73,7 @@ def connected(address: str | None) -> Iterator[None]:
     starts = address == "local"
     own: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False} if starts else {}
     try:
-        _knock(given)
+        _check_port(given)
         with (
             _signals(held=starts),
             _environment(_OWN_RAY if starts else {}),
@@ -91,18 +94,20 @@ def connected(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
-def _knock(address: str) -> None:
+def _check_port(address: str) -> None:
     """Raise OSError where nothing listens at ``HOST:PORT``; Ray would go on asking for longer than ten minutes."""
     host, separator, port = address.rpartition(":")
     if separator and "://" not in address:
-        socket.create_connection((host.strip("[]"), int(port)), _KNOCK_SECONDS).close()
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_SECONDS).close()
 
 
 @contextmanager
 def _signals(held: bool) -> Iterator[None]:
-    """Keep the handlers of Ctrl-C and SIGTERM that Python knows; ``held``: they are called at the end of the block only.
+    """Keep the Python handlers of Ctrl-C and SIGTERM, which ``ray.init`` would replace.
 
-    A Ray that is stopped while it starts leaves processes behind. Who cannot wait sends the signal again after a second.
+    Args:
+        held: call them only at the end of the block, because a Ray that is stopped while it starts leaves processes
+            behind. A signal that is sent again more than a second after the first is handled at once.
     """
     own: dict[int, Any] = {number: handler for number in _SIGNALS if callable(handler := signal.getsignal(number))}
     if threading.current_thread() is not threading.main_thread():
@@ -148,7 +153,10 @@ def _environment(settings: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def _without_remark() -> Iterator[None]:
-    """Hold back what Ray's core writes to the terminal meanwhile, and write it at the end but for a remark on the above."""
+    """Hold back what is written to stderr in the block, and write it at the end without Ray's note on its log level.
+
+    Ray's core notes there that ``RAY_BACKEND_LOG_LEVEL`` is set, which ``_OWN_RAY`` does.
+    """
     with tempfile.TemporaryFile() as held:
         terminal = os.dup(2)
         os.dup2(held.fileno(), 2)

@@ -31,7 +31,6 @@ from zsad.storage import (
     count_rows,
     drop_superseded,
     manifest_hash,
-    new_run_id,
     output_lock,
     read_run,
     read_success,
@@ -118,63 +117,57 @@ def score(options: ScoreOptions, stream: TextIO | None = None) -> ScoreSummary:
     start = time.monotonic()
     stream = stream or sys.stderr
     config = load_config(options.preset, options.config, options.overrides)
-    root, output = absolute(options.root), absolute(options.output)
+    output = absolute(options.output)
     manifest = manifest_of(options, config)
     for noun in pc.unique(manifest["class_name"]).to_pylist()[:1]:
         # States without a place for the noun are refused before anything is downloaded.
         sample_prompts(noun, config.prompts)
     foreground = _foreground_hash(manifest)
     _check_but_for_weights(output, config, options.object_name, foreground)
-    weights = weights_hashes(config)
-    mark = fingerprint(config, weights, options.object_name, foreground)
-    fields = scored_fields(config, weights, options.object_name, foreground)
-    earlier = check_output(output, mark, fields)
+    info = _run_info(options, config, manifest, weights_hashes(config), foreground)
+    earlier = check_output(output, info.fingerprint, info.scored_fields)
     hashed = manifest_hash(manifest)
-    trained = all_trained(config.models)
     if earlier is not None and not options.retry_errors and _is_finished(output, hashed):
         # Nothing is written, so neither a lock nor permission to write is needed.
-        work = work_left(manifest, output, mark)
+        work = work_left(manifest, output, info.fingerprint)
         if work.num_rows == 0:
-            _announce(options, config, manifest, work, mark, trained, stream)
-            return _finish(options, count_rows(manifest, output, mark), output, 0, start, trained, stream)
+            _announce(options, info, manifest, work, stream)
+            return _finish(options, info, count_rows(manifest, output, info.fingerprint), 0, start, stream)
 
     with output_lock(output, stream) as lock, _interruptible(stream):
         # Another run may have ended since the first look.
-        earlier = check_output(output, mark, fields)
+        earlier = check_output(output, info.fingerprint, info.scored_fields)
         if earlier is not None:
             for name in set_aside_broken(output):
                 print(f"Set aside a broken part of an earlier run: {name}", file=stream)
-        work = work_left(manifest, output, mark, options.retry_errors)
-        _announce(options, config, manifest, work, mark, trained, stream)
-        has_splits = manifest["split"].null_count < manifest.num_rows
-        info = _run_info(options, config, mark, fields, weights, root, has_splits)
-        if earlier is not None:
-            # Where nothing is left to do, what was scored is what an earlier command named.
-            info = replace(info, timings=earlier.timings) if work.num_rows else earlier
+        work = work_left(manifest, output, info.fingerprint, options.retry_errors)
+        _announce(options, info, manifest, work, stream)
+        # Where nothing is left to do, what was scored is what an earlier command named.
+        written = info if earlier is None else earlier
         if work.num_rows:
-            _warn_of_another_root(earlier, root, stream)
+            _warn_of_another_root(earlier, info.dataset["root"], stream)
             print("Checking that weights and prompts fit.", file=stream, flush=True)
             with _without_collecting():
                 validate_models(config, pc.unique(work["class_name"]).to_pylist())
                 # Ray and torch take seconds to import; a finished run and a wrong option need neither.
                 from zsad.pipeline.execute import execute
 
-            timings = execute(work, config, info, new_run_id(output), root, output, lock, options.address, stream)
-            earlier_runs = earlier.timings.get("runs", []) if earlier is not None else []
-            info = replace(info, timings={"runs": [*earlier_runs, timings]})
+            before = replace(info, timings=written.timings)
+            timings = execute(work, config, before, lock, options.address, stream)
+            written = replace(info, timings={"runs": [*before.timings.get("runs", []), timings]})
         lock.check()
-        drop_superseded(output, mark)
-        rows = count_rows(manifest, output, mark)
+        drop_superseded(output, info.fingerprint)
+        rows = count_rows(manifest, output, info.fingerprint)
         if rows.images < manifest.num_rows:
-            left = work_left(manifest, output, mark)
+            left = work_left(manifest, output, info.fingerprint)
             raise ZsadError(
                 f"{left.num_rows} of {manifest.num_rows} images have no row after the run, e.g. "
                 f"{left['image_id'][0].as_py()!r}. What is committed stays; run the same command again."
             )
-        summary = _finish(options, rows, output, work.num_rows, start, trained, stream)
+        summary = _finish(options, info, rows, work.num_rows, start, stream)
         counts = {"images": summary.images, "ok": summary.images - summary.errors, "errors": summary.errors}
         lock.check()
-        write_run(output, replace(info, counts={**counts, "reasons": dict(rows.reasons)}))
+        write_run(output, replace(written, counts={**counts, "reasons": dict(rows.reasons)}))
         write_success(output, counts, hashed)
         return summary
 
@@ -205,7 +198,7 @@ def _interruptible(stream: TextIO) -> Iterator[None]:
 
 @contextmanager
 def _without_collecting() -> Iterator[None]:
-    """Imports leave a million objects that stay; to look for garbage among them again and again takes a second."""
+    """No garbage collection in the block. Imports create a million lasting objects, and collecting takes a second."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -216,10 +209,10 @@ def _without_collecting() -> Iterator[None]:
 
 
 def _check_but_for_weights(output: str, config: Config, object_name: str | None, foreground: str | None) -> None:
-    """That the output is a folder to write to, and no run of a configuration that differs whatever the weights hold.
+    """``check_output`` before any weights are fetched: with the weights' hashes of the run there, if it has all of them.
 
     Raises:
-        UsageError: as ``check_output``, before any weights are fetched.
+        UsageError: as ``check_output``; the configuration differs in more than the content of the weights.
     """
     present = read_run(output)
     if present is not None and set(present.weights) >= set(config.models.by_family()):
@@ -252,15 +245,7 @@ def _foreground_hash(manifest: pa.Table) -> str | None:
     return None if paths["foreground_path"].null_count == paths.num_rows else manifest_hash(paths)
 
 
-def _announce(
-    options: ScoreOptions,
-    config: Config,
-    manifest: pa.Table,
-    work: pa.Table,
-    mark: str,
-    trained: bool,
-    stream: TextIO,
-) -> None:
+def _announce(options: ScoreOptions, info: RunInfo, manifest: pa.Table, work: pa.Table, stream: TextIO) -> None:
     categories = [name for name in pc.unique(manifest["category"]).to_pylist() if name is not None]
     where = f" in {count(len(categories), 'category')}" if categories else ""
     if categories and manifest["category"].null_count:
@@ -268,17 +253,18 @@ def _announce(
     print(
         f"{count(manifest.num_rows, 'image')}{where} ({options.dataset}, {redact(options.root)}); "
         f"{manifest.num_rows - work.num_rows:,} already done, {work.num_rows:,} to do.\n"
-        f"Preset {config.preset}, fingerprint {mark[:12]}" + ("" if trained else "; weights: untrained"),
+        f"Preset {info.config['preset']}, fingerprint {info.fingerprint[:12]}"
+        + ("" if info.dataset["trained"] else "; weights: untrained"),
         file=stream,
         flush=True,
     )
 
 
 def _finish(
-    options: ScoreOptions, rows: Counts, output: str, scored_now: int, start: float, trained: bool, stream: TextIO
+    options: ScoreOptions, info: RunInfo, rows: Counts, scored_now: int, start: float, stream: TextIO
 ) -> ScoreSummary:
     """Print the summary, and derive the exit code from the rows of the manifest's images."""
-    images, errors = rows.images, rows.errors
+    images, errors, trained = rows.images, rows.errors, info.dataset["trained"]
     seconds = time.monotonic() - start
     code = 3 if images and errors / images > options.max_error_fraction else 0
     rate = f" ({scored_now / seconds:.2f} images/s with start-up)" if scored_now else ""
@@ -299,29 +285,29 @@ def _finish(
         print(f"{errors:,} of {count(images, 'image')} failed, over {limit}: exit code 3.", file=stream)
     if not trained:
         print("The models are untrained (random weights): the scores mean nothing.", file=stream)
-    print(f"Output: {redact(output)}", file=stream, flush=True)
+    print(f"Output: {redact(absolute(options.output))}", file=stream, flush=True)
     return ScoreSummary(images, errors, scored_now, seconds, code, trained)
 
 
 def _run_info(
     options: ScoreOptions,
     config: Config,
-    mark: str,
-    fields: dict[str, object],
+    manifest: pa.Table,
     weights: dict[str, str],
-    root: str,
-    has_splits: bool,
+    foreground: str | None,
 ) -> RunInfo:
+    """``run.json`` of this run, without counts and timings; ``foreground`` is ``_foreground_hash``."""
+    has_splits = manifest["split"].null_count < manifest.num_rows
     return RunInfo(
-        fingerprint=mark,
+        fingerprint=fingerprint(config, weights, options.object_name, foreground),
         config=config.model_dump(mode="json"),
-        scored_fields=fields,
+        scored_fields=scored_fields(config, weights, options.object_name, foreground),
         weights=weights,
         # A submitted job runs from its working directory, where zsad itself need not be installed.
         versions={"zsad": zsad.__version__} | {package: version(package) for package in _PACKAGES},
         dataset={
             "layout": options.dataset,
-            "root": root,
+            "root": absolute(options.root),
             "split": options.split if has_splits else None,
             "object": options.object_name,
             "categories": list(options.categories),

@@ -26,7 +26,7 @@ from zsad.steps.isolation import attempt, free_memory, isolate
 from zsad.steps.item import ImageItem, alive, load, load_foreground, timed
 
 _IMAGES_AT_ONCE = 8
-"""Images whose prompts share decoder batches; of each, masks of less than a batch wait for the others."""
+"""Images whose prompts share decoder batches. Of each image, less than a batch of masks waits in memory for the others."""
 
 
 class Instances:

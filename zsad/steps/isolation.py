@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 
 from zsad.errors import ImageError, UsageError
-from zsad.filesystem import BACK_OFF, sleep_about
+from zsad.filesystem import BACK_OFF, sleep_with_jitter
 from zsad.models.graphs import forget_graphs, out_of_memory
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 _MEMORY_BACK_OFF = (0.5, 2.0)
-"""Seconds before the second and the third try when others held the memory; I/O has ``filesystem.BACK_OFF``."""
+"""Seconds to wait before each retry after running out of memory, which other processes may free meanwhile."""
 
 
 _LOST_DEVICE = "CUDA error", "Triton Error [CUDA]", "CUDNN_STATUS_EXECUTION_FAILED"
@@ -25,9 +25,10 @@ _LOST_DEVICE = "CUDA error", "Triton Error [CUDA]", "CUDNN_STATUS_EXECUTION_FAIL
 
 
 def attempt(stage: str, item: ImageItem, work: Callable[[ImageItem], object]) -> None:
-    """Run ``work(item)``; an exception becomes the item's failure, unless it condemns the whole process.
+    """Run ``work(item)``, with retries as ``retry_item``; an exception becomes the item's failure.
 
-    What may pass by itself is tried again before.
+    Raises:
+        Exception: one that ``condemns_process``.
     """
     try:
         retry_item(lambda: work(item))
@@ -92,7 +93,7 @@ def even_batch(count: int, target: int) -> int:
 
 
 def retry_item(work: Callable[[], T]) -> T:
-    """``work()``; on an error that may pass by itself again after a while: out of memory twice, I/O four times."""
+    """Result of ``work()``; it is retried after transient errors: twice out of memory, four times for I/O."""
     tries = 0
     while True:
         try:
@@ -105,11 +106,11 @@ def retry_item(work: Callable[[], T]) -> T:
         tries += 1
         # After the except block, which keeps what the failed call had allocated alive.
         free_memory()
-        sleep_about(wait)
+        sleep_with_jitter(wait)
 
 
 def is_transient(error: Exception) -> bool:
-    """Whether the error may pass by itself: memory that others hold now, a store out of reach just now."""
+    """Whether a retry may help: other processes may free memory, and a store may come back into reach."""
     return out_of_memory(error) or (isinstance(error, ImageError) and error.transient)
 
 

@@ -24,7 +24,7 @@ from zsad.steps.trace import Trace
 
 _MAX_MESSAGE = 300
 _DARK = 65
-"""An image without a brighter value is remarked on: 14 bits in a file of 16 end at 64."""
+"""An image gets a remark if no value reaches this: 14-bit values in a 16-bit file end at 64 of 255."""
 
 
 @dataclass(frozen=True)
@@ -138,8 +138,17 @@ def load(items: Sequence[ImageItem], config: ImagesConfig, threads: int = 1) -> 
 
 
 def require_numbers(values: NDArray[np.float32], what: str) -> None:
-    """Raises ImageError where ``values``, at least one, hold NaN or infinity: weights that do not fit, or a faulty GPU."""
-    # NaN is the maximum of whatever it is among; what is minus infinity before a sigmoid or a norm is none after it.
+    """Check that values of a model are finite; weights that do not fit or a faulty GPU give others.
+
+    Args:
+        values: float32 of any shape, at least one value.
+        what: names them in the message.
+
+    Raises:
+        ImageError: kind ``not_finite``; ``values`` hold NaN or infinity.
+    """
+    # The maximum is NaN or infinity if any value is. Minus infinity need not be looked for: the sigmoid or normalisation
+    # that every one of these values has passed makes 0 or NaN of it.
     if not np.isfinite(values.max()):
         raise ImageError(
             "not_finite", f"{what} holds NaN or infinity; are these the right weights? Try models.precision=fp32"
@@ -147,7 +156,7 @@ def require_numbers(values: NDArray[np.float32], what: str) -> None:
 
 
 def fitting(items: Sequence[ImageItem], max_pixels: int) -> int:
-    """How many of the first items, read but not decoded, have ``max_pixels`` in all at most; at least one."""
+    """How many of the first items, read but not yet decoded, have together at most ``max_pixels``; at least one."""
     total = 0
     for count, item in enumerate(items):
         total += _pixels(item, max_pixels)

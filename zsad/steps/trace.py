@@ -1,4 +1,4 @@
-"""What the steps compute on the way and no result holds; kept only for the image that is explained."""
+"""Intermediate results of the steps that are in no output; kept only for the image that is explained."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Results on disk: schemas, map codec, commit protocol, and the readers. Needs neither Torch nor Ray."""
 
 from zsad.storage.cleanup import broken_parts, drop_superseded, set_aside_broken
-from zsad.storage.codec import decode_map, decode_tile_maps, encode_map, encode_tile_maps
+from zsad.storage.codec import decode_map, encode_map
 from zsad.storage.committed import Counts, committed_rows, count_rows, work_left
 from zsad.storage.decisions import DECISIONS_SCHEMA, decisions_uri, read_decisions, write_decisions
 from zsad.storage.files import list_parts, write_atomically
@@ -48,12 +48,10 @@ __all__ = [
     "decisions_uri",
     "decode_map",
     "decode_rle",
-    "decode_tile_maps",
     "describe_run",
     "drop_superseded",
     "encode_map",
     "encode_rle",
-    "encode_tile_maps",
     "images_config",
     "iter_maps",
     "list_parts",

@@ -40,24 +40,8 @@ def encode_map(tile_maps: Float16Array, anomaly_map: Float16Array) -> tuple[str,
         ``codec`` and ``data`` as stored in ``anomaly_maps``.
     """
     if tile_maps.size < anomaly_map.size:
-        return encode_tile_maps(tile_maps)
+        return TILE_MAPS, _encode(tile_maps)
     return MAP, _encode(anomaly_map[None])
-
-
-def encode_tile_maps(tile_maps: Float16Array) -> tuple[str, bytes]:
-    """Codec and data of (T, S, S) float16 tile maps, every bit pattern kept (NaN payloads and -0 too)."""
-    return TILE_MAPS, _encode(tile_maps)
-
-
-def decode_tile_maps(codec: str, data: bytes) -> Float16Array:
-    """(T, S, S) float16, the inverse of ``encode_tile_maps``.
-
-    Raises:
-        ZsadError: another codec, or damaged data.
-    """
-    if codec != TILE_MAPS:
-        raise ZsadError(f"The map is stored as {codec!r}; expected {TILE_MAPS!r}.")
-    return _decode(data)
 
 
 def decode_map(
@@ -98,6 +82,7 @@ def decode_map(
 
 
 def _encode(arrays: Float16Array) -> bytes:
+    """(N, rows, columns) float16 -> data. Every bit pattern is kept, NaN payloads and -0 too."""
     if arrays.dtype != np.float16 or arrays.ndim != 3:
         raise ZsadError(f"Expected a float16 array of three axes, given {arrays.dtype} {arrays.shape}.")
     bits = np.ascontiguousarray(arrays, "<f2").view("<u2")
@@ -113,6 +98,7 @@ def _encode(arrays: Float16Array) -> bytes:
 
 
 def _decode(data: bytes) -> Float16Array:
+    """The inverse of ``_encode``. Raises ZsadError where the data is damaged."""
     if len(data) < _HEADER.size:
         raise ZsadError(f"Damaged map data: {len(data)} bytes, shorter than its header.")
     count, rows, columns, checksum = _HEADER.unpack_from(data)

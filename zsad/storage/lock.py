@@ -30,14 +30,15 @@ from pyarrow import fs
 from zsad.errors import UsageError, ZsadError
 from zsad.filesystem import join, redact, resolve, retry_io
 from zsad.layout import LOCK_HOLDER
-from zsad.storage.files import list_files, write_atomically
+from zsad.storage.files import delete, list_files, write_atomically
 
 _LOCK = ".lock"
 BEAT_SECONDS = 15.0
 STALE_SECONDS = 60.0
-"""A lock that was not renewed for so long is that of a dead run."""
+"""A run that has not renewed its lock for so long counts as dead."""
 _SETTLE_SECONDS = 1.0
-"""Between taking the lock on an object store and looking who has it: longer than another's look and write."""
+"""Wait between writing the lock to an object store and reading it back. It must be longer than another process takes
+between finding no lock and writing its own."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,8 @@ def output_lock(
 
     Args:
         output: folder or URI of a run.
-        stream: standard error if not given; told when it is waited for whether another run is alive, and when the lock is lost (object stores).
+        stream: where to print, on an object store, that another run may be alive and is being waited for, and that the
+            lock was lost; None = standard error.
         beat: seconds between two renewals.
         stale: seconds after which a silent run counts as dead; several times ``beat``.
 
@@ -181,7 +183,7 @@ def _object_lock(output: str, stream: TextIO, beat: float, stale: float) -> Iter
             thread.join()
         with suppress(OSError):
             if _parse(_read(output)).get("token") == token:
-                _delete(output, LOCK_HOLDER)
+                delete(output, LOCK_HOLDER)
 
 
 def _take(lock: Lock, holder: Mapping[str, Any], stream: TextIO, beat: float, stale: float) -> None:
@@ -190,7 +192,7 @@ def _take(lock: Lock, holder: Mapping[str, Any], stream: TextIO, beat: float, st
     if found is not None:
         _outlive(lock.output, found, stream, beat, stale)
     retry_io(lambda: _write(lock.output, _encode(holder)))
-    # Of several that come this far at once the last to write has it, and all of them see which one that is.
+    # Several processes may have written at once. The last one holds the lock; by now each of them can read which it is.
     time.sleep(_SETTLE_SECONDS)
     found = _read(lock.output)
     if _parse(found).get("token") != lock.token:
@@ -225,7 +227,7 @@ def _age(output: str) -> float:
     try:
         times = [info.mtime for info in filesystem.get_file_info([now, then])]
     finally:
-        _delete(output, name)
+        delete(output, name)
     return (times[0] - times[1]).total_seconds() if None not in times else 0.0
 
 
@@ -252,12 +254,6 @@ def _write(output: str, content: bytes, name: str = LOCK_HOLDER) -> None:
     filesystem, path = resolve(join(output, name))
     with filesystem.open_output_stream(path) as sink:
         sink.write(content)
-
-
-def _delete(output: str, name: str) -> None:
-    filesystem, path = resolve(join(output, name))
-    with suppress(FileNotFoundError):
-        filesystem.delete_file(path)
 
 
 def _read_local(path: Path) -> str:

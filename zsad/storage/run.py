@@ -20,7 +20,7 @@ from zsad.errors import UsageError, ZsadError
 from zsad.filesystem import join, redact, resolve
 from zsad.fingerprint import differences
 from zsad.layout import PREDICTIONS, RUN, SUCCESS, SUSPENDED_SUCCESS
-from zsad.storage.files import list_files, list_parts, write_atomically
+from zsad.storage.files import delete, list_files, list_parts, write_atomically
 
 _SECRET_KEY = re.compile(r"(?i)(^|_)(password|secret|token|credentials?|(access|secret|api)_key)$")
 _HASH_SLICE = 1 << 16
@@ -148,7 +148,7 @@ def check_output(output: str, fingerprint: str, scored_fields: Mapping[str, Any]
 def write_success(output: str, counts: Mapping[str, int], manifest_hash: str) -> None:
     """Declare that every row of the manifest with this hash is accounted for; a suspended declaration goes."""
     _write_json(join(output, SUCCESS), asdict(Success(dict(counts), manifest_hash)))
-    _delete(join(output, SUSPENDED_SUCCESS))
+    delete(output, SUSPENDED_SUCCESS)
 
 
 def read_success(output: str) -> Success | None:
@@ -159,7 +159,7 @@ def read_success(output: str) -> Success | None:
 def clear_success(output: str) -> None:
     """Remove ``_SUCCESS``, before a run that adds work."""
     for name in (SUCCESS, SUSPENDED_SUCCESS):
-        _delete(join(output, name))
+        delete(output, name)
 
 
 def suspend_success(output: str) -> None:
@@ -170,7 +170,7 @@ def suspend_success(output: str) -> None:
     success = read_success(output)
     if success is not None:
         _write_json(join(output, SUSPENDED_SUCCESS), asdict(success))
-        _delete(join(output, SUCCESS))
+        delete(output, SUCCESS)
 
 
 def resume_success(output: str) -> None:
@@ -179,15 +179,7 @@ def resume_success(output: str) -> None:
     if suspended is not None:
         if read_success(output) is None:
             write_success(output, suspended.counts, suspended.manifest_hash)
-        _delete(join(output, SUSPENDED_SUCCESS))
-
-
-def _delete(uri: str) -> None:
-    filesystem, path = resolve(uri)
-    try:
-        filesystem.delete_file(path)
-    except FileNotFoundError:
-        return
+        delete(output, SUSPENDED_SUCCESS)
 
 
 def manifest_hash(manifest: pa.Table) -> str:
