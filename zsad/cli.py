@@ -271,13 +271,19 @@ def export(
         str | None,
         typer.Option("--output", help="New or empty folder or URI; OUT/exports/FORMAT when left out."),
     ] = None,
+    min_area: Annotated[
+        int, typer.Option(min=1, metavar="N", help="masks, coco: leave regions of fewer pixels out.")
+    ] = 1,
+    flagged_only: Annotated[
+        bool, typer.Option("--flagged-only", help="masks, coco: no regions in images that are not flagged.")
+    ] = False,
 ) -> None:
     """Anomaly maps as TIFF, thresholded masks as PNG, regions as COCO JSON, or predictions as CSV."""
     from zsad.export import export_run
     from zsad.filesystem import redact
     from zsad.storage import read_success
 
-    done = export_run(output, format_.value, target)
+    done = export_run(output, format_.value, target, min_area=min_area, flagged_only=flagged_only)
     if read_success(output) is None:
         typer.echo("The run is unfinished (no _SUCCESS), so images may be missing.")
     typer.echo(f"{done.summary}\n{redact(done.target)}")

@@ -79,7 +79,7 @@ class ForegroundConfig(Section):
     """SAM is prompted at a grid of so many points along each side, as its automatic mask generator does by default."""
     points_per_batch: int = Field(64, ge=1)
     """Points that SAM decodes at once on a CPU; on a GPU up to eight times as many, as its memory allows."""
-    pred_iou_threshold: float = Field(0.88, ge=0, le=1)
+    pred_iou_threshold: float = Field(0.88, le=1)
     """``pred_iou_thresh`` of SAM's automatic mask generator."""
     stability_threshold: float = Field(0.95, ge=0, le=1)
     """Its ``stability_score_thresh``."""

@@ -169,6 +169,54 @@ def test_coco_of_maps_without_and_with_nothing_but_anomalies(tmp_path: Path) -> 
     assert region["image_id"] == 1 and coco.annToMask(region).all()
 
 
+@pytest.mark.parametrize("flagged_only", [False, True])
+def test_regions_can_be_chosen_by_area_and_decision(output: str, flagged_only: bool) -> None:
+    add_decisions(output)
+    decisions = pd.read_parquet(f"{output}/decisions").set_index("image_id")
+    masks = Path(export_run(output, "masks", min_area=25, flagged_only=flagged_only).target)
+    coco = COCO(f"{export_run(output, 'coco', min_area=25, flagged_only=flagged_only).target}/annotations.json")
+    files = index_of(masks)
+    assert len(files) == len(coco.dataset["images"]) == 26
+    dropped = 0
+    for image in coco.dataset["images"]:
+        row = decisions.loc[image["file_name"]]
+        regions, number = label(read_anomaly_map(output, image["file_name"]) >= row["pixel_threshold"], np.ones((3, 3)))
+        areas = np.bincount(regions.ravel(), minlength=number + 1)[1:]
+        kept = np.flatnonzero(areas >= 25) + 1 if row["pred_label"] == 1 or not flagged_only else np.array([], int)
+        dropped += number - len(kept)
+        own = coco.loadAnns(coco.getAnnIds(image["id"]))
+        assert sorted(region["area"] for region in own) == sorted(areas[kept - 1])
+        expected = np.isin(regions, kept)
+        np.testing.assert_array_equal(sum((coco.annToMask(region) for region in own), 0 * regions), expected)
+        with Image.open(masks / files[image["file_name"]]) as mask:
+            np.testing.assert_array_equal(np.asarray(mask) == 255, expected)
+    assert dropped and coco.dataset["annotations"]
+
+
+def test_regions_that_are_likely_noise_are_counted(output: str) -> None:
+    add_decisions(output)
+    first, small, unflagged = export_run(output, "coco").summary.splitlines()
+    annotations = json.loads(Path(output, "exports", "coco", "annotations.json").read_text())
+    flagged = {image["id"] for image in annotations["images"] if image["pred_label"] == 1}
+    areas = [region["area"] for region in annotations["annotations"]]
+    outside = sum(region["image_id"] not in flagged for region in annotations["annotations"])
+    assert first == f"{len(areas)} regions in 26 images, threshold quantile:0.8"
+    assert small.startswith(f"{sum(area < 10 for area in areas)} region") and "--min-area 10" in small
+    assert unflagged.startswith(f"{outside} region") and "--flagged-only" in unflagged
+    (only,) = export_run(output, "coco", min_area=10, flagged_only=True).summary.splitlines()
+    assert only.startswith(f"{sum(a['area'] >= 10 and a['image_id'] in flagged for a in annotations['annotations'])} ")
+
+
+def test_regions_are_chosen_only_where_there_are_any(output: str) -> None:
+    for format_name in ("tiff", "csv"):
+        with pytest.raises(UsageError, match="has no regions to choose from: .* are for masks, coco"):
+            export_run(output, format_name, min_area=2)
+        with pytest.raises(UsageError, match="has no regions to choose from"):
+            export_run(output, format_name, flagged_only=True)
+    with pytest.raises(UsageError, match="smallest area is 0; expected a number of pixels, 1 or more"):
+        export_run(output, "coco", min_area=0)
+
+
 def pd_schema() -> list[str]:
     from zsad.storage import DECISIONS_SCHEMA
 

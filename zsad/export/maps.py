@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from zsad.export.names import file_names
+from zsad.export.regions import Selection, regions_of
 from zsad.export.stream import each_map
 from zsad.filesystem import join
 from zsad.storage import write_atomically
@@ -35,11 +36,14 @@ def write_tiff(output: str, rows: pd.DataFrame, target: str) -> str:
     return f"{_write_images(output, target, rows, 'anomaly_images', '.tiff', encode)} float32 TIFF files"
 
 
-def write_masks(output: str, rows: pd.DataFrame, target: str) -> str:
-    """``masks/<image id>.png``: 8-bit grey, native size, 255 where the map is at or above the pixel threshold."""
+def write_masks(output: str, rows: pd.DataFrame, target: str, selection: Selection) -> str:
+    """``masks/<image id>.png``: 8-bit grey, native size, 255 where the map is at or above the pixel threshold.
+
+    Regions that ``selection`` leaves out are 0.
+    """
 
     def encode(row: Any, scores: NDArray[np.float16]) -> Image.Image:
-        return Image.fromarray(np.where(scores >= np.float16(row.pixel_threshold), np.uint8(255), np.uint8(0)))
+        return Image.fromarray(np.where(regions_of(row, scores, selection).labels > 0, np.uint8(255), np.uint8(0)))
 
     return f"{_write_images(output, target, rows, 'masks', '.png', encode)} masks, threshold {rows['rule'].iloc[0]}"
 
