@@ -73,10 +73,12 @@ def resolve(uri: Uri) -> tuple[fs.FileSystem, str]:
     uri = as_uri(uri)
     try:
         return _resolve(uri)
-    except (ValueError, OSError) as error:
+    except ValueError as error:
         raise UsageError(
             f"Cannot open {redact(uri)!r}: {redact(str(error))}. Expected a local path or an s3:// or gs:// URI."
         ) from None
+    except OSError as error:
+        raise UsageError(f"Cannot open {redact(uri)!r}: {redact(str(error)).rstrip('.')}.") from None
 
 
 def _resolve(uri: str) -> tuple[fs.FileSystem, str]:

@@ -166,6 +166,15 @@ def test_of_many_bad_masks_the_first_are_named(run) -> None:
     assert "'bad-3'" not in message
 
 
+def test_a_class_whose_masks_are_all_bad_says_why_it_has_no_anomalous_pixels(run) -> None:
+    run.add("bad", 1, 0.7, mask=np.ones((5, 6), np.uint8))
+    run.add("no mask", 1, 0.7)
+    run.add("good", 0, 0.1)
+    with pytest.warns(UserWarning, match="1 mask cannot be used"):
+        row = value(evaluate(run.write()), "candle", "pixel", "auroc")
+    assert row.reason == "no anomalous pixels (2 images without a usable mask are left out)"
+
+
 def test_exif_rotated_image_with_an_unrotated_mask(run, tmp_path: Path) -> None:
     stored = np.zeros((4, 6), np.uint8)
     stored[0, 5] = 1

@@ -295,7 +295,9 @@ def test_options_of_the_metrics_do_not_go_with_a_threshold(run, extra: list[str]
     assert not list(run.folder.rglob("decisions"))
 
 
-def test_reading_decisions_that_are_not_there_or_damaged(run) -> None:
+def test_reading_decisions_that_are_not_there_or_damaged(run, tmp_path) -> None:
+    with pytest.raises(UsageError, match="No results at"):
+        read_decisions(tmp_path)
     fill(run, range(3))
     output = run.write()
     with pytest.raises(UsageError, match=r"No decisions in .* yet.*zsad evaluate .* --threshold quantile:0.99"):

@@ -20,6 +20,7 @@ from zsad.pipeline.ledger import Ledger
 from zsad.pipeline.plan import format_plan, plan, sampled, to_json
 from zsad.pipeline.progress import ProgressReporter, Snapshot
 from zsad.pipeline.score import ScoreOptions, _announce
+from zsad.pipeline.text import progress_line
 from zsad.storage import SCORED_SCHEMA, RunInfo, encode_map, encode_rle, part_name, write_part, write_run
 
 WEIGHTS = {"isnet": "1", "sam": "2", "clip": "3", "clipseg": "4"}
@@ -91,7 +92,7 @@ def test_a_new_run(collection):
     assert found.sizes.smallest == (200, 100) and found.sizes.largest == (200, 105)
     assert found.costs is None and found.seconds is None
     assert "--calibrate" in format_plan(found)
-    assert "200 x 100 to 200 x 105, median 200 x 103, " in format_plan(found)
+    assert "by area from 200 x 100 over 200 x 103 (median) to 200 x 105, " in format_plan(found)
     assert "(headers of 1 image, seed 0)" in format_plan(plan(options(collection, limit=1)))
     assert found.maps_bytes == pytest.approx(7 * 0.55 * found.sizes.megapixels * 1e6, abs=1)
     assert json.loads(to_json(found))["sizes"]["median"] == [200, 103]
@@ -257,6 +258,19 @@ def test_progress_prints_each_failed_image_on_a_line_of_its_own(monkeypatch):
     assert "5/5 images" in lines[2] and len(lines) == 3
     assert ledger.asked == [0, 1]
     assert reporter.stage_ms == {"load": 2.0}
+
+
+def test_the_rate_counts_from_when_the_models_are_loaded(monkeypatch):
+    clock = iter([100.0, 104.0, 104.0])
+    monkeypatch.setattr("zsad.pipeline.ledger.time.monotonic", lambda: next(clock))
+    ledger = Ledger(given_up_limit=10)
+    assert ledger.read(0).seconds == 0
+    ledger.has_loaded("fused", "first")
+    ledger.has_loaded("fused", "second")
+    ledger.add(8, [], {})
+    now = ledger.read(0)
+    assert now.seconds == 4
+    assert progress_line(now.done, 20, 0, now.seconds) == "8/20 images (40.0%), 2.00 images/s, 0 errors, 6s left"
 
 
 def test_times_per_stage_are_those_of_the_images_that_reached_it(monkeypatch):

@@ -217,6 +217,7 @@ def refused(capsys, arguments, pattern):
     for word in pattern:
         assert word in message
     assert "Traceback" not in message
+    return message
 
 
 def test_wrong_input_is_refused(tmp_path, photographs, capsys, monkeypatch):
@@ -227,6 +228,10 @@ def test_wrong_input_is_refused(tmp_path, photographs, capsys, monkeypatch):
     refused(capsys, [tmp_path / "no.jpg", *noun], ["no.jpg", "missing", "JPEG"])
     refused(capsys, [text, *noun], ["notes.jpg", "not_an_image", "PNG"])
     refused(capsys, [tmp_path, *noun], ["not_a_file"])
+    too_large = refused(
+        capsys, [photo, *noun, "--set", "images.max_pixels=9"], ["too_many_pixels", "images.max_pixels"]
+    )
+    assert "Expected a photograph" not in too_large
     refused(capsys, [photo, "--preset", "mini"], ["--object"])
     refused(capsys, [photo, "--object", " ", "--preset", "mini"], ["--object", "metal washer"])
     refused(capsys, [photo, "--object", "washer", "--preset", "nosuch"], ["nosuch", "mini", "vand2023"])

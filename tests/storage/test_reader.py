@@ -53,6 +53,19 @@ def test_one_row_per_image_in_the_order_of_parts(run):
     assert frame["tiles"].iloc[0][0]["x1"] == 40
 
 
+def test_a_failed_image_has_neither_map_nor_foreground(run):
+    with pytest.raises(UsageError, match="'b/bad.png' has no anomaly map, since it could not be scored"):
+        read_anomaly_map(run, "b/bad.png")
+    with pytest.raises(UsageError, match="'b/bad.png' has no foreground, since it could not be scored"):
+        read_foreground(run, "b/bad.png")
+
+
+def test_columns_have_an_order(run):
+    assert list(read_predictions(run, ["pred_score", "image_id"]).columns) == ["pred_score", "image_id"]
+    with pytest.raises(UsageError, match="columns are a set.*Expected a list"):
+        read_predictions(run, {"pred_score", "image_id"})
+
+
 def test_a_missing_file_leaves_the_times_of_the_others_whole(rows, out):
     write_part(out, part_name("r", 0), rows.table(rows.row("a", 1), rows.row("b", error=True, size=None, mtime=None)))
     frame = read_predictions(out, ["file_size", "file_mtime"])

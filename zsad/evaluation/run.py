@@ -72,8 +72,8 @@ def evaluate(
     output, resolution = as_uri(output), str(resolution)
     if resolution not in RESOLUTIONS:
         raise UsageError(f"Unknown resolution {resolution!r}. Expected one of: {', '.join(RESOLUTIONS)}.")
-    if bootstrap < 0:
-        raise UsageError(f"Given {bootstrap} bootstrap resamples. Expected 0 for none, or e.g. 1000.")
+    if not isinstance(bootstrap, int) or bootstrap < 0:
+        raise UsageError(f"Given {bootstrap!r} bootstrap resamples. Expected 0 for none, or e.g. 1000.")
     info = read_run(output)
 
     def measure() -> tuple[pd.DataFrame, PartState]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import pyarrow as pa
 from zsad.errors import UsageError, ZsadError
 from zsad.evaluation.metrics import Metric, bootstrap_interval, sample_metrics
 from zsad.evaluation.parts import MAX_NAMED, ClassState, PartState, category_of, scored
+from zsad.text import count
 
 MEAN = "mean"
 
@@ -137,30 +139,40 @@ def _class_rows(category: str, group: pd.DataFrame, state: ClassState, bootstrap
         "excluded_mask_size": state.excluded_mask_size,
         "excluded_mask_unreadable": state.excluded_mask_unreadable,
     }
+    pixel = state.histogram.compute()
     intervals = {name: bootstrap_interval(scores, labels, name, bootstrap) for name in sample} if bootstrap else {}
     return [
         *(
             _row(category, "sample", name, metric, sample_counts, intervals.get(name))
             for name, metric in sample.items()
         ),
-        *(_row(category, "pixel", name, metric, pixel_counts) for name, metric in state.histogram.compute().items()),
+        *(_row(category, "pixel", name, _with_cause(metric, state), pixel_counts) for name, metric in pixel.items()),
     ]
+
+
+def _with_cause(metric: Metric, state: ClassState) -> Metric:
+    """The metric; where there are no anomalous pixels because of images left out, its reason says so."""
+    left_out = state.excluded_no_mask + state.excluded_mask_size + state.excluded_mask_unreadable
+    if metric.reason is None or not left_out or state.num_anomalous:
+        return metric
+    images = count(left_out, "image without a usable mask is", "images without a usable mask are")
+    return replace(metric, reason=f"{metric.reason} ({images} left out)")
 
 
 def warn_of_bad_masks(state: PartState) -> None:
     """Warn of masks that could not be used, and of anomalous images whose mask is empty."""
     classes = [state.classes[name] for name in sorted(state.classes)]
-    count = sum(each.excluded_mask_size + each.excluded_mask_unreadable for each in classes)
-    if count:
+    bad = sum(each.excluded_mask_size + each.excluded_mask_unreadable for each in classes)
+    if bad:
         named = [text for each in classes for text in each.bad_masks][:MAX_NAMED]
-        masks, images = ("mask", "its image") if count == 1 else ("masks", "their images")
+        masks, images = ("mask", "its image") if bad == 1 else ("masks", "their images")
         moved = any(each.num_missing_masks for each in classes)
         advice = (
             "If the dataset has moved, say where it is with --root FOLDER." if moved else "Correct and evaluate again."
         )
         warnings.warn(
-            f"{count} {masks} cannot be used, which leaves {images} out at pixel level: "
-            f"{', '.join(named)}{' and others' if count > len(named) else ''}. {advice}",
+            f"{bad} {masks} cannot be used, which leaves {images} out at pixel level: "
+            f"{', '.join(named)}{' and others' if bad > len(named) else ''}. {advice}",
             stacklevel=3,
         )
     empty = sum(each.num_empty_masks for each in classes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -57,6 +58,7 @@ class Ledger:
         self._attempts: dict[tuple[str, str], Attempt] = {}
         self._given_up: set[str] = set()
         self._loaded: set[str] = set()
+        self._first_loaded: float | None = None
         self._limit = given_up_limit
         self._done = 0
         self._failed = 0
@@ -110,6 +112,7 @@ class Ledger:
     def has_loaded(self, pool: str, actor: str) -> None:
         """An actor has its models."""
         self._loaded.add(pool)
+        self._first_loaded = self._first_loaded or time.monotonic()
         self.finish(_LOADING, [actor])
 
     @staticmethod
@@ -175,4 +178,5 @@ class Ledger:
         # A ledger that was lost and began anew has counted less than its reader has seen.
         del self._unseen[: max(0, seen - (self._failed - len(self._unseen))) if seen <= self._failed else 0]
         unseen, stage_ms, failed_at = tuple(self._unseen), dict(self._stage_ms), dict(self._failed_at)
-        return Snapshot(self._done, self._failed, unseen, stage_ms, self._remarked, self._remark, failed_at)
+        seconds = time.monotonic() - self._first_loaded if self._first_loaded is not None else 0.0
+        return Snapshot(self._done, self._failed, unseen, stage_ms, self._remarked, self._remark, failed_at, seconds)

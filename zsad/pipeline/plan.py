@@ -239,7 +239,7 @@ def _sizes_text(sizes: Sizes) -> str:
         return f"none of {count(sizes.sampled, 'sampled file')} is a readable image"
     smallest, shown, largest = (" x ".join(map(str, each)) for each in (sizes.smallest, sizes.median, sizes.largest))
     if sizes.smallest != sizes.largest:
-        shown = f"{smallest} to {largest}, median {shown}"
+        shown = f"by area from {smallest} over {shown} (median) to {largest}"
     bad = f", {sizes.unreadable} of them unreadable" if sizes.unreadable else ""
     return f"{shown}, mean {sizes.megapixels:.2f} megapixels (headers of {count(sizes.sampled, 'image')}, seed {_SEED}{bad})"
 

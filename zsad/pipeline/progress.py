@@ -27,6 +27,7 @@ class Snapshot:
         remarked: scored images with a remark; remark: the first of them, image_id and remark.
         stage_ms: stage -> milliseconds, summed over the finished images; in the order of the stages.
         failed_at: stage -> images that failed in it and did not reach the next.
+        seconds: since the first actor had loaded its models; 0 before.
     """
 
     done: int
@@ -36,6 +37,7 @@ class Snapshot:
     remarked: int = 0
     remark: tuple[str, str] | None = None
     failed_at: Mapping[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
 
 
 class ProgressReporter:
@@ -55,7 +57,6 @@ class ProgressReporter:
         self._interval = 0.5 if self._terminal else 10.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
-        self._start = time.monotonic()
         self._last = Snapshot(-1, 0, (), {})
 
     def __enter__(self) -> ProgressReporter:
@@ -98,6 +99,6 @@ class ProgressReporter:
         clear = "\r\x1b[2K" if self._terminal else ""
         for failure in now.failures:
             self._stream.write(f"{clear}{failure_line(*failure)}\n")
-        line = progress_line(now.done, self._total, now.failed, time.monotonic() - self._start)
+        line = progress_line(now.done, self._total, now.failed, now.seconds)
         self._stream.write(f"{clear}{line}" if clear else f"{time.strftime('%H:%M:%S')} {line}\n")
         self._stream.flush()

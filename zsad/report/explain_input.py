@@ -36,9 +36,10 @@ def read_photograph(path: str, noun: str, config: Config) -> bytes:
 
 def unexplainable(path: str, kind: str, message: str) -> UsageError:
     """That a file is no photograph that can be explained."""
-    return UsageError(
-        f"Cannot explain {redact(path)!r}: {message} ({kind}). Expected a photograph: {', '.join(FORMATS)}."
-    )
+    # The message of a limit says what the limit is.
+    beyond_limit = kind in ("file_too_large", "too_many_pixels", "extreme_aspect")
+    expected = "" if beyond_limit else f" Expected a photograph: {', '.join(FORMATS)}."
+    return UsageError(f"Cannot explain {redact(path)!r}: {message} ({kind}).{expected}")
 
 
 def figure_path(image: str, output: str | None) -> Path:

@@ -74,7 +74,8 @@ def _errors(failed: pd.DataFrame) -> list[tuple[str, str, int]]:
 
 
 def _cards(ranked: pd.DataFrame, failed: int, timings: Mapping[str, Any]) -> list[tuple[str, str]]:
-    cards = [(f"{len(ranked):,}", "images"), (f"{ranked['category'].nunique():,}", "classes")]
+    classes = ranked["category"].nunique()
+    cards = [(f"{len(ranked):,}", "images"), (f"{classes:,}", "class" if classes == 1 else "classes")]
     if ranked["gt_label"].notna().any():
         cards.append((f"{int((ranked['gt_label'] == 1).sum()):,}", "labelled anomalous"))
     cards.append((f"{failed:,}", "failed"))

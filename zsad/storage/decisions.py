@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 from zsad.errors import UsageError, ZsadError
 from zsad.filesystem import Uri, as_uri, exists, join, redact
 from zsad.storage.files import DamagedPart, read_part, write_atomically
+from zsad.storage.lock import check_is_run
 from zsad.storage.schemas import conform, to_frame
 
 DECISIONS = "decisions"
@@ -58,11 +59,12 @@ def read_decisions(output: Uri) -> pd.DataFrame:
     ``read_predictions``.
 
     Raises:
-        UsageError: there are none yet; says which command makes them.
+        UsageError: there are none yet, and says which command makes them; no run there.
         ZsadError: the file is damaged.
     """
     output = as_uri(output)
     if not exists(decisions_uri(output)):
+        check_is_run(output)
         raise UsageError(
             f"No decisions in {redact(output)!r} yet. Choose a threshold first, e.g. "
             f"'zsad evaluate {redact(output)} --threshold quantile:0.99'."

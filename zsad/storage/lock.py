@@ -28,8 +28,8 @@ from filelock import FileLock, Timeout
 from pyarrow import fs
 
 from zsad.errors import UsageError, ZsadError
-from zsad.filesystem import join, redact, resolve, retry_io
-from zsad.layout import LOCK_HOLDER
+from zsad.filesystem import exists, join, redact, resolve, retry_io
+from zsad.layout import LOCK_HOLDER, PREDICTIONS, RUN
 from zsad.storage.files import delete, list_files, write_atomically
 
 _LOCK = ".lock"
@@ -100,6 +100,12 @@ def output_lock(
     else:
         with _object_lock(output, stream or sys.stderr, beat, stale) as lock:
             yield lock
+
+
+def check_is_run(output: str) -> None:
+    """Raise ``no_results`` where nothing of a run lies."""
+    if not exists(join(output, RUN)) and not exists(join(output, PREDICTIONS)):
+        raise no_results(output)
 
 
 def no_results(output: str) -> UsageError:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from typing import Any, TypeVar
 
 import numpy as np
@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from zsad.errors import UsageError, ZsadError
-from zsad.filesystem import Uri, as_uri, exists, join, redact
-from zsad.layout import ANOMALY_MAPS, PREDICTIONS, RUN
+from zsad.filesystem import Uri, as_uri, join, redact
+from zsad.layout import ANOMALY_MAPS, PREDICTIONS
 from zsad.storage.codec import MAP, decode_map
 from zsad.storage.committed import committed_rows, superseded
 from zsad.storage.files import DamagedPart, list_parts, open_part
-from zsad.storage.lock import no_results
+from zsad.storage.lock import check_is_run
 from zsad.storage.rle import decode_rle
 from zsad.storage.schemas import ANOMALY_MAPS_SCHEMA, PREDICTIONS_SCHEMA, SUPERSEDING_COLUMNS, to_frame
 
@@ -48,6 +48,8 @@ def read_predictions(output: Uri, columns: str | Sequence[str] | None = None) ->
     """
     output = as_uri(output)
     columns = [columns] if isinstance(columns, str) else columns
+    if isinstance(columns, Set):
+        raise UsageError(f"The columns are a set, {columns!r}, which has no order. Expected a list.")
     wanted = PREDICTIONS_SCHEMA.names if columns is None else list(columns)
     unknown = [name for name in wanted if name not in PREDICTIONS_SCHEMA.names]
     if unknown:
@@ -75,7 +77,7 @@ def read_foreground(output: Uri, image_id: str) -> NDArray[np.bool_]:
     """The foreground of one image: (H, W) bool. Raises as ``read_anomaly_map``."""
     output = as_uri(output)
     columns = ["image_id", "height", "width", "foreground_rle"]
-    row = while_unchanged(output, lambda: _map_row(output, image_id, columns))
+    row = while_unchanged(output, lambda: _map_row(output, image_id, columns, "foreground"))
     return decode_rle(row["foreground_rle"], row["height"], row["width"])
 
 
@@ -156,19 +158,14 @@ def _valid_rows(output: str, columns: Sequence[str], image_id: str | None = None
     for _, rows in committed_rows(output, names):
         tables.append(rows if image_id is None else rows.filter(pc.equal(rows["image_id"], image_id)))
     if not tables:
-        _check_is_run(output)
+        check_is_run(output)
     schema = pa.schema([PREDICTIONS_SCHEMA.field(name) for name in names])
     table = pa.concat_tables([schema.empty_table(), *tables])
     replaced = superseded(table)
     return table.filter(pa.array(~replaced)) if replaced.any() else table
 
 
-def _check_is_run(output: str) -> None:
-    if not exists(join(output, RUN)) and not exists(join(output, PREDICTIONS)):
-        raise no_results(output)
-
-
-def _map_row(output: str, image_id: str, columns: Sequence[str]) -> dict[str, Any]:
+def _map_row(output: str, image_id: str, columns: Sequence[str], what: str = "anomaly map") -> dict[str, Any]:
     if not isinstance(image_id, str):
         raise UsageError(
             f"The image ID {image_id!r} is a {type(image_id).__name__}. Expected a string, as in the column image_id of "
@@ -180,7 +177,7 @@ def _map_row(output: str, image_id: str, columns: Sequence[str]) -> dict[str, An
     found = rows[-1]
     if found["status"] != "ok":
         raise UsageError(
-            f"The image {image_id!r} has no anomaly map, since it could not be scored: "
+            f"The image {image_id!r} has no {what}, since it could not be scored: "
             f"{found['error_stage']}: {found['error_type']}: {found['error_message']}"
         )
     name, index = found["map_part"], found["map_row_group"]

@@ -128,11 +128,17 @@ zsad.detail = (() => {
     for (const [name] of LAYERS) stage.classList.toggle(`hide-${name}`, !on[name]);
     resized = () => {
       const unit = width / Math.max(1, stage.clientWidth);
-      for (const { label, x, y, bottom } of tiles) {
+      const placed = [];
+      // The highest scores are last, so that they are drawn on top; they choose their place first.
+      for (const { label, x, y, bottom } of tiles.slice().reverse()) {
+        const left = x + 5 * unit;
+        let base = Math.min(y + 15 * unit, bottom);
+        while (placed.some((other) => Math.abs(other.left - left) < 42 * unit && Math.abs(other.base - base) < 14 * unit)) base += unit;
+        if (label.textContent) placed.push({ left, base });
         label.setAttribute("font-size", 12 * unit);
         label.setAttribute("stroke-width", 3 * unit);
-        label.setAttribute("x", x + 5 * unit);
-        label.setAttribute("y", Math.min(y + 15 * unit, bottom));
+        label.setAttribute("x", left);
+        label.setAttribute("y", base);
       }
     };
     const note = large || !gallery.facts.hasPhoto(i) ? null : element("p", { class: "note" }, "A small picture: large ones are kept for the highest scores and the wrong decisions of each class.");
