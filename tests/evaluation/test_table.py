@@ -91,6 +91,15 @@ def test_some_classes_are_compared_over_themselves(run) -> None:
 
 
 @pytest.mark.parametrize(
+    ("categories", "order"), [(["candle", "pcb2"], ["pcb2", "candle"]), (["candle", "bolt"], ["bolt", "candle"])]
+)
+def test_classes_of_visa_stand_as_in_the_paper_others_by_the_alphabet(run, categories, order) -> None:
+    fill(run, categories)
+    lines = format_table(evaluate(run.write())).splitlines()
+    assert [name for line in lines for name in line.split()[:1] if name in categories] == order
+
+
+@pytest.mark.parametrize(
     ("dataset", "categories"), [("mvtec", ["candle"]), (None, ["candle"]), ("visa", ["candle", "nut"])]
 )
 def test_no_comparison_elsewhere(run, dataset: str | None, categories: list[str]) -> None:

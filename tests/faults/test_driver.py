@@ -42,13 +42,14 @@ def test_killed_driver_leaves_no_process_and_a_second_one_was_refused_meanwhile(
     assert read_success(str(output)) is None
 
 
-def test_terminated_driver_says_how_to_go_on(start, output, tmp_path):
+def test_interrupted_driver_says_how_to_go_on(start, output, tmp_path):
     before = committed(output)
     driver = start(output, Faults(sleep=0.3, begun=str(tmp_path / "begun")))
     driver.wait_for_more_parts(1)
     family = descendants(driver.pid)
-    os.kill(driver.pid, signal.SIGTERM)
-    assert driver.wait() == 143
+    # As a terminal does: to every process of the group.
+    os.killpg(driver.pid, signal.SIGINT)
+    assert driver.wait() == 130
     text = driver.text()
     assert "Interrupted. What is committed stays; run the same command again to go on." in text
     assert "Traceback" not in text
@@ -60,21 +61,21 @@ def test_terminated_driver_says_how_to_go_on(start, output, tmp_path):
     assert before < committed(output)
 
 
-def test_interrupted_while_ray_starts_it_leaves_nothing_behind(start, tmp_path):
+def test_terminated_while_ray_starts_it_leaves_nothing_behind(start, tmp_path):
     driver = start(tmp_path / "out")
     driver.wait_until(lambda: any("raylet/raylet" in command(pid) for pid in descendants(driver.pid)))
     # Long enough for the raylet to have begun its agents, and well before they are ready.
     family, end = set(), time.monotonic() + 0.3
     while time.monotonic() < end:
         family |= descendants(driver.pid)
-    os.kill(driver.pid, signal.SIGINT)
+    os.kill(driver.pid, signal.SIGTERM)
     time.sleep(0.01)
-    # As of a terminal and of a program that passes it on.
-    os.kill(driver.pid, signal.SIGINT)
+    # As of a program that passes it on to a group of processes that has it already.
+    os.kill(driver.pid, signal.SIGTERM)
     while driver.process.poll() is None:
         family |= descendants(driver.pid)
         time.sleep(0.02)
-    assert driver.wait() == 130
+    assert driver.wait() == 143
     assert driver.text().endswith("Interrupted. What is committed stays; run the same command again to go on.\n")
     assert "Traceback" not in driver.text()
     assert len(family) > 3

@@ -212,8 +212,9 @@ def format_table(
 
 
 def _order(categories: list[str]) -> list[str]:
-    rank = {name: index for index, name in enumerate(VISA_CLASSES)}
-    return sorted(categories, key=lambda name: (rank.get(name, len(rank)), name))
+    """The order of the paper's tables for classes of VisA; else the alphabet's."""
+    of_visa = set(categories) <= set(VISA_CLASSES)
+    return [name for name in VISA_CLASSES if name in categories] if of_visa else sorted(categories)
 
 
 def _heading(metrics: pd.DataFrame, dataset: str | None, weights: str | None, finished: bool) -> list[str]:
