@@ -522,6 +522,18 @@ def test_utf_16_is_named(tmp_path, mark, encoding):
     expect("m.csv' is UTF-16. Expected a CSV file; save it as 'CSV UTF-8", "manifest", tmp_path / "m.csv")
 
 
+@pytest.mark.parametrize("separator", [",", ";", "\t"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_columns_are_separated_by_commas_semicolons_or_tabs(tmp_path, separator, mark):
+    touch(tmp_path, "a, b;c.png", "d.png")
+    rows = [("image_path", "class_name", "gt_label"), ('"a, b;c.png"', "nut", "1"), ("d.png", "bolt", "")]
+    (tmp_path / "m.csv").write_text(mark + "\n".join(map(separator.join, rows)) + "\n", "utf-8")
+    found = load_manifest("manifest", str(tmp_path / "m.csv"))
+    assert found["image_path"].to_pylist() == [str(tmp_path / "a, b;c.png"), str(tmp_path / "d.png")]
+    assert found["class_name"].to_pylist() == ["nut", "bolt"]
+    assert found["gt_label"].to_pylist() == [1, None]
+
+
 @pytest.mark.parametrize("before", [1, 200_000])
 def test_a_row_of_too_many_cells_is_named(tmp_path, before):
     (tmp_path / "m.csv").write_text("image_path,class_name\n" + "a.png,nut\n" * before + "b.png,nut,bolt\n")
@@ -564,8 +576,8 @@ def test_messages_of_layouts(tmp_path):
 def test_messages_of_visa_csv_and_meta(tmp_path):
     path = tmp_path / "split_csv" / "1cls.csv"
     path.parent.mkdir()
-    path.write_text("object;split;label;image;mask\n")
-    expect("no column 'object', 'split'.*found 'object;split;label;image;mask'", "visa", tmp_path)
+    path.write_text("object|split|label|image|mask\n")
+    expect("no column 'object', 'split'.*found 'object.split.label.image.mask'", "visa", tmp_path)
     path.write_text("object,split,label,image,mask\n")
     expect("lists no image", "visa", tmp_path)
     path.write_bytes(b"")

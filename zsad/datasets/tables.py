@@ -24,13 +24,15 @@ _ARCHIVES = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
 """What spreadsheets of now and of before 2007 begin with."""
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _SAVE_AS = "Expected a CSV file; save it as 'CSV UTF-8 (comma delimited)'."
-_PARSE = csv.ParseOptions(newlines_in_values=True)
+_HEADER_BYTES = 1 << 16
 _NORMAL = ("0", "0.0", "normal", "good", "ok", "pass", "false")
 _ANOMALOUS = ("1", "1.0", "anomaly", "anomalous", "bad", "nok", "ng", "fail", "true")
 
 
 def read_table(uri: str, required: Sequence[str], optional: Sequence[str]) -> pa.Table:
     """The named columns of a CSV or Parquet file (told by ``.parquet`` or ``.pq``) as nullable strings.
+
+    A CSV whose header has no comma may have semicolons or tabs between its columns, as spreadsheets of many countries do.
 
     Columns that are absent are left out; empty texts are null; other columns are not read, with a warning unless they are
     those of our predictions or an index of pandas.
@@ -46,18 +48,19 @@ def read_table(uri: str, required: Sequence[str], optional: Sequence[str]) -> pa
         with filesystem.open_input_file(path) as file:
             _check_kind(file.read(4), uri)
             file.seek(0)
-            names = parquet.read_schema(file).names if is_parquet else _csv_header(filesystem, path)
+            parse = csv.ParseOptions(delimiter=_delimiter(file), newlines_in_values=True)
+            names = parquet.read_schema(file).names if is_parquet else _csv_header(filesystem, path, parse)
             missing = [name for name in required if name not in names]
             if missing:
                 raise UsageError(
                     f"{redact(uri)!r} has no column {', '.join(map(repr, missing))}. Expected "
                     f"{', '.join(required)}{', optionally ' + ', '.join(optional) if optional else ''}; "
                     f"found {', '.join(map(repr, names))}. "
-                    "The first line of a CSV names the columns, separated by commas."
+                    "The first line of a CSV names the columns, separated by commas, semicolons or tabs."
                 )
             columns = [name for name in (*required, *optional) if name in names]
             _name_unread(names, columns, [name for name in optional if name not in names], uri)
-            table = parquet.read_table(file, columns=columns) if is_parquet else _read_csv(file, columns)
+            table = parquet.read_table(file, columns=columns) if is_parquet else _read_csv(file, columns, parse)
     except (OSError, pa.ArrowException) as error:
         raise UsageError(
             f"Cannot read {redact(uri)!r}: {redact(str(error))[:300]}. Expected a readable CSV (UTF-8, "
@@ -113,7 +116,7 @@ def _check_kind(head: bytes, uri: str) -> None:
         raise UsageError(f"{redact(uri)!r} is a spreadsheet or an archive, whatever its name ends in. {_SAVE_AS}")
 
 
-def _read_csv(file: pa.NativeFile, columns: Sequence[str]) -> pa.Table:
+def _read_csv(file: pa.NativeFile, columns: Sequence[str], parse: csv.ParseOptions) -> pa.Table:
     convert = csv.ConvertOptions(
         include_columns=columns,
         column_types=dict.fromkeys(columns, pa.string()),
@@ -122,16 +125,23 @@ def _read_csv(file: pa.NativeFile, columns: Sequence[str]) -> pa.Table:
         null_values=[""],
     )
     try:
-        return csv.read_csv(file, parse_options=_PARSE, convert_options=convert)
+        return csv.read_csv(file, parse_options=parse, convert_options=convert)
     except pa.ArrowInvalid:
         # One thread is slower, but its error says in which row.
         file.seek(0)
-        return csv.read_csv(file, csv.ReadOptions(use_threads=False), _PARSE, convert)
+        return csv.read_csv(file, csv.ReadOptions(use_threads=False), parse, convert)
 
 
-def _csv_header(filesystem: pa.fs.FileSystem, path: str) -> list[str]:
+def _delimiter(file: pa.NativeFile) -> str:
+    """What stands between the names in the first line; the file is read from its beginning again."""
+    header = file.read(_HEADER_BYTES).partition(b"\n")[0]
+    file.seek(0)
+    return next((one for one in (",", ";", "\t") if one.encode() in header), ",")
+
+
+def _csv_header(filesystem: pa.fs.FileSystem, path: str, parse: csv.ParseOptions) -> list[str]:
     with (
         filesystem.open_input_stream(path) as stream,
-        csv.open_csv(stream, csv.ReadOptions(use_threads=False), _PARSE) as reader,
+        csv.open_csv(stream, csv.ReadOptions(use_threads=False), parse) as reader,
     ):
         return list(reader.schema.names)
