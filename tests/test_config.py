@@ -52,6 +52,8 @@ def test_file_goes_over_preset_and_override_over_file(tmp_path):
             ["tile_level.temperature=checkpiont"],
             r"Wrong configuration:\n  tile_level.temperature: given 'checkpiont'; .*'checkpoint'. Or: .*number[^\n]*$",
         ),
+        ("mini", ["tiling=false"], r"tiling: given False, but it is a section"),
+        ("mini", ["prompts.localising=no"], r"localising: given False; expected a list"),
         ("mini", "foreground.min_coverage=0.9", r"overrides are 'foreground.min_coverage=0.9'. Expected a list"),
         ("mini", [0.9], r"overrides are \[0.9\]. Expected a list"),
         (
@@ -74,6 +76,11 @@ def test_a_file_may_repeat_the_preset_but_not_change_it(tmp_path):
     assert load_config("mini", path) == load_config("mini")
     with pytest.raises(UsageError, match=r"Preset 'vand2023' was asked for.*preset='mini'.*--preset"):
         load_config("vand2023", path)
+
+
+def test_overrides_may_come_one_by_one():
+    config = load_config("mini", overrides=(one for one in ["foreground.min_coverage=0.9"]))
+    assert config.foreground.min_coverage == 0.9
 
 
 @pytest.mark.parametrize("text", ["a: [", "- list", "!!python/object/apply:os.system ['true']"])

@@ -52,6 +52,13 @@ def test_a_batch_may_be_an_array_or_a_generator():
         assert [found.failure.message for found in detector.score_batch(batch, "bolt")] == expected
 
 
+def test_a_batch_may_be_an_array_of_paths(detector, tmp_path):
+    paths = np.array([str(tmp_path / "a.jpg"), str(tmp_path / "b.jpg")])
+    for batch in (paths, paths.astype(object)):
+        assert [found.failure.kind for found in detector.score_batch(batch, "bolt")] == ["missing", "missing"]
+    assert detector.score_batch(paths[:0], "bolt") == []
+
+
 def test_the_error_names_the_path_and_the_failure_of_a_batch_stays_short(detector, tmp_path):
     path = tmp_path / "nowhere.png"
     with pytest.raises(ImageError, match=r"nowhere\.png': no file at this path") as caught:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tools.train_mini.data import EMPTY, TABLE, Crops, Draw
+from tools.train_mini.data import CROP, EMPTY, TABLE, Crops, Draw, _crops
 from tools.train_mini.loop import _shape
 from tools.train_mini.random_kinds import random_kind
 from tools.train_mini.words import ANOMALOUS_STATES, HELD_OUT_ANOMALOUS, HELD_OUT_NORMAL, NORMAL_STATES
@@ -58,3 +58,15 @@ def test_the_rate_rises_and_falls_and_starts_again_where_asked():
 def test_held_out_states_are_in_no_caption():
     assert not set(HELD_OUT_NORMAL) & set(NORMAL_STATES)
     assert not set(HELD_OUT_ANOMALOUS) & set(ANOMALOUS_STATES)
+
+
+def test_crops_reach_beyond_the_picture():
+    """A small part in a corner: the margin around its tile is padding."""
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (700, 900, 3), np.uint8)
+    mask = np.zeros((700, 900), np.uint8)
+    mask[:40, :30] = 1
+    found = _crops(rng, image, mask, np.array([[0, 0, 120, 100, 12000]], np.int32), 3, 2)
+    assert found["crops"].shape[1:] == (CROP, CROP, 3) and found["crops"].std() > 10
+    assert found["crop_labels"].tolist() == [1] * len(found["crops"]) and len(found["crops"])
+    assert found["crop_faults"][0].max() > 0

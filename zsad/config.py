@@ -5,10 +5,10 @@ Every reading that the paper leaves open is a field here; its default is the rea
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import (
@@ -30,6 +30,10 @@ _MERGE = "tag:yaml.org,2002:merge"
 Precision = Literal["fp32", "bf16", "fp16"]
 
 
+def _takes_number(annotation: Any) -> bool:
+    return annotation in (int, float) or any(map(_takes_number, get_args(annotation)))
+
+
 class Section(BaseModel):
     """Common settings of all sections: immutable, unknown fields refused."""
 
@@ -39,8 +43,8 @@ class Section(BaseModel):
     @classmethod
     def _no_truth_value(cls, value: object, info: ValidationInfo) -> object:
         """Refuse true and false where pydantic would take them for 1 and 0."""
-        if isinstance(value, bool) and cls.model_fields[info.field_name or ""].annotation is not bool:
-            raise ValueError("expected a number or a text; YAML reads yes, no, on and off as true and false")
+        if isinstance(value, bool) and _takes_number(cls.model_fields[info.field_name or ""].annotation):
+            raise ValueError("expected a number; YAML reads yes, no, on and off as true and false")
         return value
 
 
@@ -262,7 +266,7 @@ def preset_names() -> list[str]:
     return sorted(entry.name[: -len(".yaml")] for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
-def load_config(preset: str = "vand2023", path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
+def load_config(preset: str = "vand2023", path: str | Path | None = None, overrides: Iterable[str] = ()) -> Config:
     """A preset, then a YAML file, then ``section.field=value`` overrides, each over the one before.
 
     Args:
@@ -286,6 +290,7 @@ def load_config(preset: str = "vand2023", path: str | Path | None = None, overri
             reason = (error.strerror if isinstance(error, OSError) else None) or error
             raise UsageError(f"Cannot read the configuration file {str(path)!r}: {reason}.") from None
         values = _merge(values, _parse(text, str(path)))
+    overrides = overrides if isinstance(overrides, str) else list(overrides)
     if isinstance(overrides, str) or not all(isinstance(override, str) for override in overrides):
         raise UsageError(
             f'The overrides are {overrides!r}. Expected a list of texts, e.g. ["foreground.min_coverage=0.9"].'

@@ -240,7 +240,7 @@ def as_item(image: ImageLike, noun: str, white_level: float | None = None) -> Im
 
 
 def _is_one_array(images: object) -> bool:
-    return isinstance(images, np.ndarray) and images.ndim < 4
+    return isinstance(images, np.ndarray) and images.ndim in (2, 3)
 
 
 def _nouns(given: object) -> list[str]:

@@ -20,6 +20,8 @@ from numpy.typing import NDArray
 from zsad.kernels import compiled, fma
 
 Filter = Literal["bilinear", "bicubic"]
+Taps = tuple[NDArray[np.int64], NDArray[np.int32]]
+"""What ``_taps`` returns."""
 
 _BITS = 22
 """Of a coefficient's fraction: 8 bits of pixel and 2 of overshoot fill up an int32."""
@@ -69,6 +71,10 @@ class Padded:
         height, width = self.pixels.shape[:2]
         return self.top + height + self.bottom, self.left + width + self.right, 3
 
+    def array(self) -> NDArray[np.uint8]:
+        """With the padding: (H, W, 3) uint8."""
+        return np.pad(self.pixels, ((self.top, self.bottom), (self.left, self.right), (0, 0)), mode="edge")
+
 
 class _Thread(threading.local):
     """What each thread has of its own."""
@@ -93,9 +99,8 @@ def resize_into(
 
     Args:
         output: (3, H, W) float32, contiguous; its upper left corner is filled in.
-        pixels: (h, w, 3) uint8; a window of a larger image need not be copied. With padding, the result is that of
-            the padded image, which is never made: an edge that is repeated along one axis is repeated in the result
-            of the other axis' pass.
+        pixels: (h, w, 3) uint8; a window of a larger image need not be copied. With padding, the result is that of the
+            padded image, which is never made.
         kernel: ``bilinear`` or ``bicubic``, widened when scaling down (antialiasing).
         normalisation: what becomes of a byte.
         size: height and width to scale to, at least 1 and at most (H, W); None = these.
@@ -111,12 +116,14 @@ def resize_into(
         raise ValueError(
             f"cannot scale to {height} x {width} in {output.dtype} {output.shape}; expected float32 (3, H, W)"
         )
+    vertical = _taps(len(padded.pixels), height, kernel, padded.top, padded.bottom)
+    horizontal = _taps(padded.pixels.shape[1], width, kernel, padded.left, padded.right)
+    inside = padded.pixels
     if _rows_first(padded.shape, height, width):
-        padded = _rows(padded, height, kernel)
-    rows = _columns(padded, width, kernel)
+        inside, vertical = _rows(inside, vertical), _taps(height, height, kernel)
+    rows = _columns(inside, horizontal) if width != padded.shape[1] or padded.left or padded.right else _turned(inside)
     sums, values = np.empty(3 * width, np.int32), np.empty(3 * width, np.uint8)
-    taps = _taps(len(rows), height, kernel)
-    _combine_and_normalise(_flat(rows), *taps, sums, values, *normalisation.arrays, output)
+    _combine_and_normalise(_flat(rows), *vertical, sums, values, *normalisation.arrays, output)
 
 
 def check_pixels(pixels: NDArray[np.uint8]) -> None:
@@ -130,37 +137,30 @@ def _rows_first(shape: tuple[int, ...], height: int, width: int) -> bool:
     return height < shape[0] and shape[0] - height > 2 * (shape[1] - width)
 
 
-def _rows(padded: Padded, height: int, kernel: Filter) -> Padded:
-    """(h, w, 3) -> (height, w, 3), padded at the left and right only."""
+def _rows(pixels: NDArray[np.uint8], taps: Taps) -> NDArray[np.uint8]:
+    """(h, w, 3) -> (height, w, 3)."""
+    output = np.empty((len(taps[0]), *pixels.shape[1:]), np.uint8)
     # A kernel sees one memory layout only: processes that compile it for several at once can mix them up on disk.
-    pixels = np.ascontiguousarray(padded.pixels)
-    if padded.top or padded.bottom:
-        pixels = np.pad(pixels, ((padded.top, padded.bottom), (0, 0), (0, 0)), mode="edge")
-    output = np.empty((height, *pixels.shape[1:]), np.uint8)
-    _combine(
-        _flat(pixels), *_taps(pixels.shape[0], height, kernel), np.empty(3 * pixels.shape[1], np.int32), _flat(output)
-    )
-    return Padded(output, 0, 0, padded.left, padded.right)
+    pixels = np.ascontiguousarray(pixels)
+    _combine(_flat(pixels), *taps, np.empty(3 * pixels.shape[1], np.int32), _flat(output))
+    return output
 
 
-def _columns(padded: Padded, width: int, kernel: Filter) -> NDArray[np.uint8]:
-    """(h, w, 3) -> (h, 3, width), which is good until the next call; h and w with the padding."""
-    pixels, (height, before, _) = padded.pixels, padded.shape
-    taps = _taps(before, width, kernel)
-    rows = min(len(pixels), max(64, _BLOCK // (3 * before) // 64 * 64))
+def _turned(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """(h, w, 3) -> (h, 3, w)."""
+    return np.ascontiguousarray(pixels.transpose(0, 2, 1))
+
+
+def _columns(pixels: NDArray[np.uint8], taps: Taps) -> NDArray[np.uint8]:
+    """(h, w, 3) -> (h, 3, width), which is good until the next call."""
+    (height, before), width = pixels.shape[:2], len(taps[0])
+    rows = min(height, max(64, _BLOCK // (3 * before) // 64 * 64))
     sums = np.empty(3 * rows, np.int32)
     memory = _scratch(3 * (height * width + rows * (before + width)))
     output = memory[: 3 * height * width].reshape(height, 3, width)
-    own = output[padded.top : padded.top + len(pixels)]
     turned_memory, scaled_memory = memory[output.size :], memory[output.size + 3 * rows * before :]
-    for top in range(0, len(pixels), rows):
-        some = pixels[top : top + rows]
-        if padded.left or padded.right:
-            some = np.asarray(cv2.copyMakeBorder(some, 0, 0, padded.left, padded.right, cv2.BORDER_REPLICATE), np.uint8)
-        if width == before:
-            own[top : top + rows] = some.transpose(0, 2, 1)
-            continue
-        block = _flat(some)
+    for top in range(0, height, rows):
+        block = _flat(pixels[top : top + rows])
         lines = len(block)
         turned = turned_memory[: block.size].reshape(3 * before, lines)
         scaled = scaled_memory[: 3 * lines * width].reshape(width, 3 * lines)
@@ -169,9 +169,7 @@ def _columns(padded: Padded, width: int, kernel: Filter) -> NDArray[np.uint8]:
         _combine(turned.reshape(before, 3 * lines), *taps, sums[: 3 * lines], scaled)
         for channel in range(3):
             columns = scaled[:, channel * lines : (channel + 1) * lines]
-            cv2.transpose(columns, own[top : top + rows, channel])
-    output[: padded.top] = own[0]
-    output[padded.top + len(pixels) :] = own[-1]
+            cv2.transpose(columns, output[top : top + rows, channel])
     return output
 
 
@@ -193,18 +191,33 @@ def _flat(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 @lru_cache(maxsize=64)
-def _taps(size_in: int, size_out: int, kernel: Filter) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+def _taps(size_in: int, size_out: int, kernel: Filter, before: int = 0, after: int = 0) -> Taps:
     """Pillow's coefficients along one axis: output i = sum of weights[i, j] * input[first + j], first <= first + j < stop.
+
+    Args:
+        size_in, size_out: pixels before and after.
+        kernel: as in ``resize_into``.
+        before, after: how often the first and the last pixel are repeated outside of ``size_in``. What their copies weigh,
+            they weigh.
 
     Returns:
         first and stop (size_out, 2) int64; weights (size_out, K) int32, a fraction of 22 bits, 0 from stop on.
     """
-    support = (2.0 if kernel == "bicubic" else 1.0) * max(size_in / size_out, 1.0)
+    padded = before + size_in + after
+    support = (2.0 if kernel == "bicubic" else 1.0) * max(padded / size_out, 1.0)
     bounds = np.empty((size_out, 2), np.int64)
     # Room for the last three of four at a time.
     values = np.zeros((size_out, 2 * math.ceil(support) + 4))
-    _fill_taps(size_in / size_out, support, size_in, kernel == "bicubic", bounds, values)
+    _fill_taps(padded / size_out, support, padded, kernel == "bicubic", bounds, values)
     weights = values.astype(np.int32)
+    if before or after:
+        owners = np.clip(bounds[:, :1] + np.arange(weights.shape[1]) - before, 0, size_in - 1)
+        first, stop = np.clip(bounds[:, 0] - before, 0, size_in - 1), np.clip(bounds[:, 1] - before, 1, size_in)
+        bounds = np.stack([first, stop], axis=1)
+        row, place = np.nonzero(weights)
+        folded = np.zeros_like(weights)
+        np.add.at(folded, (row, owners[row, place] - first[row]), weights[row, place])
+        weights = folded
     bounds.setflags(write=False)
     weights.setflags(write=False)
     return bounds, weights

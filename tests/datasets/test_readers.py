@@ -526,9 +526,14 @@ def test_utf_16_is_named(tmp_path, mark, encoding):
 @pytest.mark.parametrize("mark", ["", "\ufeff"])
 def test_columns_are_separated_by_commas_semicolons_or_tabs(tmp_path, separator, mark):
     touch(tmp_path, "a, b;c.png", "d.png")
-    rows = [("image_path", "class_name", "gt_label"), ('"a, b;c.png"', "nut", "1"), ("d.png", "bolt", "")]
+    rows = [
+        ("image_path", "class_name", "gt_label", '"note, free"'),
+        ('"a, b;c.png"', "nut", "1", ""),
+        ("d.png", "bolt", "", '"1, 2; 3"'),
+    ]
     (tmp_path / "m.csv").write_text(mark + "\n".join(map(separator.join, rows)) + "\n", "utf-8")
-    found = load_manifest("manifest", str(tmp_path / "m.csv"))
+    with pytest.warns(UserWarning, match="'note, free'"):
+        found = load_manifest("manifest", str(tmp_path / "m.csv"))
     assert found["image_path"].to_pylist() == [str(tmp_path / "a, b;c.png"), str(tmp_path / "d.png")]
     assert found["class_name"].to_pylist() == ["nut", "bolt"]
     assert found["gt_label"].to_pylist() == [1, None]

@@ -166,6 +166,12 @@ def test_of_many_bad_masks_the_first_are_named(run) -> None:
     assert "'bad-3'" not in message
 
 
+def test_a_part_of_an_unknown_resolution_is_refused(run) -> None:
+    fill(run, ["candle"])
+    with pytest.raises(UsageError, match="Unknown resolution '99'. Expected one of: native, 518"):
+        evaluate_part(run.write(), "part", pd.DataFrame(), "99")
+
+
 def test_a_class_whose_masks_are_all_bad_says_why_it_has_no_anomalous_pixels(run) -> None:
     run.add("bad", 1, 0.7, mask=np.ones((5, 6), np.uint8))
     run.add("no mask", 1, 0.7)

@@ -193,6 +193,21 @@ def test_regions_can_be_chosen_by_area_and_decision(output: str, flagged_only: b
     assert dropped and coco.dataset["annotations"]
 
 
+@pytest.mark.parametrize("format_name", ["masks", "coco"])
+def test_images_of_a_class_without_a_threshold_are_not_flagged(tmp_path: Path, format_name: str) -> None:
+    output = str(tmp_path / "out")
+    add_part(output, 0, ["a", "b"])
+    columns = {"threshold": [0.1, None], "pixel_threshold": 0.0, "rule": "f1", "fingerprint": None}
+    decisions = load_predictions(output).assign(**columns, pred_label=pd.array([1, None], "Int8"))
+    write_decisions(output, decisions[list(pd_schema())])
+    target = Path(export_run(output, format_name, flagged_only=True).target)
+    if format_name == "coco":
+        (region,) = COCO(str(target / "annotations.json")).dataset["annotations"]
+        assert region["image_id"] == 1
+    else:
+        assert [np.asarray(Image.open(target / index_of(target)[name])).any() for name in "ab"] == [True, False]
+
+
 def test_regions_that_are_likely_noise_are_counted(output: str) -> None:
     add_decisions(output)
     first, small, unflagged = export_run(output, "coco").summary.splitlines()

@@ -259,8 +259,8 @@ def equal(ours: list[Annotation], others: list[Annotation]) -> bool:
     )
 
 
-@pytest.mark.parametrize("size", [64, 16, 5])
-def test_images_that_share_batches_are_annotated_as_if_alone(model, photographs, size):
+@pytest.mark.parametrize(("size", "threads"), [(64, 1), (16, 1), (5, 1), (16, 2)], indirect=["threads"])
+def test_images_that_share_batches_are_annotated_as_if_alone(model, photographs, size, threads):
     rng = np.random.default_rng(size)
     grid = sam.point_grid(9)
     images = list(photographs.values())

@@ -265,8 +265,8 @@ def test_the_rate_counts_from_when_the_models_are_loaded(monkeypatch):
     monkeypatch.setattr("zsad.pipeline.ledger.time.monotonic", lambda: next(clock))
     ledger = Ledger(given_up_limit=10)
     assert ledger.read(0).seconds == 0
-    ledger.has_loaded("fused", "first")
-    ledger.has_loaded("fused", "second")
+    ledger.begin("fused", ["a"])
+    ledger.begin("fused", ["b"])
     ledger.add(8, [], {})
     now = ledger.read(0)
     assert now.seconds == 4

@@ -26,6 +26,7 @@ from zsad.datasets.synthetic.rendering import render_kind
 from zsad.datasets.synthetic.scene import photograph, table
 from zsad.images import decode
 from zsad.method.tiling import Tile, crop, tile_image
+from zsad.resize import Padded
 
 SCENE = 320
 CROP = 336
@@ -190,7 +191,7 @@ def _crops(
     sound = 0
     for number in rng.permutation(len(tiles)):
         tile = tiles[number]
-        inside = crop(mask[..., None].repeat(3, 2), tile)[..., 0]
+        inside = _pixels(mask[..., None].repeat(3, 2), tile)[..., 0]
         label = EMPTY if kind == TABLE else int(inside.max())
         if label in (0, EMPTY):
             sound += 1
@@ -198,9 +199,11 @@ def _crops(
                 continue
         extra = int((tile.x1 - tile.x0) * (MARGIN - 1) / 2)
         wide = Tile(tile.x0 - extra, tile.y0 - extra, tile.x1 + extra, tile.y1 + extra, 0)
-        seen = Image.fromarray(np.ascontiguousarray(crop(image, wide))).resize((CROP, CROP), Image.Resampling.BICUBIC)
+        seen = Image.fromarray(np.ascontiguousarray(_pixels(image, wide))).resize(
+            (CROP, CROP), Image.Resampling.BICUBIC
+        )
         found["crops"].append(np.asarray(seen))
-        found["crop_faults"].append(_coverage(crop(mask[..., None].repeat(3, 2), wide)[..., 0] > 0, CROP))
+        found["crop_faults"].append(_coverage(_pixels(mask[..., None].repeat(3, 2), wide)[..., 0] > 0, CROP))
         found["crop_labels"].append(np.uint8(label))
     shapes = {"crops": (CROP, CROP, 3), "crop_faults": (CROP, CROP), "crop_labels": ()}
     arrays = {
@@ -208,6 +211,12 @@ def _crops(
         for field, rows in found.items()
     }
     return {**arrays, "crop_kinds": np.full(len(arrays["crop_labels"]), kind, np.uint16)}
+
+
+def _pixels(image: NDArray[np.uint8], tile: Tile) -> NDArray[np.uint8]:
+    """The tile, with its padding."""
+    found = crop(image, tile)
+    return found.array() if isinstance(found, Padded) else found
 
 
 def _coverage(mask: NDArray[np.bool_], side: int) -> Bytes:

@@ -25,6 +25,7 @@ _ARCHIVES = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
 _UTF_16 = (b"\xff\xfe", b"\xfe\xff")
 _SAVE_AS = "Expected a CSV file; save it as 'CSV UTF-8 (comma delimited)'."
 _HEADER_BYTES = 1 << 16
+_QUOTED = re.compile(rb'"[^"]*"')
 _NORMAL = ("0", "0.0", "normal", "good", "ok", "pass", "false")
 _ANOMALOUS = ("1", "1.0", "anomaly", "anomalous", "bad", "nok", "ng", "fail", "true")
 
@@ -64,7 +65,7 @@ def read_table(uri: str, required: Sequence[str], optional: Sequence[str]) -> pa
     except (OSError, pa.ArrowException) as error:
         raise UsageError(
             f"Cannot read {redact(uri)!r}: {redact(str(error))[:300]}. Expected a readable CSV (UTF-8, "
-            "comma-separated, with a header) or Parquet file."
+            "separated by commas, semicolons or tabs, with a header) or Parquet file."
         ) from None
     if not len(table):
         raise UsageError(f"{redact(uri)!r} lists no image: it has a header and no row.")
@@ -134,7 +135,7 @@ def _read_csv(file: pa.NativeFile, columns: Sequence[str], parse: csv.ParseOptio
 
 def _delimiter(file: pa.NativeFile) -> str:
     """What stands between the names in the first line; the file is read from its beginning again."""
-    header = file.read(_HEADER_BYTES).partition(b"\n")[0]
+    header = _QUOTED.sub(b"", file.read(_HEADER_BYTES).partition(b"\n")[0])
     file.seek(0)
     return next((one for one in (",", ";", "\t") if one.encode() in header), ",")
 

@@ -12,7 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from zsad.config import ImagesConfig
-from zsad.errors import ImageError, ZsadError
+from zsad.errors import ImageError, UsageError, ZsadError
 from zsad.evaluation.histograms import PixelHistogram
 from zsad.evaluation.masks import read_mask, resize_mask
 from zsad.projection import resize
@@ -111,6 +111,12 @@ def scored(predictions: pd.DataFrame) -> pd.DataFrame:
     return predictions[predictions["status"] == "ok"]
 
 
+def check_resolution(resolution: str) -> None:
+    """Raise UsageError unless it is one of ``RESOLUTIONS``."""
+    if resolution not in RESOLUTIONS:
+        raise UsageError(f"Unknown resolution {resolution!r}. Expected one of: {', '.join(RESOLUTIONS)}.")
+
+
 def evaluable_parts(predictions: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
     """(part name, its labelled and scored rows) in order of name, with only the columns ``evaluate_part`` reads."""
     rows = scored(predictions)
@@ -139,8 +145,10 @@ def evaluate_part(
         limits: caps on a mask (``max_pixels``) and its file (``max_file_bytes``), from ``images_config``.
 
     Raises:
+        UsageError: unknown resolution.
         ZsadError: the part is missing or damaged, does not fit ``rows``, or a map holds NaN.
     """
+    check_resolution(resolution)
     state = PartState()
     labelled = rows[rows["gt_label"].notna()]
     records = labelled.assign(category=category_of(labelled)).to_dict("records")

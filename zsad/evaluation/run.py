@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from numbers import Integral
 
 import pandas as pd
 
 from zsad.config import ImagesConfig
 from zsad.datasets.moved import relocate
 from zsad.errors import UsageError
-from zsad.evaluation.parts import COLUMNS, RESOLUTIONS, PartState, evaluable_parts, evaluate_part, merge_states
+from zsad.evaluation.parts import COLUMNS, PartState, check_resolution, evaluable_parts, evaluate_part, merge_states
 from zsad.evaluation.summary import select_split, summarise, warn_of_bad_masks
 from zsad.evaluation.thresholds import decide, parse_rule, rows_to_count
 from zsad.filesystem import Uri, as_uri, redact
@@ -70,9 +71,8 @@ def evaluate(
         ZsadError: a map is missing or holds NaN.
     """
     output, resolution = as_uri(output), str(resolution)
-    if resolution not in RESOLUTIONS:
-        raise UsageError(f"Unknown resolution {resolution!r}. Expected one of: {', '.join(RESOLUTIONS)}.")
-    if not isinstance(bootstrap, int) or bootstrap < 0:
+    check_resolution(resolution)
+    if not isinstance(bootstrap, Integral) or isinstance(bootstrap, bool) or bootstrap < 0:
         raise UsageError(f"Given {bootstrap!r} bootstrap resamples. Expected 0 for none, or e.g. 1000.")
     info = read_run(output)
 

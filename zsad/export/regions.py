@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from zsad.export.stream import Row
@@ -46,7 +47,8 @@ def regions_of(row: Row, scores: NDArray[np.float16], selection: Selection) -> R
         selection: which regions count.
     """
     mask = scores >= np.float16(row.pixel_threshold)
-    if selection.flagged_only and row.pred_label != 1:
+    # An image of a class without a threshold has no decision.
+    if selection.flagged_only and (pd.isna(row.pred_label) or row.pred_label != 1):
         mask[:] = False
     _, labels, stats, _ = cv2.connectedComponentsWithStats(mask.view(np.uint8), connectivity=8, ltype=cv2.CV_32S)
     kept = stats[:, cv2.CC_STAT_AREA] >= selection.min_area

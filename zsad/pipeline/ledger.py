@@ -58,7 +58,7 @@ class Ledger:
         self._attempts: dict[tuple[str, str], Attempt] = {}
         self._given_up: set[str] = set()
         self._loaded: set[str] = set()
-        self._first_loaded: float | None = None
+        self._first_begun: float | None = None
         self._limit = given_up_limit
         self._done = 0
         self._failed = 0
@@ -75,6 +75,7 @@ class Ledger:
             The earlier attempts at each image. Where no image has any that ended, a new attempt at all of them is
             recorded; else nothing is, and the caller goes on with ``begin_alone`` or ``give_up`` for each.
         """
+        self._first_begun = self._first_begun or time.monotonic()
         found = [self._attempts.get((pool, image_id), Attempt()) for image_id in ids]
         self._discount_node_losses(found)
         if not any(attempt.ended for attempt in found):
@@ -112,7 +113,6 @@ class Ledger:
     def has_loaded(self, pool: str, actor: str) -> None:
         """An actor has its models."""
         self._loaded.add(pool)
-        self._first_loaded = self._first_loaded or time.monotonic()
         self.finish(_LOADING, [actor])
 
     @staticmethod
@@ -178,5 +178,5 @@ class Ledger:
         # A ledger that was lost and began anew has counted less than its reader has seen.
         del self._unseen[: max(0, seen - (self._failed - len(self._unseen))) if seen <= self._failed else 0]
         unseen, stage_ms, failed_at = tuple(self._unseen), dict(self._stage_ms), dict(self._failed_at)
-        seconds = time.monotonic() - self._first_loaded if self._first_loaded is not None else 0.0
+        seconds = time.monotonic() - self._first_begun if self._first_begun is not None else 0.0
         return Snapshot(self._done, self._failed, unseen, stage_ms, self._remarked, self._remark, failed_at, seconds)

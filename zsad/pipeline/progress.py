@@ -27,7 +27,7 @@ class Snapshot:
         remarked: scored images with a remark; remark: the first of them, image_id and remark.
         stage_ms: stage -> milliseconds, summed over the finished images; in the order of the stages.
         failed_at: stage -> images that failed in it and did not reach the next.
-        seconds: since the first actor had loaded its models; 0 before.
+        seconds: since the first images were begun, with the models loaded; 0 before.
     """
 
     done: int

@@ -20,7 +20,6 @@ from zsad.datasets import load_manifest
 from zsad.errors import ZsadError
 from zsad.filesystem import absolute, redact
 from zsad.fingerprint import fingerprint, scored_fields
-from zsad.method.prompts import sample_prompts
 from zsad.models.weights import all_trained
 from zsad.pipeline.weights import validate_models, weights_hashes
 from zsad.storage import (
@@ -119,9 +118,6 @@ def score(options: ScoreOptions, stream: TextIO | None = None) -> ScoreSummary:
     config = load_config(options.preset, options.config, options.overrides)
     output = absolute(options.output)
     manifest = manifest_of(options, config)
-    for noun in pc.unique(manifest["class_name"]).to_pylist()[:1]:
-        # States without a place for the noun are refused before anything is downloaded.
-        sample_prompts(noun, config.prompts)
     foreground = _foreground_hash(manifest)
     _check_but_for_weights(output, config, options.object_name, foreground)
     info = _run_info(options, config, manifest, weights_hashes(config), foreground)

@@ -134,6 +134,7 @@ zsad.detail = (() => {
         const left = x + 5 * unit;
         let base = Math.min(y + 15 * unit, bottom);
         while (placed.some((other) => Math.abs(other.left - left) < 42 * unit && Math.abs(other.base - base) < 14 * unit)) base += unit;
+        if (base > height) base = Math.min(y + 15 * unit, bottom);
         if (label.textContent) placed.push({ left, base });
         label.setAttribute("font-size", 12 * unit);
         label.setAttribute("stroke-width", 3 * unit);
