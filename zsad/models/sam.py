@@ -168,7 +168,8 @@ class SAMModel:
                 sparse = torch.cat([sparse, sparse[-1:].expand(missing, -1, -1)])
                 counts[-1] += missing
                 features += features[-1:] * ((1 << (len(features) - 1).bit_length()) - len(features))
-            whose = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts))
+            # Not by torch, whose threads take milliseconds to begin while others resize images.
+            whose = torch.from_numpy(np.repeat(np.arange(len(counts)), counts))
             owner = [whose.to(self.device, non_blocking=True)]
         low, predicted_iou = self._decoded(torch.cat(features), sparse, *owner)
         return low[:masks], predicted_iou[:masks]
