@@ -40,6 +40,7 @@ from zsad.pipeline.ray_session import connected
 from zsad.pipeline.sink import PartSink
 from zsad.steps.item import ImageItem, load
 from zsad.storage import count_rows, new_run_id
+from zsad.threads import file_threads
 
 GOAL = 150
 DISTINCT = 300
@@ -83,7 +84,7 @@ class Free:
         self._maps: NDArray[np.float16] = (0.3 / (1 + np.exp(-waves - grain)))[None].astype(np.float16)
 
     def __call__(self, items: Sequence[ImageItem]) -> None:
-        load(items, self._config.images, self._config.runtime.threads)
+        load(items, self._config.images, file_threads(self._config))
         for item in items:
             if self.name == "saliency":
                 item.dis_mask = self._foreground

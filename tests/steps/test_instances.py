@@ -1,6 +1,8 @@
 """The step around SAM, with a stand-in that gives chosen annotations."""
 
 from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,7 +23,7 @@ class FakeGenerator:
     boxes: list
     asked: list = field(default_factory=list)
     within: list = field(default_factory=list)
-    model: None = None
+    model: Any = field(default_factory=lambda: SimpleNamespace(device="cpu"))
 
     def annotate_all(self, images, config, points, within=None, threads=1):
         self.asked += points
@@ -203,7 +205,8 @@ def test_only_the_covered_annotations_are_asked_for_unless_the_image_is_explaine
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_what_fails_after_sam_fails_alone_whatever_the_threads(threads, monkeypatch):
-    step = Instances(FakeGenerator(list(PARTS)), load_config("vand2023", None, [f"runtime.threads={threads}"]), 64)
+    generator = FakeGenerator(list(PARTS), model=SimpleNamespace(device="cuda"))
+    step = Instances(generator, load_config("vand2023", None, [f"runtime.threads={threads}"]), 64)
     whole, segment = [strip_item() for _ in range(5)], step._segment
 
     def picky(item, annotations):

@@ -16,8 +16,9 @@ from zsad.steps.saliency import Saliency
 class Brightness:
     """A model that finds what is bright, and no image whose first pixel is 13."""
 
-    def __init__(self, batch_size: int) -> None:
+    def __init__(self, batch_size: int, device: str = "cpu") -> None:
         self.batch_size = batch_size
+        self.device = device
         self.batches: list[int] = []
 
     def preprocess(self, images: list[np.ndarray], threads: int) -> torch.Tensor:
@@ -30,14 +31,15 @@ class Brightness:
         return batch.float()
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
 @pytest.mark.parametrize(("batch_size", "batches"), [(1, [1] * 6), (4, [4, 2, 2, 1, 1, 2])])
-def test_images_that_share_a_forward_do_not_share_its_failure(batch_size, batches):
+def test_images_that_share_a_forward_do_not_share_its_failure(batch_size, batches, device):
     images = [np.zeros((8, 8, 3), np.uint8) for _ in range(6)]
     for index, image in enumerate(images):
         image[index:, 4:] = 255
     images[2][0, 0] = 13
     items = [ImageItem(path=str(index), class_name="part", image=image) for index, image in enumerate(images)]
-    model: Any = Brightness(batch_size)
+    model: Any = Brightness(batch_size, device)
     Saliency(model, load_config("mini"))(items)
     assert [item.failure is None for item in items] == [True, True, False, True, True, True]
     assert "unlucky" in str(items[2].failure)

@@ -27,6 +27,7 @@ from zsad.models.registry import entry
 from zsad.models.state_dicts import seeded
 from zsad.models.weights import locate_tokenizer, restore
 from zsad.resize import Filter, Normalisation, Padded, resize_into
+from zsad.threads import in_threads
 
 if TYPE_CHECKING:
     from zsad.config import ModelConfig, Precision
@@ -69,24 +70,26 @@ class CLIPModel:
         self._normalisation = Normalisation(255, mean, std)  # type: ignore[arg-type]
         self._kernel: Filter = "bilinear" if config.interpolation == "bilinear" else "bicubic"
 
-    def preprocess(self, tiles: Sequence[NDArray[np.uint8] | Padded]) -> Tensor:
+    def preprocess(self, tiles: Sequence[NDArray[np.uint8] | Padded], threads: int = 1) -> Tensor:
         """Tiles as the checkpoint wants them: its own resize, interpolation, mean and std.
 
         Args:
             tiles: N of (h, w, 3) uint8 RGB; padded ones square.
+            threads: how many are resized at once.
 
         Returns:
             (N, 3, S, S) float32 on the host. A tile that is not square is resized and cropped as open_clip does.
         """
         side = self.input_size
         output = host_tensor((len(tiles), 3, side, side), self.device)
-        for own, tile in zip(output.numpy(), tiles, strict=True):
-            pixels = tile
-            # Of a square, all of open_clip's resize modes make the same.
-            if not isinstance(tile, Padded) and tile.shape[0] != tile.shape[1]:
-                pixels = np.asarray(self._place(Image.fromarray(tile)))
-            resize_into(own, pixels, self._kernel, self._normalisation)
+        in_threads(self._resize_into, output.numpy(), tiles, threads=threads)
         return output
+
+    def _resize_into(self, output: NDArray[np.float32], tile: NDArray[np.uint8] | Padded) -> None:
+        # Of a square, all of open_clip's resize modes make the same.
+        if not isinstance(tile, Padded) and tile.shape[0] != tile.shape[1]:
+            tile = np.asarray(self._place(Image.fromarray(tile)))
+        resize_into(output, tile, self._kernel, self._normalisation)
 
     def tokenize(self, texts: list[str]) -> Tensor:
         """(P, context_length) int64 tokens.

@@ -8,7 +8,7 @@ layers up to the last one that is read and the reductions once per tile, text an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from zsad.models.state_dicts import seeded
 from zsad.models.triton_support import kernel_dtype
 from zsad.models.weights import restore
 from zsad.resize import Normalisation, Padded, resize_into
+from zsad.threads import in_threads
 
 if TYPE_CHECKING:
     from zsad.config import ModelConfig, Precision
@@ -76,18 +77,19 @@ class CLIPSegModel:
         self.precision = precision
         self._tokenizer = SimpleTokenizer(context_length=self.context_length)
 
-    def preprocess(self, tiles: Sequence[NDArray[np.uint8] | Padded]) -> Tensor:
+    def preprocess(self, tiles: Sequence[NDArray[np.uint8] | Padded], threads: int = 1) -> Tensor:
         """Bilinear resize to the input size, ImageNet mean and std: the checkpoint's own preprocessing.
 
         Args:
             tiles: N of (h, w, 3) uint8 RGB.
+            threads: how many are resized at once.
 
         Returns:
             (N, 3, S, S) float32 on the host.
         """
         output = host_tensor((len(tiles), 3, self.input_size, self.input_size), self.device)
-        for own, tile in zip(output.numpy(), tiles, strict=True):
-            resize_into(own, tile, "bilinear", _NORMALISATION)
+        work = partial(resize_into, kernel="bilinear", normalisation=_NORMALISATION)
+        in_threads(work, output.numpy(), tiles, threads=threads)
         return output
 
     def tokenize(self, prompts: list[str]) -> Tensor:

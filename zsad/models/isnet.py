@@ -6,7 +6,6 @@ Members carry the names of the published network, so that ``isnet-general-use.pt
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
 from types import MappingProxyType
@@ -26,6 +25,7 @@ from zsad.models.graphs import CUDAGraphs
 from zsad.models.state_dicts import seeded
 from zsad.models.weights import restore
 from zsad.stretch import stretch
+from zsad.threads import in_threads
 
 _IMAGES_ON_GPU = 4
 
@@ -207,11 +207,7 @@ class ISNetModel:
         side = self.input_size
         pixels = host_tensor((len(images), 3, side, side), self.device)
         work = partial(_stretched, side)
-        if threads == 1 or len(images) == 1:
-            list(map(work, images, pixels.numpy()))
-        else:
-            with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(work, images, pixels.numpy()))
+        in_threads(work, images, pixels.numpy(), threads=threads)
         return pixels
 
     @torch.no_grad()

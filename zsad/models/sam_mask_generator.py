@@ -9,7 +9,6 @@ upsampled only where they live, and nothing is run-length encoded. Prompts of se
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -30,6 +29,7 @@ from zsad.models.sam_network import MASKS_PER_POINT
 from zsad.models.sam_upsampling import Box, Upsampling
 from zsad.models.streams import TwoStreams
 from zsad.models.triton_support import half_kernels_run
+from zsad.threads import begun_in_threads
 
 _BATCHES_ON_GPU = 8
 """The most configured batches that a GPU decodes as one: the tokens of 64 prompts leave most of it idle."""
@@ -160,10 +160,7 @@ class MaskGenerator:
         """``preprocess`` of each; other than on a CPU, which has enough to do, threads begin at once."""
         if threads == 1 or self._on_cpu():
             return map(self.model.preprocess, images)
-        pool = ThreadPoolExecutor(threads)
-        resized = pool.map(self.model.preprocess, images)
-        pool.shutdown(wait=False)
-        return resized
+        return begun_in_threads(self.model.preprocess, images, threads)
 
     def _batches(self, counts: Sequence[int], config: ForegroundConfig) -> Batches:
         """The decoder batches of images with so many prompts."""

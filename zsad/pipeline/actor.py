@@ -27,6 +27,7 @@ from zsad.pipeline.progress import FailedImage
 from zsad.steps.isolation import lost_device
 from zsad.steps.item import ImageItem, fitting, load, read
 from zsad.storage.schemas import STAGE_MS
+from zsad.threads import file_threads
 
 _MAX_WORDS = 200
 _LOADING_PAUSE = 60.0
@@ -68,6 +69,7 @@ class StepActor:
         self.pool = pool
         self.ledger = ledger
         self.node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
+        self.threads = file_threads(config)
         self.steps = self._load(on_device, weights)
         # Several batches may be decoded at once, but only one may fill the device.
         self.device = threading.Lock()
@@ -119,7 +121,7 @@ class StepActor:
 
     def _work(self, batch: pa.Table, entering: Callable[[str], object]) -> pa.Table:
         """``entering`` is told the name of every stage before it begins."""
-        images, threads = self.config.images, self.config.runtime.threads
+        images, threads = self.config.images, self.threads
         items = items_from_table(batch)
         entering("load")
         read(items, images, threads)

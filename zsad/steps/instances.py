@@ -24,6 +24,7 @@ from zsad.models.graphs import out_of_memory
 from zsad.models.sam_mask_generator import Annotation, MaskGenerator
 from zsad.steps.isolation import attempt, free_memory, isolate
 from zsad.steps.item import ImageItem, alive, load, load_foreground, timed
+from zsad.threads import file_threads, host_threads
 
 _IMAGES_AT_ONCE = 8
 """Images whose prompts share decoder batches. Of each image, less than a batch of masks waits in memory for the others."""
@@ -46,6 +47,7 @@ class Instances:
         self.generator = generator
         self.model = generator.model
         self.config = config
+        self.threads = host_threads(config, self.model.device)
         self.tile_side = config.tiling.min_side or tile_side
 
     @classmethod
@@ -58,7 +60,7 @@ class Instances:
 
     def __call__(self, items: Sequence[ImageItem]) -> None:
         """Fill in the foreground and the tiles."""
-        load(items, self.config.images, self.config.runtime.threads)
+        load(items, self.config.images, file_threads(self.config))
         with timed(self.name, items):
             pending = alive(items)
             for start in range(0, len(pending), _IMAGES_AT_ONCE):
@@ -66,7 +68,7 @@ class Instances:
 
     def _segment_all(self, items: list[ImageItem]) -> None:
         segmented: dict[int, Future[None]] = {}
-        with ThreadPoolExecutor(self.config.runtime.threads) as pool:
+        with ThreadPoolExecutor(self.threads) as pool:
 
             def segment(item: ImageItem, found: list[Annotation] | None) -> None:
                 work = partial(self._segment, annotations=found)
@@ -128,7 +130,7 @@ class Instances:
         within = [item.dis_mask if item.trace is None else None for item in items]
         while True:
             try:
-                found = self.generator.annotate_all(images, config, points, within, self.config.runtime.threads)
+                found = self.generator.annotate_all(images, config, points, within, self.threads)
                 yield from zip(items, found, strict=True)
                 return
             except Exception as error:

@@ -178,12 +178,13 @@ def _pixels(item: ImageItem, max_pixels: int) -> int:
 def _each(stage: str, items: Sequence[ImageItem], work: Callable[[ImageItem], object], threads: int) -> None:
     with timed(stage, items):
         pending = alive(items)
-        if threads > 1 and len(pending) > 1:
-            with ThreadPoolExecutor(threads) as pool:
-                list(pool.map(lambda item: attempt(stage, item, work), pending))
-        else:
+        if threads == 1 or len(pending) == 1:
             for item in pending:
                 attempt(stage, item, work)
+            return
+        # Not those of ``in_threads``: files that are slow to come must not hold up what a model waits for.
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(lambda item: attempt(stage, item, work), pending))
 
 
 def load_foreground(item: ImageItem, config: ImagesConfig) -> NDArray[np.bool_]:

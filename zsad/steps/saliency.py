@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+from numpy.typing import NDArray
+
 from zsad.config import Config
 from zsad.method.foreground import FULL_IMAGE, binarise_saliency
 from zsad.models import isnet
 from zsad.models.device import to_host
 from zsad.steps.isolation import isolate
 from zsad.steps.item import ImageItem, alive, load, require_numbers, timed
+from zsad.threads import file_threads, host_threads, in_threads
 
 
 class Saliency:
@@ -20,6 +24,7 @@ class Saliency:
     def __init__(self, model: isnet.ISNetModel, config: Config) -> None:
         self.model = model
         self.config = config
+        self.threads = host_threads(config, self.model.device)
 
     @classmethod
     def from_config(cls, config: Config, device: str) -> Saliency:
@@ -28,7 +33,7 @@ class Saliency:
 
     def __call__(self, items: Sequence[ImageItem]) -> None:
         """Fill in ``dis_mask`` of the items that need one."""
-        load(items, self.config.images, self.config.runtime.threads)
+        load(items, self.config.images, file_threads(self.config))
         if self.config.foreground.source == FULL_IMAGE:
             return
         pending = [item for item in alive(items) if item.foreground_path is None]
@@ -41,9 +46,11 @@ class Saliency:
         images = [item.image for item in items if item.image is not None]
         if len(images) < len(items):
             raise ValueError("an image is not decoded")
-        found = to_host(self.model.predict(self.model.preprocess(images, self.config.runtime.threads)))
+        found = to_host(self.model.predict(self.model.preprocess(images, self.threads)))
         require_numbers(found, "IS-Net's saliency")
-        for item, saliency in zip(items, found, strict=True):
-            if item.trace is not None:
-                item.trace.saliency = saliency.copy()
-            item.dis_mask = binarise_saliency(saliency, item.height, item.width, self.config.foreground)
+        in_threads(self._finish, items, found, threads=self.threads)
+
+    def _finish(self, item: ImageItem, saliency: NDArray[np.float32]) -> None:
+        if item.trace is not None:
+            item.trace.saliency = saliency.copy()
+        item.dis_mask = binarise_saliency(saliency, item.height, item.width, self.config.foreground)

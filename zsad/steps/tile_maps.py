@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from zsad.config import Config
+from zsad.kernels import to_float16
 from zsad.method.aggregation import scale_tile_maps
 from zsad.method.pixel_level import average_prompts
 from zsad.method.prompts import LOCALISING_PROMPTS, localising_prompts, sample_prompts
@@ -21,6 +22,7 @@ from zsad.models.text_cache import cached_texts
 from zsad.resize import Padded
 from zsad.steps.isolation import even_batch, in_device_batches, isolate
 from zsad.steps.item import ImageItem, alive, load, require_numbers, timed
+from zsad.threads import file_threads, host_threads, in_threads
 
 
 class TileMaps:
@@ -31,6 +33,7 @@ class TileMaps:
     def __init__(self, model: clipseg.CLIPSegModel, config: Config) -> None:
         self.model = model
         self.config = config
+        self.threads = host_threads(config, self.model.device)
         self._embedded: dict[str | None, tuple[Tensor, list[float]]] = {}
 
     @classmethod
@@ -40,7 +43,7 @@ class TileMaps:
 
     def __call__(self, items: Sequence[ImageItem]) -> None:
         """Fill in the tile maps: scaled by the tile scores, then rounded to float16 once."""
-        load(items, self.config.images, self.config.runtime.threads)
+        load(items, self.config.images, file_threads(self.config))
         with timed(self.name, items):
             isolate(self.name, alive(items), self._store)
 
@@ -74,7 +77,7 @@ class TileMaps:
 
         def forward(window: slice) -> None:
             own = chosen[window]
-            levels = self.model.encode_tiles(self.model.preprocess([_crop(*queue[i]) for i in own]))
+            levels = self.model.encode_tiles(self.model.preprocess([_crop(*queue[i]) for i in own], self.threads))
             at_once = self.model.tiles_at_once(len(weights)) or len(own)
             for start in range(0, len(own), at_once):
                 some = slice(start, start + at_once)
@@ -89,9 +92,7 @@ class TileMaps:
         in_device_batches(len(chosen), even_batch(len(chosen), target), forward)
 
     def _store(self, items: list[ImageItem]) -> None:
-        for item, maps in zip(items, self.predict(items), strict=True):
-            require_numbers(maps, "a map of CLIPSeg")
-            item.tile_maps = maps.astype(np.float16)
+        in_threads(_round, items, self.predict(items), threads=self.threads)
 
     def _prompts(self, noun: str | None) -> tuple[Tensor, list[float]]:
         """Embedded prompts and their weights: localising ones, or the anomalous ones of a noun."""
@@ -119,6 +120,11 @@ def _crop(item: ImageItem, index: int) -> NDArray[np.uint8] | Padded:
     if item.image is None:
         raise ValueError("the image is not decoded")
     return crop(item.image, item.tiles[index])
+
+
+def _round(item: ImageItem, maps: NDArray[np.float32]) -> None:
+    require_numbers(maps, "a map of CLIPSeg")
+    item.tile_maps = to_float16(maps)
 
 
 def _keep_logits(item: ImageItem, index: int, logits: Tensor) -> None:

@@ -17,6 +17,7 @@ from zsad.models.device import to_host
 from zsad.models.text_cache import cached_texts
 from zsad.steps.isolation import even_batch, in_device_batches, isolate
 from zsad.steps.item import ImageItem, alive, load, require_numbers, timed
+from zsad.threads import file_threads, host_threads
 
 
 class TileScores:
@@ -30,6 +31,7 @@ class TileScores:
     def __init__(self, model: clip.CLIPModel, config: Config) -> None:
         self.model = model
         self.config = config
+        self.threads = host_threads(config, self.model.device)
         temperature = config.tile_level.temperature
         self.scale = model.logit_scale if temperature == "checkpoint" else float(temperature)
         self._pooled: dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
@@ -41,7 +43,7 @@ class TileScores:
 
     def __call__(self, items: Sequence[ImageItem]) -> None:
         """Fill in the scores; the tiles of all items go through CLIP together."""
-        load(items, self.config.images, self.config.runtime.threads)
+        load(items, self.config.images, file_threads(self.config))
         with timed(self.name, items):
             isolate(self.name, alive(items), self._score)
 
@@ -49,7 +51,7 @@ class TileScores:
         queue = [(item.image, tile) for item in items for tile in item.tiles if item.image is not None]
 
         def forward(window: slice) -> NDArray[np.float32]:
-            tiles = self.model.preprocess([crop(image, tile) for image, tile in queue[window]])
+            tiles = self.model.preprocess([crop(image, tile) for image, tile in queue[window]], self.threads)
             return to_host(self.model.embed_images(tiles))
 
         batches = in_device_batches(len(queue), even_batch(len(queue), self.config.runtime.device_batch), forward)
