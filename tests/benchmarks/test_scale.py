@@ -2,8 +2,9 @@
 
 import pandas as pd
 
-from benchmarks import ceiling, resume
+from benchmarks import ceiling, gpu_job, resume
 from zsad import read_anomaly_map
+from zsad.config import load_config
 from zsad.storage import list_parts, read_predictions
 
 
@@ -23,3 +24,14 @@ def test_ceiling_commits_every_image_with_its_map(ray_local, tmp_path):
     assert pd.read_parquet(tmp_path / "out" / "predictions")["image_id"].is_unique
     assert read_anomaly_map(str(tmp_path / "out"), "0000149").shape == (ceiling.HEIGHT, ceiling.WIDTH)
     assert len(list_parts(str(tmp_path / "out"), "anomaly_maps")) == 1
+
+
+def test_gpu_job_times_all_but_the_first_images(ray_local, tmp_path):
+    """Here with small models and without a GPU."""
+    small = ["foreground.points_per_side=4", "models.clip.name=random-clip", "models.clipseg.name=random-clipseg"]
+    config = load_config("vand2023", None, [*small, "runtime.device=cpu", "runtime.batch_size=2"])
+    found = gpu_job.measure(12, 4, config, tmp_path, (150, 200), gpu_job.SmallActor)
+    assert 1 <= found.images <= 8 and found.seconds > 0
+    assert all(ms > 0 for ms in found.stage_ms.values())
+    assert "fused" in found.pools
+    assert (read_predictions(str(tmp_path / "out"))["status"] == "ok").sum() == 12
