@@ -1,6 +1,6 @@
 """Images per second of the whole job on the GPUs of this machine: JPEG files to committed rows and maps.
 
-    python -m benchmarks.gpu_job --set foreground.point_pruning=dis --set runtime.fused.size=2 --set runtime.fused.num_gpus=0.5
+    python -m benchmarks.gpu_job --set foreground.point_pruning=dis --set runtime.fused.size=2
 
 The models have their real size (SAM ViT-B) and seeded weights, as in P11, and compute in bf16; the photographs are 1500 x
 1000 pixels. Counted is from the end of the first images on: without the start of Ray and of the actors, and without the

@@ -32,6 +32,21 @@ def test_one_gpu_runs_fused_and_several_run_one_pool_per_model():
     assert all((p.size, p.num_gpus) == (4, 0.5) for p in pools)
 
 
+@pytest.mark.parametrize(("gpus", "size", "share"), [(1, 2, 0.5), (1, 3, 0.3333), (2, 3, 0.5), (2, 2, 1), (4, 2, 1)])
+def test_more_fused_actors_than_gpus_share_them(gpus, size, share):
+    resources = {"CPU": 16, "GPU": gpus, "memory": 64 * GIB}
+    (pool,) = plan(resources, "runtime.topology=fused", f"runtime.fused.size={size}")
+    assert (pool.size, pool.num_gpus, pool.calls) == (size, share, 3)
+
+
+@pytest.mark.parametrize("resources", [{"CPU": 16}, {"CPU": 16, "GPU": 1}, {"CPU": 64, "GPU": 8}])
+@pytest.mark.parametrize("topology", ["fused", "pools"])
+def test_all_actors_together_have_as_many_threads_as_there_are_cpus(resources, topology):
+    pools = plan(resources | {"memory": 5 * GIB}, f"runtime.topology={topology}")
+    threads = sum(pool.size * pool.torch_threads for pool in pools)
+    assert resources["CPU"] / 2 < threads <= resources["CPU"]
+
+
 COSTS = {"load": 9.0, "saliency": 5.0, "instances": 80.0, "tile_scores": 5.0, "tile_maps": 10.0}
 
 

@@ -30,7 +30,7 @@ class Pool:
         steps: names of the steps that each actor runs, in order.
         size: number of actors.
         num_gpus: share of a GPU per actor; 0 = CPU only.
-        torch_threads: threads that torch may use per actor on the CPU.
+        torch_threads: threads that torch may use per actor on the CPU: its share of all CPUs.
         calls: batches that an actor works on at once (decoding of one overlaps with the model on another).
     """
 
@@ -47,7 +47,8 @@ def plan_pools(
 ) -> list[Pool]:
     """The pools of a run, from the configuration, the resources of the cluster and the cost of each step.
 
-    ``fused``: all models in each actor, one actor per GPU, or as many as CPUs and memory hold. ``pools``:
+    ``fused``: all models in each actor, one actor per GPU, or as many as CPUs and memory hold; where a size is configured
+    that is larger, they share the GPUs. ``pools``:
     one pool per foundation model; every actor has the same share of a GPU, and the sizes are in proportion
     to the steps' milliseconds per image, so that all actors, and with them all GPUs, are equally busy however
     Ray places them. ``auto`` is ``pools`` on two GPUs or more.
@@ -72,16 +73,23 @@ def plan_pools(
     if topology == "fused":
         memory_gib = resources.get("memory", 0) / 1024**3
         by_memory = int(memory_gib // actor_gib) if memory_gib else 1
-        pools = [
-            _pool("fused", steps, config.runtime.fused, gpus or max(1, min(cpus, by_memory)), float(gpus > 0), cpus)
-        ]
+        members = {"fused": steps}
+        sizes = {"fused": gpus or max(1, min(cpus, by_memory))}
+        per_gpu = math.ceil((config.runtime.fused.size or gpus) / gpus) if gpus else 0
     else:
+        members = {name: (name,) for name in steps}
         per_gpu = min(len(steps), max(_ACTORS_PER_GPU, math.ceil(_LEAST_ACTORS / gpus))) if gpus else 0
         actors = per_gpu * gpus or max(len(steps), cpus)
         sizes = proportional(actors, {name: costs.ms.get(name, 0.0) if costs else 1.0 for name in steps})
-        # Rounded down, or three thirds would be more than one GPU.
-        share = math.floor(10_000 / per_gpu) / 10_000 if gpus else 0.0
-        pools = [_pool(name, (name,), getattr(config.runtime, name), sizes[name], share, cpus) for name in steps]
+    # Rounded down, or three thirds would be more than one GPU.
+    share = math.floor(10_000 / per_gpu) / 10_000 if gpus else 0.0
+    given: dict[str, PoolConfig] = {name: getattr(config.runtime, name) for name in members}
+    sizes = {name: given[name].size or sizes[name] for name in members}
+    threads = max(1, cpus // sum(sizes.values()))
+    pools = []
+    for name, own in members.items():
+        num_gpus = share if (chosen := given[name].num_gpus) is None else chosen
+        pools.append(Pool(name, own, sizes[name], num_gpus, threads, calls=3 if num_gpus else 1))
     _check(pools, resources, config.runtime.memory_gib)
     return pools
 
@@ -118,13 +126,6 @@ def describe(pools: Sequence[Pool]) -> str:
         f"{pool.name}: {count(pool.size, 'actor')} ({f'{pool.num_gpus:g} GPU each' if pool.num_gpus else 'CPU'})"
         for pool in pools
     )
-
-
-def _pool(name: str, steps: tuple[str, ...], given: PoolConfig, size: int, num_gpus: float, cpus: int) -> Pool:
-    size = given.size or size
-    num_gpus = num_gpus if given.num_gpus is None else given.num_gpus
-    threads = max(1, cpus // size) if name == "fused" else max(1, cpus // 2)
-    return Pool(name, steps, size, num_gpus, threads, calls=3 if num_gpus else 1)
 
 
 def _check(pools: Sequence[Pool], resources: Mapping[str, float], memory_gib: float | None) -> None:
