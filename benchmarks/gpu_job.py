@@ -1,10 +1,10 @@
-"""Images per second of the whole job on the GPUs of this machine: JPEG files to committed rows and maps.
+"""Images per second of the whole job on the GPUs of this machine: JPEG files to rows and maps.
 
     python -m benchmarks.gpu_job --set foreground.point_pruning=dis --set runtime.fused.size=2
 
-The models have their real size (SAM ViT-B) and seeded weights, as in P11, and compute in bf16; the photographs are 1500 x
-1000 pixels. Counted is from the end of the first images on: without the start of Ray and of the actors, and without the
-recording of CUDA graphs.
+The models have their real size and seeded weights, as in P11, and compute in bf16; the photographs are 1500 x 1000 pixels.
+Counted is from the end of the first images to that of the last one in an actor, which is before its row is written: without
+the start of Ray and of the actors, and without the recording of CUDA graphs if ``--warm`` gives every actor some batches.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -55,7 +55,7 @@ class JobRate:
         pools: the actor pools in words.
         images: how many were timed: those after the first ones.
         seconds: wall time of these.
-        stage_ms: wall time per image and stage inside the actors, the first images included.
+        stage_ms: wall time of these per image and stage inside the actors.
     """
 
     pools: str
@@ -72,11 +72,12 @@ class RealActor(StepActor):
     def build(self, config: Config, names: Sequence[str]) -> Sequence[Step]:
         """The steps of these names."""
         size, device, precision = self.size, device_of(config), config.models.precision
+        sam = "huge" if size == "real" and config.models.sam.name == "sam-vit-h" else size
         side = models.CLIPSEG_SIDES[size]
         make: dict[str, Callable[[], Step]] = {
             "saliency": lambda: Saliency(models.isnet_model(size, device, precision), config),
             "instances": lambda: Instances(
-                MaskGenerator(models.sam_model(models.sam_network(size), True, device, precision)), config, side
+                MaskGenerator(models.sam_model(models.sam_network(sam), True, device, precision)), config, side
             ),
             "tile_scores": lambda: TileScores(models.clip_model(size, device, precision), config),
             "tile_maps": lambda: TileMaps(models.clipseg_model(size, device, precision), config),
@@ -90,15 +91,23 @@ class SmallActor(RealActor):
     size = "small"
 
 
+class Seen(NamedTuple):
+    """When so many images were finished, and the milliseconds of all of them per stage."""
+
+    time: float
+    done: int
+    stage_ms: dict[str, float]
+
+
 class Watch:
     """Notes again and again how many images are finished.
 
     Attributes:
-        seen: time and images, since they grew.
+        seen: whenever there were more.
     """
 
     def __init__(self, ledger: Any) -> None:
-        self.seen: list[tuple[float, int]] = [(time.monotonic(), 0)]
+        self.seen = [Seen(time.monotonic(), 0, {})]
         self._ledger = ledger
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
@@ -117,9 +126,9 @@ class Watch:
             self._note()
 
     def _note(self) -> None:
-        done = ray.get(self._ledger.read.remote(0)).done
-        if done > self.seen[-1][1]:
-            self.seen.append((time.monotonic(), done))
+        counted = ray.get(self._ledger.read.remote(0))
+        if counted.done > self.seen[-1].done:
+            self.seen.append(Seen(time.monotonic(), counted.done, counted.stage_ms))
 
 
 def measure(
@@ -133,7 +142,7 @@ def measure(
     """Score ``images`` photographs into ``folder/out``, all but the ``warm`` first ones timed.
 
     Raises:
-        RuntimeError: not all were committed.
+        RuntimeError: not all were committed, or none was finished later than the first ones.
     """
     (folder / "images").mkdir()
     for index in range(DISTINCT):
@@ -148,27 +157,35 @@ def measure(
         ledger = start_ledger()
         with Watch(ledger) as watch:
             run_graph(work, pools, config, FINGERPRINT, PartSink(output, new_run_id(output), 32), ledger, actor)
-        stage_ms = ray.get(ledger.read.remote(0)).stage_ms
     committed = count_rows(work, output, FINGERPRINT)
     if committed.ok != images:
         raise RuntimeError(f"{committed.ok} of {images} images committed: {dict(committed.reasons)}")
-    start, before = next(seen for seen in watch.seen if seen[1] >= warm)
-    end, done = watch.seen[-1]
-    return JobRate(describe(pools), done - before, end - start, {name: ms / images for name, ms in stage_ms.items()})
+    start, end = next(seen for seen in watch.seen if seen.done >= warm), watch.seen[-1]
+    timed = end.done - start.done
+    if not timed:
+        raise RuntimeError(f"{images} images are too few to time those after the first {warm}; give more")
+    stage_ms = {stage: (ms - start.stage_ms.get(stage, 0.0)) / timed for stage, ms in end.stage_ms.items()}
+    return JobRate(describe(pools), timed, end.time - start.time, stage_ms)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--images", type=int, default=400)
-    parser.add_argument("--warm", type=int, default=64, help="the first images, which do not count")
+    parser.add_argument("--images", type=int, default=512)
+    parser.add_argument("--warm", type=int, default=128, help="the first images, which do not count")
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.FIELD=VALUE", help="over vand2023 in bf16"
     )
+    parser.add_argument("--sam", choices=["sam-vit-b", "sam-vit-h"], default="sam-vit-b")
     options = parser.parse_args(arguments)
+    if not 0 < options.warm < options.images:
+        parser.error(f"--warm {options.warm} of --images {options.images}: expected fewer, at least 1")
+    for setting in options.set:
+        if setting.startswith(("models.", "runtime.compile")):
+            parser.error(f"--set {setting}: the models are fixed, but for --sam")
     if not torch.cuda.is_available():
         parser.error("torch sees no GPU here, and on a CPU models of this size take half a minute per image")
-    config = load_config("vand2023", None, ["models.precision=bf16", "models.sam.name=sam-vit-b", *options.set])
+    config = load_config("vand2023", None, ["models.precision=bf16", f"models.sam.name={options.sam}", *options.set])
     with tempfile.TemporaryDirectory() as folder:
         found = measure(options.images, options.warm, config, Path(folder))
     stages = ", ".join(f"{name} {ms:.1f}" for name, ms in found.stage_ms.items())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -11,7 +13,7 @@ import torch
 from zsad.config import ModelConfig, load_config
 from zsad.models import clip, clipseg
 from zsad.resize import Padded
-from zsad.threads import file_threads, host_threads, in_threads
+from zsad.threads import begun_in_threads, file_threads, host_threads, in_threads
 
 
 def test_results_come_in_order_and_as_many_calls_go_on_as_there_are_threads():
@@ -43,11 +45,37 @@ def test_one_thread_is_the_callers():
     assert names == [threading.current_thread()] * 3
 
 
+def test_what_is_begun_comes_in_order_and_what_nobody_wants_any_more_is_not_done():
+    begun, go_on = [], threading.Event()
+
+    def work(value: int) -> int:
+        begun.append(value)
+        if value > 1:
+            go_on.wait(20)
+        return 10 * value
+
+    results = begun_in_threads(work, range(50), threads=2)
+    assert [next(results), next(results)] == [0, 10]
+    results.close()
+    go_on.set()
+    # A later call begins when those before it have ended.
+    in_threads(work, range(2), threads=2)
+    assert set(begun) < {*range(8)}
+
+
+def test_a_process_that_was_forked_has_threads_of_its_own():
+    assert in_threads(str, range(2), threads=2) == ["0", "1"]
+    code = "from zsad.threads import in_threads as f; import os; f(str, [1, 2], threads=2); pid = os.fork();"
+    code += "print(f(str, [3, 4], threads=2)) if pid == 0 else os.waitpid(pid, 0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=100, check=True)
+    assert done.stdout == "['3', '4']\n"
+
+
 @pytest.mark.parametrize(("cores", "chosen"), [(1, 2), (4, 4), (64, 8)])
-def test_threads_are_as_many_as_the_process_has_cores_within_bounds(cores, chosen, monkeypatch):
+def test_threads_beside_a_gpu_are_as_many_as_the_process_has_cores_within_bounds(cores, chosen, monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: cores)
     config = load_config("mini")
-    assert (file_threads(config), host_threads(config, "cuda"), host_threads(config, "cpu")) == (chosen, chosen, 1)
+    assert (file_threads(config), host_threads(config, "cuda"), host_threads(config, "cpu")) == (2, chosen, 1)
     config = load_config("mini", None, ["runtime.threads=5"])
     assert (file_threads(config), host_threads(config, "cuda"), host_threads(config, "cpu")) == (5, 5, 1)
 

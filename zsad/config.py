@@ -228,8 +228,8 @@ class RuntimeConfig(Section):
     """Images per Parquet part (target); null = about 100 parts a run, within 16 to 2048 images
     and three minutes' work of the slowest pool."""
     threads: int | None = Field(None, ge=1)
-    """Images that an actor reads and decodes at once, and those that it prepares and finishes at once beside a GPU; null =
-    as many as it has CPUs, at least 2 and at most 8."""
+    """Images of a batch that an actor reads and decodes at once, and that it prepares and finishes at once beside a GPU; null
+    = 2, and beside a GPU as many as its share of the CPUs, at least 2 and at most 8."""
     no_progress_seconds: float = Field(3600.0, gt=0)
     """A run in which no batch finishes for so long is ended with an error instead of waiting for ever."""
     memory_gib: float | None = Field(None, gt=0)

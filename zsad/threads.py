@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cache
@@ -14,18 +15,25 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_LEAST, _MOST = 2, 8
-"""Two read one file while they decode another; a batch has eight images."""
+_FILES = 2
+"""One is read while another is decoded."""
+_MOST = 8
+"""A batch has eight images."""
 
 
 def file_threads(config: Config) -> int:
-    """Files to read and decode at once: ``runtime.threads``, or the threads that torch may use, at least 2 and at most 8."""
-    return config.runtime.threads or min(_MOST, max(_LEAST, torch.get_num_threads()))
+    """Files of a batch to read and decode at once: ``runtime.threads``, or 2."""
+    return config.runtime.threads or _FILES
 
 
 def host_threads(config: Config, device: str) -> int:
-    """Images to prepare and finish at once beside a model: as ``file_threads``; 1 on a CPU, whose cores the model takes."""
-    return 1 if torch.device(device).type == "cpu" else file_threads(config)
+    """Images to prepare and finish at once beside a model: 1 on a CPU, whose cores the model takes.
+
+    Beside a GPU ``runtime.threads``, or as many as torch may use, at least 2 and at most 8.
+    """
+    if torch.device(device).type == "cpu":
+        return 1
+    return config.runtime.threads or min(_MOST, max(_FILES, torch.get_num_threads()))
 
 
 def in_threads(work: Callable[..., T], *inputs: Iterable[object], threads: int) -> list[T]:
@@ -42,7 +50,7 @@ def in_threads(work: Callable[..., T], *inputs: Iterable[object], threads: int) 
 
 
 def begun_in_threads(work: Callable[..., T], inputs: Iterable[object], threads: int) -> Iterator[T]:
-    """``map(work, inputs)``, with ``threads`` calls at a time that begin at once."""
+    """``map(work, inputs)``, with ``threads`` calls at a time that begin at once, in other threads than the caller's."""
     return _pool(threads).map(work, inputs)
 
 
@@ -50,3 +58,7 @@ def begun_in_threads(work: Callable[..., T], inputs: Iterable[object], threads: 
 def _pool(threads: int) -> ThreadPoolExecutor:
     # Kept for the life of the process, since threads keep memory for resizing.
     return ThreadPoolExecutor(threads)
+
+
+# A process that forks leaves its threads behind.
+os.register_at_fork(after_in_child=_pool.cache_clear)

@@ -100,6 +100,24 @@ def test_parts_are_annotations_with_half_their_area_in_the_component():
     assert found.parts.tolist() == [1, 1]
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_parts_are_counted_as_numpy_counts(seed):
+    rng = np.random.default_rng(seed)
+    masks = []
+    for _ in range(30):
+        (y, x), (height, width) = rng.integers(0, (50, 70)), rng.integers(1, 12, 2)
+        # With holes; some touch the border.
+        masks.append(rectangle(60, 80, y, x, y + height, x + width) & (rng.random((60, 80)) < 0.8))
+    annotations = [annotation(mask) for mask in masks if mask.any()]
+    annotations.append(Annotation((0, 0, 0, 0), np.zeros((0, 0), bool), 0))
+    found = extract_foreground(np.ones((60, 80), bool), annotations, LITERAL)
+    count = len(found.boxes)
+    expected = np.zeros(count, int)
+    for mask in masks:
+        expected += (2 * np.bincount(found.components[mask], minlength=count + 1)[1:] >= mask.sum()) & mask.any()
+    assert count > 1 and found.parts.tolist() == expected.tolist()
+
+
 def test_components_touch_diagonally():
     mask = np.zeros((10, 10), bool)
     mask[2, 2] = mask[3, 3] = True

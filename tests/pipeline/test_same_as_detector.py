@@ -50,6 +50,20 @@ def test_reference_takes_the_branches(reference):
     assert {d.failure.kind for d in reference.values() if d.failure} == {"truncated", "extreme_aspect"}
 
 
+def test_as_many_threads_as_beside_a_gpu_give_the_same(photographs):
+    paths, found = sorted(photographs.iterdir())[:5], []
+    for threads in (1, 3):
+        detector = Detector.from_config(load_config("mini", None, BRANCHES))
+        for step in detector.steps:
+            step.threads = threads
+        found.append(detector.score_batch(paths, NOUN))
+    for one, other in zip(*found, strict=True):
+        assert one.failure == other.failure and one.tiles == other.tiles
+        np.testing.assert_array_equal(one.score, other.score)
+        np.testing.assert_array_equal(one.anomaly_map, other.anomaly_map)
+        np.testing.assert_array_equal(one.foreground, other.foreground)
+
+
 def test_every_image_is_a_row_and_bad_ones_say_why(job, reference):
     output, summary, log = job
     rows = read_predictions(output).set_index("image_id")

@@ -134,7 +134,9 @@ def load(items: Sequence[ImageItem], config: ImagesConfig, threads: int = 1) -> 
                 f"dark: no value above {brightest} of 255 (images.white_level says what is white in files of over 8 bits)"
             )
 
-    _each("load", items, load_one, threads)
+    # Later steps only ask again whether all are there.
+    decoded = all(item.image is not None for item in items)
+    _each("load", items, load_one, 1 if decoded else threads)
 
 
 def require_numbers(values: NDArray[np.float32], what: str) -> None:
