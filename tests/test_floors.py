@@ -24,6 +24,7 @@ FLOORS = {
     "resize": 1,
     "stretch": 1,
     "text": 1,
+    "threads": 1,
     "kernels": 1,
     "method": 2,
     "models": 2,
