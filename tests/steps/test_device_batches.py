@@ -2,13 +2,13 @@
 
 import pytest
 
-from zsad.steps.isolation import even_batch, in_device_batches
+from zsad.steps.isolation import DeviceBatches
 
 
 @pytest.mark.parametrize("target", [1, 2, 32])
 def test_no_batch_is_smaller_than_the_target_where_that_is_possible(target):
     for count in range(1, 5 * target + 2):
-        sizes = in_device_batches(count, even_batch(count, target), lambda window: window.stop - window.start)
+        sizes = DeviceBatches().run(count, target, lambda window: window.stop - window.start)
         assert sum(sizes) == count
         assert max(sizes) < 2 * target
         assert max(sizes) - min(sizes) <= len(sizes)
@@ -19,5 +19,4 @@ def test_no_batch_is_smaller_than_the_target_where_that_is_possible(target):
 
 
 def test_nothing_gives_no_batch():
-    assert even_batch(0, 32) == 1
-    assert in_device_batches(0, even_batch(0, 32), lambda window: window) == []
+    assert DeviceBatches().run(0, 32, lambda window: window) == []

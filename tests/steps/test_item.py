@@ -7,7 +7,7 @@ from PIL import Image
 
 from zsad.config import ImagesConfig
 from zsad.errors import ImageError, UsageError
-from zsad.steps.isolation import attempt, condemns_process, in_device_batches, isolate
+from zsad.steps.isolation import DeviceBatches, attempt, condemns_process, isolate
 from zsad.steps.item import ImageItem, load, timed
 
 
@@ -80,10 +80,14 @@ def test_device_batches_halve_until_they_fit(error):
         seen.append((window.start, window.stop))
         return size
 
-    assert sum(in_device_batches(10, 8, forward)) == 10
+    batches, tried = DeviceBatches(), []
+    assert sum(batches.run(10, 8, forward)) == 10
     assert [start for start, _ in seen] == [0, 2, 4, 6, 8]
+    # What did not fit is not tried again.
+    assert sum(batches.run(5, 8, lambda window: tried.append(window) or forward(window))) == 5
+    assert [window.stop - window.start for window in tried] == [2, 2, 1]
     with pytest.raises(type(error)):
-        in_device_batches(1, 8, lambda _: (_ for _ in ()).throw(error))
+        DeviceBatches().run(1, 8, lambda _: (_ for _ in ()).throw(error))
 
 
 def test_messages_are_short_one_line_and_without_secrets():

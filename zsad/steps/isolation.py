@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
@@ -68,28 +69,36 @@ def isolate(stage: str, items: Sequence[ImageItem], work: Callable[[list[ImageIt
     isolate(stage, items[middle:], work)
 
 
-def in_device_batches(count: int, size: int, forward: Callable[[slice], T]) -> list[T]:
-    """Call ``forward`` on consecutive slices of ``count`` elements; halve ``size`` when memory runs out."""
-    results: list[T] = []
-    start = 0
-    while start < count:
-        try:
-            results.append(forward(slice(start, min(start + size, count))))
-            start += size
-        except Exception as error:
-            if size == 1 or not out_of_memory(error):
-                raise
-            size //= 2
-        else:
-            continue
-        # After the except block, which keeps what the failed call had allocated alive.
-        free_memory()
-    return results
+class DeviceBatches:
+    """Calls of a model with many elements at once. How many ran out of memory is remembered, and not tried again."""
 
+    def __init__(self) -> None:
+        self._most = sys.maxsize
 
-def even_batch(count: int, target: int) -> int:
-    """Size of device batches of ``count`` elements: as even as can be, none under ``target`` where that is possible."""
-    return max(1, -(-count // max(1, count // target)))
+    def run(self, count: int, target: int, forward: Callable[[slice], T]) -> list[T]:
+        """``forward`` of consecutive slices of ``count`` elements; when memory runs out, of half as many.
+
+        Args:
+            count: elements, 0 or more.
+            target: the slices are as even as can be, none under this size where that is possible.
+            forward: called with one slice after the other.
+        """
+        size = min(self._most, max(1, -(-count // max(1, count // target))))
+        results: list[T] = []
+        start = 0
+        while start < count:
+            try:
+                results.append(forward(slice(start, min(start + size, count))))
+                start += size
+            except Exception as error:
+                if size == 1 or not out_of_memory(error):
+                    raise
+                self._most = size = size // 2
+            else:
+                continue
+            # After the except block, which keeps what the failed call had allocated alive.
+            free_memory()
+        return results
 
 
 def retry_item(work: Callable[[], T]) -> T:

@@ -20,7 +20,7 @@ from zsad.models import clipseg
 from zsad.models.device import to_host
 from zsad.models.text_cache import cached_texts
 from zsad.resize import Padded
-from zsad.steps.isolation import even_batch, in_device_batches, isolate
+from zsad.steps.isolation import DeviceBatches, isolate
 from zsad.steps.item import ImageItem, alive, load, require_numbers, timed
 from zsad.threads import file_threads, host_threads, in_threads
 
@@ -34,6 +34,7 @@ class TileMaps:
         self.model = model
         self.config = config
         self.threads = host_threads(config, self.model.device)
+        self._batches = DeviceBatches()
         self._embedded: dict[str | None, tuple[Tensor, list[float]]] = {}
 
     @classmethod
@@ -89,7 +90,7 @@ class TileMaps:
         # Memory goes with tiles x prompts, so more prompts than the paper's mean fewer tiles at once.
         target = max(1, self.config.runtime.device_batch * len(LOCALISING_PROMPTS) // len(weights))
         target = min(target, self.config.runtime.device_batch)
-        in_device_batches(len(chosen), even_batch(len(chosen), target), forward)
+        self._batches.run(len(chosen), target, forward)
 
     def _store(self, items: list[ImageItem]) -> None:
         in_threads(_round, items, self.predict(items), threads=self.threads)

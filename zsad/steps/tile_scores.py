@@ -15,7 +15,7 @@ from zsad.method.tiling import crop
 from zsad.models import clip
 from zsad.models.device import to_host
 from zsad.models.text_cache import cached_texts
-from zsad.steps.isolation import even_batch, in_device_batches, isolate
+from zsad.steps.isolation import DeviceBatches, isolate
 from zsad.steps.item import ImageItem, alive, load, require_numbers, timed
 from zsad.threads import file_threads, host_threads
 
@@ -34,6 +34,7 @@ class TileScores:
         self.threads = host_threads(config, self.model.device)
         temperature = config.tile_level.temperature
         self.scale = model.logit_scale if temperature == "checkpoint" else float(temperature)
+        self._batches = DeviceBatches()
         self._pooled: dict[str, tuple[NDArray[np.float32], NDArray[np.float32]]] = {}
 
     @classmethod
@@ -54,7 +55,7 @@ class TileScores:
             tiles = self.model.preprocess([crop(image, tile) for image, tile in queue[window]], self.threads)
             return to_host(self.model.embed_images(tiles))
 
-        batches = in_device_batches(len(queue), even_batch(len(queue), self.config.runtime.device_batch), forward)
+        batches = self._batches.run(len(queue), self.config.runtime.device_batch, forward)
         embeddings = np.concatenate(batches)
         bounds = np.cumsum([len(item.tiles) for item in items])[:-1]
         for item, images in zip(items, np.split(embeddings, bounds), strict=True):
