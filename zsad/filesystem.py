@@ -177,7 +177,11 @@ def read_bytes(uri: str, max_bytes: int | None = None) -> bytes:
         # Of this file only, not of the run.
         raise ImageError("unreadable", str(error)[:300]) from None
     except (FileNotFoundError, NotADirectoryError):
-        hint = " (names that are not UTF-8 cannot be read: rename the file)" if "\\x" in uri else ""
+        hint = ""
+        if re.search(r"\\x[0-9a-f]{2}", uri):
+            hint = " (names that are not UTF-8 cannot be read: rename the file)"
+        elif "\\" in uri:
+            hint = " (it has \\ where / is expected)"
         raise ImageError("missing", f"no file at this path{hint}") from None
     except PermissionError:
         raise ImageError("unreadable", "no permission to read this file") from None

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import subprocess
 import sys
 
@@ -85,10 +86,21 @@ def commit(output, collection, ids, fields=("mini", "disc"), gpus=0.0):
     write_run(str(output), RunInfo(mark, {}, fields, WEIGHTS, timings={"runs": [{"pools": pools}]}))
 
 
+def test_a_manifest_of_another_system_says_what_is_wrong(collection):
+    manifest = collection.parent / "manifest.csv"
+    manifest.write_text("image_path\nimages\\0.png\n")
+    shown = format_plan(plan(options(manifest, dataset="manifest")))
+    assert re.search(
+        r"none of 1 sampled file is a readable image; '.*': no file at this path \(it has \\ where /", shown
+    )
+
+
 def test_a_new_run(collection):
     found = plan(options(collection))
     assert (found.images, found.done, found.to_do) == (7, 0, 7)
     assert (found.sizes.sampled, found.sizes.unreadable) == (7, 1)
+    assert re.fullmatch(r"'.*/images/bad\.jpg': the content is none of JPEG, .*", found.sizes.first_failure)
+    assert f"seed 0, 1 of them unreadable: {found.sizes.first_failure})" in format_plan(found)
     assert found.sizes.smallest == (200, 100) and found.sizes.largest == (200, 105)
     assert found.costs is None and found.seconds is None
     assert "--calibrate" in format_plan(found)

@@ -51,13 +51,15 @@ class Sizes:
     """Image sizes, from the headers of a seeded sample.
 
     Attributes:
-        sampled: headers read; unreadable: those that are no image (they would become error rows).
+        sampled: headers read; unreadable: those that are no image (they would become error rows); first_failure: path of
+            the first of them and what is wrong with it, None where all can be read.
         smallest, median, largest: (width, height) in pixels, by area; None when none was readable.
         megapixels: mean.
     """
 
     sampled: int
     unreadable: int
+    first_failure: str | None
     smallest: tuple[int, int] | None
     median: tuple[int, int] | None
     largest: tuple[int, int] | None
@@ -199,12 +201,19 @@ def sample_sizes(manifest: pa.Table, config: Config) -> Sizes:
     """Sizes of at most 200 images, drawn with a fixed seed; only their headers are read."""
     paths = sampled(manifest, _SAMPLE)["image_path"].to_pylist()
     with ThreadPoolExecutor(_THREADS) as pool:
-        found = [shape for shape in pool.map(lambda path: _image_size(path, config), paths) if shape is not None]
+        read = list(pool.map(lambda path: _image_size(path, config), paths))
+    found = [shape for shape in read if not isinstance(shape, Exception)]
+    failures = (
+        f"{redact(path)!r}: {redact(str(error))}"
+        for path, error in zip(paths, read, strict=True)
+        if isinstance(error, Exception)
+    )
     found.sort(key=lambda shape: shape[0] * shape[1])
     areas = [width * height for width, height in found]
     return Sizes(
         sampled=len(paths),
         unreadable=len(paths) - len(found),
+        first_failure=next(failures, None),
         smallest=found[0] if found else None,
         median=found[len(found) // 2] if found else None,
         largest=found[-1] if found else None,
@@ -218,29 +227,29 @@ def sampled(manifest: pa.Table, number: int) -> pa.Table:
     return manifest.take(pa.array(np.sort(rows)))
 
 
-def _image_size(path: str, config: Config) -> tuple[int, int] | None:
-    """(width, height), None for what cannot be read."""
+def _image_size(path: str, config: Config) -> tuple[int, int] | Exception:
+    """(width, height), or what is wrong with the file."""
     try:
-        filesystem, inner = resolve(path)
-        with filesystem.open_input_file(inner) as file:
-            head = file.read(_HEAD_BYTES)
         try:
+            filesystem, inner = resolve(path)
+            with filesystem.open_input_file(inner) as file:
+                head = file.read(_HEAD_BYTES)
             height, width = image_size(head, config.images.max_pixels)
-        except ImageError:
-            # A long preview or colour profile can stand before the size.
+        except (ImageError, OSError):
+            # A long preview or colour profile can stand before the size; and what cannot be opened is explained there.
             height, width = image_size(read_bytes(path, config.images.max_file_bytes), config.images.max_pixels)
-    except (ImageError, OSError, ValueError):
-        return None
+    except (ImageError, OSError, ValueError) as error:
+        return error
     return width, height
 
 
 def _sizes_text(sizes: Sizes) -> str:
     if sizes.median is None or sizes.smallest is None or sizes.largest is None:
-        return f"none of {count(sizes.sampled, 'sampled file')} is a readable image"
+        return f"none of {count(sizes.sampled, 'sampled file')} is a readable image; {sizes.first_failure}"
     smallest, shown, largest = (" x ".join(map(str, each)) for each in (sizes.smallest, sizes.median, sizes.largest))
     if sizes.smallest != sizes.largest:
         shown = f"by area from {smallest} over {shown} (median) to {largest}"
-    bad = f", {sizes.unreadable} of them unreadable" if sizes.unreadable else ""
+    bad = f", {sizes.unreadable} of them unreadable: {sizes.first_failure}" if sizes.unreadable else ""
     return f"{shown}, mean {sizes.megapixels:.2f} megapixels (headers of {count(sizes.sampled, 'image')}, seed {_SEED}{bad})"
 
 
