@@ -1,5 +1,6 @@
 """Connecting to Ray: addresses, settings, signals and words on the terminal."""
 
+import ast
 import os
 import signal
 import subprocess
@@ -160,7 +161,15 @@ def test_of_what_rays_core_writes_only_its_remark_on_our_own_setting_is_left_out
     assert capfd.readouterr().err == "first\nsecond\nthird\n"
 
 
-def test_ray_starts_without_a_word():
-    code = "from zsad.pipeline.ray_session import connected\nwith connected('local'): print('connected')"
+def test_ray_starts_without_a_word_and_without_what_nobody_needs():
+    code = """
+import ray
+from zsad.pipeline.ray_session import connected
+with connected("local"):
+    print(ray.get(ray.remote(lambda: "connected").remote()))
+    print(sorted(kind for kind in ray._private.worker._global_node.all_processes))
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert (done.stdout, done.stderr) == ("connected\n", "")
+    connected, processes = done.stdout.splitlines()
+    assert (connected, done.stderr) == ("connected", "")
+    assert "raylet" in processes and not {"log_monitor", "monitor"} & {*ast.literal_eval(processes)}

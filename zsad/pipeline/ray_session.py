@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Any
 
 import ray
+from ray._private.parameter import RayParams
 
 from zsad.errors import UsageError, ZsadError
 from zsad.filesystem import redact
@@ -78,6 +79,7 @@ def connected(address: str | None) -> Iterator[None]:
             _signals(held=starts),
             _environment(_OWN_RAY if starts else {}),
             _without_remark() if starts else nullcontext(),
+            _without_monitors() if starts else nullcontext(),
         ):
             ray.init(address=address, logging_level=logging.ERROR, **own)
     except (KeyboardInterrupt, SystemExit):
@@ -149,6 +151,27 @@ def _environment(settings: Mapping[str, str]) -> Iterator[None]:
     finally:
         for name in missing:
             os.environ.pop(name, None)
+
+
+@contextmanager
+def _without_monitors() -> Iterator[None]:
+    """Start Ray without the processes that scale a cluster and that forward the workers' output to the driver.
+
+    Neither has anything to do here, and both take a second to start and to end. ``ray start`` has options for this, and
+    ``ray.init`` none.
+    """
+    initialise = RayParams.__init__
+
+    def lean(own: RayParams, *arguments: Any, **named: Any) -> None:
+        initialise(own, *arguments, **named)
+        own.include_log_monitor = False  # type: ignore[assignment]
+        own.no_monitor = True
+
+    RayParams.__init__ = lean  # type: ignore[assignment, method-assign]
+    try:
+        yield
+    finally:
+        RayParams.__init__ = initialise  # type: ignore[method-assign]
 
 
 @contextmanager
