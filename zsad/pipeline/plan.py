@@ -203,17 +203,14 @@ def sample_sizes(manifest: pa.Table, config: Config) -> Sizes:
     with ThreadPoolExecutor(_THREADS) as pool:
         read = list(pool.map(lambda path: _image_size(path, config), paths))
     found = [shape for shape in read if not isinstance(shape, Exception)]
-    failures = (
-        f"{redact(path)!r}: {redact(str(error))}"
-        for path, error in zip(paths, read, strict=True)
-        if isinstance(error, Exception)
-    )
+    pairs = zip(paths, read, strict=True)
+    failed = [f"{redact(path)!r}: {redact(str(error))}" for path, error in pairs if isinstance(error, Exception)]
     found.sort(key=lambda shape: shape[0] * shape[1])
     areas = [width * height for width, height in found]
     return Sizes(
         sampled=len(paths),
-        unreadable=len(paths) - len(found),
-        first_failure=next(failures, None),
+        unreadable=len(failed),
+        first_failure=failed[0] if failed else None,
         smallest=found[0] if found else None,
         median=found[len(found) // 2] if found else None,
         largest=found[-1] if found else None,

@@ -17,7 +17,6 @@ from types import FrameType
 from typing import Any
 
 import ray
-from ray._private.parameter import RayParams
 
 from zsad.errors import UsageError, ZsadError
 from zsad.filesystem import redact
@@ -157,9 +156,15 @@ def _environment(settings: Mapping[str, str]) -> Iterator[None]:
 def _without_monitors() -> Iterator[None]:
     """Start Ray without the processes that scale a cluster and that forward the workers' output to the driver.
 
-    Neither has anything to do here, and both take a second to start and to end. ``ray start`` has options for this, and
+    Neither has anything to do here, and they take a second to start and to end. ``ray start`` has options for this, and
     ``ray.init`` none.
     """
+    try:
+        from ray._private.parameter import RayParams
+    except ImportError:
+        # Not a public interface: another version of Ray starts them.
+        yield
+        return
     initialise = RayParams.__init__
 
     def lean(own: RayParams, *arguments: Any, **named: Any) -> None:
