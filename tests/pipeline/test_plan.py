@@ -91,7 +91,8 @@ def test_a_manifest_of_another_system_says_what_is_wrong(collection):
     manifest.write_text("image_path\nimages\\0.png\n")
     shown = format_plan(plan(options(manifest, dataset="manifest")))
     assert re.search(
-        r"none of 1 sampled file is a readable image; '.*': no file at this path \(it has \\ where /", shown
+        r"none of 1 sampled file is a readable image\n        e.g. '.*': no file at this path \(it has \\ where /",
+        shown,
     )
 
 
@@ -100,7 +101,7 @@ def test_a_new_run(collection):
     assert (found.images, found.done, found.to_do) == (7, 0, 7)
     assert (found.sizes.sampled, found.sizes.unreadable) == (7, 1)
     assert re.fullmatch(r"'.*/images/bad\.jpg': the content is none of JPEG, .*", found.sizes.first_failure)
-    assert f"seed 0, 1 of them unreadable: {found.sizes.first_failure})" in format_plan(found)
+    assert f"seed 0, 1 of them unreadable)\n        e.g. {found.sizes.first_failure}\n" in format_plan(found)
     assert found.sizes.smallest == (200, 100) and found.sizes.largest == (200, 105)
     assert found.costs is None and found.seconds is None
     assert "--calibrate" in format_plan(found)

@@ -173,7 +173,10 @@ def format_plan(found: Plan) -> str:
             lines.append(("", f"{category.name or '(none)':<{width}} {category.images:>9,} {left}"))
         if len(found.categories) > _SHOWN_CATEGORIES:
             lines.append(("", f"and {count(len(found.categories) - _SHOWN_CATEGORIES, 'category')} more (--json)"))
-    lines += [("Sizes", _sizes_text(found.sizes)), ("Tiles", f"{found.tiles:.1f} per image ({found.tiles_source})")]
+    lines.append(("Sizes", _sizes_text(found.sizes)))
+    if found.sizes.first_failure:
+        lines.append(("", f"e.g. {found.sizes.first_failure}"))
+    lines.append(("Tiles", f"{found.tiles:.1f} per image ({found.tiles_source})"))
     if found.costs is None or found.seconds is None or found.worker_seconds is None:
         lines.append(("Time", "unknown for these models; --calibrate measures a few images"))
     else:
@@ -242,11 +245,11 @@ def _image_size(path: str, config: Config) -> tuple[int, int] | Exception:
 
 def _sizes_text(sizes: Sizes) -> str:
     if sizes.median is None or sizes.smallest is None or sizes.largest is None:
-        return f"none of {count(sizes.sampled, 'sampled file')} is a readable image; {sizes.first_failure}"
+        return f"none of {count(sizes.sampled, 'sampled file')} is a readable image"
     smallest, shown, largest = (" x ".join(map(str, each)) for each in (sizes.smallest, sizes.median, sizes.largest))
     if sizes.smallest != sizes.largest:
         shown = f"by area from {smallest} over {shown} (median) to {largest}"
-    bad = f", {sizes.unreadable} of them unreadable: {sizes.first_failure}" if sizes.unreadable else ""
+    bad = f", {sizes.unreadable} of them unreadable" if sizes.unreadable else ""
     return f"{shown}, mean {sizes.megapixels:.2f} megapixels (headers of {count(sizes.sampled, 'image')}, seed {_SEED}{bad})"
 
 
