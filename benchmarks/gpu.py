@@ -2,14 +2,16 @@
 
 The models have their real size and seeded weights, compute in bf16, and get what a worker hands them: eight photographs
 of six tiles at once. Counted is the wall time of each stage from its inputs in memory to its result on the host, SAM's
-resize and post-processing included; decoding, the other resizes and Ray are not. The DIS mask is one disc that covers a
-fifth of the image.
+resize and post-processing included; decoding, the other resizes and Ray are not. All stages go on at the same time, each
+in a thread, as they do in an actor; what each takes with the GPU to itself is said too. The DIS mask is one disc that
+covers a fifth of the image.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from types import MappingProxyType
 from typing import Any
 
@@ -23,6 +25,7 @@ from zsad.config import Config, load_config
 from zsad.method.tiling import crop
 from zsad.models.device import to_host
 from zsad.models.sam_mask_generator import MaskGenerator
+from zsad.pipeline.turns import Turns
 from zsad.steps.instances import Instances
 from zsad.steps.item import ImageItem
 from zsad.steps.tile_maps import averaged
@@ -59,7 +62,7 @@ def run(quick: bool) -> list[Row]:
     for name, size, pruning, floor, goal in VARIANTS[:2] if quick else VARIANTS:
         stages = {"SAM": _annotate(size, pruning, quick, device), **others}
         milliseconds = {stage: _per_image(work, device, 1 if quick else 5) for stage, work in stages.items()}
-        rate, least = 1000 / sum(milliseconds.values()), floor + sum(FLOOR.values())
+        rate, least = _together(stages, device, 1 if quick else 20), floor + sum(FLOOR.values())
         parts = ", ".join(f"{stage} {value:.2f}" for stage, value in milliseconds.items())
         share = f"; {100 * least * rate / 1000:.0f} % of the floor of {least:.1f} ms" if "H200" in where else ""
         rows.append(
@@ -67,7 +70,7 @@ def run(quick: bool) -> list[Row]:
                 "P11",
                 f"{name}, {IMAGES} images of {TILES} tiles, {where}" + (", small models" if quick else ""),
                 f">= {goal:g} images/s on one H200",
-                f"{rate:.1f} images/s (ms per image: {parts}){share}",
+                f"{rate:.1f} images/s (one stage at a time {1000 / sum(milliseconds.values()):.1f}; ms per image: {parts}){share}",
                 rate >= goal if "H200" in where and not quick else None,
             )
         )
@@ -142,3 +145,19 @@ def _per_image(work: Callable[[], Any], device: str, repeats: int) -> float:
             torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
     return 1000 * float(np.median(times)) / IMAGES
+
+
+def _together(stages: Mapping[str, Callable[[], Any]], device: str, repeats: int) -> float:
+    """Images per second of all stages at once, each ``repeats`` times."""
+    turns = Turns(device)
+
+    def work(stage: str, times: int) -> None:
+        for _ in range(times):
+            with turns.of(stage):
+                stages[stage]()
+
+    with ThreadPoolExecutor(len(stages)) as threads:
+        list(threads.map(work, stages, [1] * len(stages)))
+        start = time.perf_counter()
+        list(threads.map(work, stages, [repeats] * len(stages)))
+    return IMAGES * repeats / (time.perf_counter() - start)

@@ -6,8 +6,9 @@ import signal
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
+import psutil
 import pytest
 
 from zsad.errors import UsageError, ZsadError
@@ -173,3 +174,31 @@ with connected("local"):
     connected, processes = done.stdout.splitlines()
     assert (connected, done.stderr) == ("connected", "")
     assert "raylet" in processes and not {"log_monitor", "monitor"} & {*ast.literal_eval(processes)}
+
+
+def test_processes_of_a_ray_of_its_own_that_do_not_end_are_ended_and_no_others(monkeypatch, steps):
+    def start():
+        # With a process of its own, as the raylet has workers.
+        child = subprocess.Popen(["sh", "-c", "sleep 600 & echo; wait"], stdout=subprocess.PIPE)
+        child.stdout.readline()
+        (worker,) = psutil.Process(child.pid).children()
+        return child, worker
+
+    rays, others = [], [start()]
+    monkeypatch.setattr(ray_session.ray, "init", lambda **_: rays.append(start()))
+    try:
+        with ray_session.connected("local"):
+            others.append(start())
+        assert steps == ["shut down"]
+        for child, worker in rays:
+            assert child.wait(10) == -signal.SIGKILL
+            psutil.wait_procs([worker], timeout=10)
+            assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
+        assert all(child.poll() is None and worker.is_running() for child, worker in others)
+    finally:
+        for child, worker in [*rays, *others]:
+            for process in (worker, child):
+                with suppress(psutil.Error):
+                    process.kill()
+            child.wait()
+            child.stdout.close()

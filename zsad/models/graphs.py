@@ -145,10 +145,19 @@ def out_of_memory(error: BaseException) -> bool:
     return any(text in str(error) for text in _NO_MEMORY)
 
 
-def forget_graphs() -> None:
-    """Give up all graphs of this process and the memory that they hold; they are recorded again when needed."""
+def free_memory() -> None:
+    """Give back what is kept for later: all graphs of this process, torch's memory on the GPU and pinned memory.
+
+    Graphs are recorded again when needed.
+    """
     for graphs in list(_ALL):
         graphs.forget()
+    if torch.cuda.is_available():
+        # Not during a recording of another thread, whose memory torch could not tell from what is free.
+        with _RECORDING:
+            torch.cuda.empty_cache()
+        if hasattr(torch.accelerator, "empty_host_cache"):  # not in torch 2.6
+            torch.accelerator.empty_host_cache()
 
 
 def _out_of_memory(error: BaseException | None) -> BaseException | None:

@@ -16,7 +16,7 @@ import ray
 import torch
 
 from zsad.config import Config
-from zsad.detector import METHOD, Step, build_steps, use_large_pages
+from zsad.detector import METHOD, Step, build_steps, device_of, use_large_pages
 from zsad.errors import ImageError, ZsadError
 from zsad.filesystem import redact, sleep_with_jitter
 from zsad.models.graphs import out_of_memory
@@ -24,6 +24,7 @@ from zsad.pipeline.adapter import items_from_table, scored_table, transport_tabl
 from zsad.pipeline.ledger import MAX_ATTEMPTS, Attempt
 from zsad.pipeline.pools import Pool
 from zsad.pipeline.progress import FailedImage
+from zsad.pipeline.turns import Turns
 from zsad.steps.isolation import lost_device
 from zsad.steps.item import ImageItem, fitting, load, read
 from zsad.storage.schemas import STAGE_MS
@@ -71,8 +72,7 @@ class StepActor:
         self.node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
         self.threads = file_threads(config)
         self.steps = self._load(on_device, weights)
-        # Several batches may be decoded at once, but only one may fill the device.
-        self.device = threading.Lock()
+        self.turns = Turns(device_of(on_device))
         # A batch takes one place. An image that may have ended a process takes all of them: if this process ends too, it
         # interrupts no other image.
         self.places = threading.Semaphore(pool.calls)
@@ -131,8 +131,8 @@ class StepActor:
             some = items[: fitting(items, images.max_pixels)]
             del items[: len(some)]
             load(some, images, threads)
-            with self.device:
-                for step in self.steps:
+            for step in self.steps:
+                with self.turns.of(step.name):
                     entering(step.name)
                     step(some)
             tables.append(self._table(some, batch.slice(done, len(some))))

@@ -11,11 +11,12 @@ import socket
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager, nullcontext, suppress
 from types import FrameType
 from typing import Any
 
+import psutil
 import ray
 
 from zsad.errors import UsageError, ZsadError
@@ -72,6 +73,7 @@ def connected(address: str | None) -> Iterator[None]:
     # The workers' own output stays in Ray's log files; what concerns an image is in its row.
     starts = address == "local"
     own: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False} if starts else {}
+    others = _children()
     try:
         _check_port(given)
         with (
@@ -83,16 +85,37 @@ def connected(address: str | None) -> Iterator[None]:
             ray.init(address=address, logging_level=logging.ERROR, **own)
     except (KeyboardInterrupt, SystemExit):
         # Of a signal that was held: Ray is complete by now, and can be ended.
-        ray.shutdown()
+        _shut_down(_children() - others)
         raise
     except Exception as error:  # a start that takes too long is nothing more special in Ray
         raise ZsadError(
             f"Cannot reach Ray at {address!r}: {error}. Expected local, or auto on a node of a cluster."
         ) from None
+    rays = _children() - others
     try:
         yield
     finally:
-        ray.shutdown()
+        _shut_down(rays)
+
+
+def _children() -> Set[psutil.Process]:
+    """The processes that this one has started and that have not ended."""
+    return set(psutil.Process().children())
+
+
+def _shut_down(rays: Iterable[psutil.Process]) -> None:
+    """Disconnect from Ray, and end the processes of the one that was started with these.
+
+    Ray waits for no actor, which takes a second to end, or for ever where it hangs.
+    """
+    started: list[psutil.Process] = []
+    for process in rays:
+        with suppress(psutil.Error):
+            started += [process, *process.children(recursive=True)]
+    ray.shutdown()
+    for process in started:
+        with suppress(psutil.Error):
+            process.kill()
 
 
 def _check_port(address: str) -> None:

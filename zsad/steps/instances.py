@@ -24,7 +24,7 @@ from zsad.models.graphs import out_of_memory
 from zsad.models.sam_mask_generator import Annotation, MaskGenerator
 from zsad.steps.isolation import attempt, free_memory, isolate
 from zsad.steps.item import ImageItem, alive, load, load_foreground, timed
-from zsad.threads import file_threads, host_threads
+from zsad.threads import file_threads, host_threads, in_threads
 
 _IMAGES_AT_ONCE = 8
 """Images whose prompts share decoder batches. Of each image, less than a batch of masks waits in memory for the others."""
@@ -125,7 +125,8 @@ class Instances:
         """SAM's annotations of one item after the other. When memory runs out over a single one, fewer points at once."""
         config = self.config.foreground
         images = [item.image for item in items if item.image is not None]
-        points = [self._points(item.dis_mask) for item in items if item.dis_mask is not None]
+        masks = [item.dis_mask for item in items if item.dis_mask is not None]
+        points = in_threads(self._points, masks, threads=self.threads)
         # An explanation shows all annotations.
         within = [item.dis_mask if item.trace is None else None for item in items]
         while True:

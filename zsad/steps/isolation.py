@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import sys
+import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-import torch
-
 from zsad.errors import ImageError, UsageError
 from zsad.filesystem import BACK_OFF, sleep_with_jitter
-from zsad.models.graphs import forget_graphs, out_of_memory
+from zsad.models import graphs
+from zsad.models.graphs import out_of_memory
 
 if TYPE_CHECKING:
     from zsad.steps.item import ImageItem
@@ -19,10 +20,21 @@ T = TypeVar("T")
 
 _MEMORY_BACK_OFF = (0.5, 2.0)
 """Seconds to wait before each retry after running out of memory, which other processes may free meanwhile."""
-
+_SHORT = 600.0
+"""Seconds for which memory is taken to be short after it ran out."""
 
 _LOST_DEVICE = "CUDA error", "Triton Error [CUDA]", "CUDNN_STATUS_EXECUTION_FAILED"
 """How a lost CUDA context reads in the errors of torch, Triton and cuDNN."""
+
+
+class _Memory:
+    """Of this process.
+
+    Attributes:
+        ran_out: when it last did, in seconds of the monotonic clock.
+    """
+
+    ran_out = -math.inf
 
 
 def attempt(stage: str, item: ImageItem, work: Callable[[ImageItem], object]) -> None:
@@ -70,7 +82,10 @@ def isolate(stage: str, items: Sequence[ImageItem], work: Callable[[list[ImageIt
 
 
 class DeviceBatches:
-    """Calls of a model with many elements at once. How many ran out of memory is remembered, and not tried again."""
+    """Calls of a model with many elements at once. How many ran out of memory is remembered, and not tried again.
+
+    Where memory was not short before, it is tried again, as other steps may have been at work at the same time.
+    """
 
     def __init__(self) -> None:
         self._most = sys.maxsize
@@ -83,6 +98,7 @@ class DeviceBatches:
             target: the slices are as even as can be, none under this size where that is possible.
             forward: called with one slice after the other.
         """
+        alone = memory_is_short()
         size = min(self._most, max(1, -(-count // max(1, count // target))))
         results: list[T] = []
         start = 0
@@ -93,7 +109,9 @@ class DeviceBatches:
             except Exception as error:
                 if size == 1 or not out_of_memory(error):
                     raise
-                self._most = size = size // 2
+                size //= 2
+                if alone:
+                    self._most = size
             else:
                 continue
             # After the except block, which keeps what the failed call had allocated alive.
@@ -112,9 +130,11 @@ def retry_item(work: Callable[[], T]) -> T:
             if not is_transient(error) or tries >= len(waits):
                 raise
             wait = waits[tries]
+            exhausted = out_of_memory(error)
         tries += 1
         # After the except block, which keeps what the failed call had allocated alive.
-        free_memory()
+        if exhausted:
+            free_memory()
         sleep_with_jitter(wait)
 
 
@@ -124,12 +144,14 @@ def is_transient(error: Exception) -> bool:
 
 
 def free_memory() -> None:
-    """Give back what is kept for later: recorded graphs and their memory, torch's memory on the GPU and pinned memory."""
-    forget_graphs()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-        if hasattr(torch.accelerator, "empty_host_cache"):  # not in torch 2.6
-            torch.accelerator.empty_host_cache()
+    """Give back what is kept for later, after memory ran out."""
+    _Memory.ran_out = time.monotonic()
+    graphs.free_memory()
+
+
+def memory_is_short() -> bool:
+    """Whether memory ran out in this process within the last minutes; what can do with less should."""
+    return time.monotonic() - _Memory.ran_out < _SHORT
 
 
 def condemns_process(error: Exception) -> bool:
