@@ -5,6 +5,7 @@
 The models have their real size and seeded weights, as in P11, and compute in bf16; the photographs are 1500 x 1000 pixels.
 Counted is from the end of the first images to that of the last one in an actor, which is before its row is written: without
 the start of Ray and of the actors, and without the recording of CUDA graphs if ``--warm`` gives every actor some batches.
+In topology ``pools`` the last pool has a backlog by then, and works it off: give thousands of images.
 """
 
 from __future__ import annotations
