@@ -25,7 +25,7 @@ from zsad.config import Config, load_config
 from zsad.method.tiling import crop
 from zsad.models.device import to_host
 from zsad.models.sam_mask_generator import MaskGenerator
-from zsad.pipeline.turns import Turns
+from zsad.models.turns import Turns
 from zsad.steps.instances import Instances
 from zsad.steps.item import ImageItem
 from zsad.steps.tile_maps import averaged
@@ -62,7 +62,7 @@ def run(quick: bool) -> list[Row]:
     for name, size, pruning, floor, goal in VARIANTS[:2] if quick else VARIANTS:
         stages = {"SAM": _annotate(size, pruning, quick, device), **others}
         milliseconds = {stage: _per_image(work, device, 1 if quick else 5) for stage, work in stages.items()}
-        rate, least = _together(stages, device, 1 if quick else 20), floor + sum(FLOOR.values())
+        rate, least = _together(stages, 1 if quick else 20), floor + sum(FLOOR.values())
         parts = ", ".join(f"{stage} {value:.2f}" for stage, value in milliseconds.items())
         share = f"; {100 * least * rate / 1000:.0f} % of the floor of {least:.1f} ms" if "H200" in where else ""
         rows.append(
@@ -147,9 +147,9 @@ def _per_image(work: Callable[[], Any], device: str, repeats: int) -> float:
     return 1000 * float(np.median(times)) / IMAGES
 
 
-def _together(stages: Mapping[str, Callable[[], Any]], device: str, repeats: int) -> float:
+def _together(stages: Mapping[str, Callable[[], Any]], repeats: int) -> float:
     """Images per second of all stages at once, each ``repeats`` times."""
-    turns = Turns(device)
+    turns = Turns()
 
     def work(stage: str, times: int) -> None:
         for _ in range(times):

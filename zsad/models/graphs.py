@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from zsad.models.turns import alone
+
 _LOG = logging.getLogger(__name__)
 _WARM_UPS = 3
 _NO_MEMORY = (
@@ -76,17 +78,24 @@ class CUDAGraphs:
         if not self._recordable or not self._on_gpu(inputs):
             return self._function(*inputs)
         layout = tuple((one.shape, one.dtype, one.stride()) for one in inputs)
+        if layout not in self._replays:
+            # What other threads launch meanwhile might end the recording, or be ended by it.
+            with alone(), self._lock:
+                self._add(layout, inputs)
         with self._lock:
             replay = self._replays.pop(layout, None)
-            if replay is None:
-                while len(self._replays) >= self._keep:
-                    del self._replays[next(iter(self._replays))]
-                replay = self._recorded(inputs)
             if replay is not None:
                 # The last in order is the one used last.
                 self._replays[layout] = replay
                 return replay(inputs)
         return self._function(*inputs)
+
+    def _add(self, layout: Any, inputs: Sequence[Tensor]) -> None:
+        while len(self._replays) >= self._keep:
+            del self._replays[next(iter(self._replays))]
+        replay = self._recorded(inputs)
+        if replay is not None:
+            self._replays[layout] = replay
 
     def _on_gpu(self, inputs: Sequence[Tensor]) -> bool:
         return all(one.is_cuda for one in inputs)
@@ -145,19 +154,10 @@ def out_of_memory(error: BaseException) -> bool:
     return any(text in str(error) for text in _NO_MEMORY)
 
 
-def free_memory() -> None:
-    """Give back what is kept for later: all graphs of this process, torch's memory on the GPU and pinned memory.
-
-    Graphs are recorded again when needed.
-    """
+def forget_graphs() -> None:
+    """Give up all graphs of this process and the memory that they hold; they are recorded again when needed."""
     for graphs in list(_ALL):
         graphs.forget()
-    if torch.cuda.is_available():
-        # Not during a recording of another thread, whose memory torch could not tell from what is free.
-        with _RECORDING:
-            torch.cuda.empty_cache()
-        if hasattr(torch.accelerator, "empty_host_cache"):  # not in torch 2.6
-            torch.accelerator.empty_host_cache()
 
 
 def _out_of_memory(error: BaseException | None) -> BaseException | None:

@@ -16,15 +16,15 @@ import ray
 import torch
 
 from zsad.config import Config
-from zsad.detector import METHOD, Step, build_steps, device_of, use_large_pages
+from zsad.detector import METHOD, Step, build_steps, use_large_pages
 from zsad.errors import ImageError, ZsadError
 from zsad.filesystem import redact, sleep_with_jitter
 from zsad.models.graphs import out_of_memory
+from zsad.models.turns import Turns
 from zsad.pipeline.adapter import items_from_table, scored_table, transport_table
 from zsad.pipeline.ledger import MAX_ATTEMPTS, Attempt
 from zsad.pipeline.pools import Pool
 from zsad.pipeline.progress import FailedImage
-from zsad.pipeline.turns import Turns
 from zsad.steps.isolation import lost_device
 from zsad.steps.item import ImageItem, fitting, load, read
 from zsad.storage.schemas import STAGE_MS
@@ -72,7 +72,8 @@ class StepActor:
         self.node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
         self.threads = file_threads(config)
         self.steps = self._load(on_device, weights)
-        self.turns = Turns(device_of(on_device))
+        # The first compilation of a layout may wait for the whole device, which no recording of another step survives.
+        self.turns = Turns(alone=config.runtime.compile)
         # A batch takes one place. An image that may have ended a process takes all of them: if this process ends too, it
         # interrupts no other image.
         self.places = threading.Semaphore(pool.calls)

@@ -22,6 +22,7 @@ from zsad.method.tiling import tile_image
 from zsad.models import sam
 from zsad.models.graphs import out_of_memory
 from zsad.models.sam_mask_generator import Annotation, MaskGenerator
+from zsad.models.turns import is_alone
 from zsad.steps.isolation import attempt, free_memory, isolate
 from zsad.steps.item import ImageItem, alive, load, load_foreground, timed
 from zsad.threads import file_threads, host_threads, in_threads
@@ -136,10 +137,11 @@ class Instances:
                 return
             except Exception as error:
                 # Of several images the caller first tries fewer.
-                if len(items) > 1 or config.points_per_batch == 1 or not out_of_memory(error):
+                fewest = config.points_per_batch == 1 and is_alone()
+                if len(items) > 1 or fewest or not out_of_memory(error):
                     raise
-            free_memory()
-            config = config.model_copy(update={"points_per_batch": config.points_per_batch // 2})
+            if not free_memory():
+                config = config.model_copy(update={"points_per_batch": config.points_per_batch // 2})
 
     def _points(self, dis_mask: NDArray[np.bool_]) -> NDArray[np.float64] | None:
         """The grid points in the dilated DIS mask, or None for the full grid."""

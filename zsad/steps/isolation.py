@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import sys
-import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
+import torch
+
 from zsad.errors import ImageError, UsageError
 from zsad.filesystem import BACK_OFF, sleep_with_jitter
-from zsad.models import graphs
-from zsad.models.graphs import out_of_memory
+from zsad.models.graphs import forget_graphs, out_of_memory
+from zsad.models.turns import is_alone, stay_alone
 
 if TYPE_CHECKING:
     from zsad.steps.item import ImageItem
@@ -20,21 +20,10 @@ T = TypeVar("T")
 
 _MEMORY_BACK_OFF = (0.5, 2.0)
 """Seconds to wait before each retry after running out of memory, which other processes may free meanwhile."""
-_SHORT = 600.0
-"""Seconds for which memory is taken to be short after it ran out."""
+
 
 _LOST_DEVICE = "CUDA error", "Triton Error [CUDA]", "CUDNN_STATUS_EXECUTION_FAILED"
 """How a lost CUDA context reads in the errors of torch, Triton and cuDNN."""
-
-
-class _Memory:
-    """Of this process.
-
-    Attributes:
-        ran_out: when it last did, in seconds of the monotonic clock.
-    """
-
-    ran_out = -math.inf
 
 
 def attempt(stage: str, item: ImageItem, work: Callable[[ImageItem], object]) -> None:
@@ -74,17 +63,18 @@ def isolate(stage: str, items: Sequence[ImageItem], work: Callable[[list[ImageIt
             return
         exhausted = out_of_memory(error)
     # After the except block, which keeps what the failed call had allocated alive.
-    if exhausted:
-        free_memory()
+    if exhausted and free_memory():
+        isolate(stage, items, work)
+        return
     middle = len(items) // 2
     isolate(stage, items[:middle], work)
     isolate(stage, items[middle:], work)
 
 
 class DeviceBatches:
-    """Calls of a model with many elements at once. How many ran out of memory is remembered, and not tried again.
+    """Calls of a model with many elements at once.
 
-    Where memory was not short before, it is tried again, as other steps may have been at work at the same time.
+    How many ran out of memory, with no other step at work, is remembered, and not tried again.
     """
 
     def __init__(self) -> None:
@@ -98,7 +88,6 @@ class DeviceBatches:
             target: the slices are as even as can be, none under this size where that is possible.
             forward: called with one slice after the other.
         """
-        alone = memory_is_short()
         size = min(self._most, max(1, -(-count // max(1, count // target))))
         results: list[T] = []
         start = 0
@@ -107,15 +96,13 @@ class DeviceBatches:
                 results.append(forward(slice(start, min(start + size, count))))
                 start += size
             except Exception as error:
-                if size == 1 or not out_of_memory(error):
+                if not out_of_memory(error) or (size == 1 and is_alone()):
                     raise
-                size //= 2
-                if alone:
-                    self._most = size
             else:
                 continue
             # After the except block, which keeps what the failed call had allocated alive.
-            free_memory()
+            if not free_memory():
+                self._most = size = size // 2
         return results
 
 
@@ -143,15 +130,22 @@ def is_transient(error: Exception) -> bool:
     return out_of_memory(error) or (isinstance(error, ImageError) and error.transient)
 
 
-def free_memory() -> None:
-    """Give back what is kept for later, after memory ran out."""
-    _Memory.ran_out = time.monotonic()
-    graphs.free_memory()
+def free_memory() -> bool:
+    """After memory ran out: give back recorded graphs and their memory, torch's memory on the GPU and pinned memory.
 
+    From now on this thread's step has the device to itself.
 
-def memory_is_short() -> bool:
-    """Whether memory ran out in this process within the last minutes; what can do with less should."""
-    return time.monotonic() - _Memory.ran_out < _SHORT
+    Returns:
+        Whether another step may have been at work on it until now; then what needed too much memory may find enough.
+    """
+    shared = not is_alone()
+    stay_alone()
+    forget_graphs()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        if hasattr(torch.accelerator, "empty_host_cache"):  # not in torch 2.6
+            torch.accelerator.empty_host_cache()
+    return shared
 
 
 def condemns_process(error: Exception) -> bool:
