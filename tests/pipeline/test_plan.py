@@ -151,6 +151,9 @@ def test_times_of_a_gpu_are_not_those_of_a_cpu(collection, tmp_path):
     assert plan(options(collection), gpus=0, measured_in=str(tmp_path / "gpu")).costs is None
     found = plan(options(collection), gpus=4, measured_in=str(tmp_path / "gpu"))
     assert (found.workers, found.device) == (4, "cuda")
+    # On a GPU each stage works on another batch.
+    assert found.seconds == pytest.approx(found.to_do * max(found.costs.ms.values()) / 1000 / 4)
+    assert format_plan(found).count("; the stages overlap") == 1
     assert plan(options(collection, "", "runtime.device=cpu"), gpus=4).device == "cpu"
 
 
@@ -168,6 +171,8 @@ def test_computed_times_of_known_models():
     assert on_gpu.ms["instances"] == pytest.approx(1000 * 9671 / 15_000)
     assert "15 TFLOP/s" in on_gpu.source
     assert table_costs(config, "cpu").total_ms > on_gpu.total_ms
+    # Shares of the GPU's time, which add up.
+    assert on_gpu.worker_ms == on_gpu.total_ms
     assert table_costs(load_config("mini"), "cpu") is None
     half = load_config("vand2023", None, ["models.precision=bf16"])
     assert table_costs(half, "cuda").ms["saliency"] < on_gpu.ms["saliency"]

@@ -2,6 +2,7 @@
 
 import ast
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -176,29 +177,76 @@ with connected("local"):
     assert "raylet" in processes and not {"log_monitor", "monitor"} & {*ast.literal_eval(processes)}
 
 
-def test_processes_of_a_ray_of_its_own_that_do_not_end_are_ended_and_no_others(monkeypatch, steps):
-    def start():
-        # With a process of its own, as the raylet has workers.
-        child = subprocess.Popen(["sh", "-c", "sleep 600 & echo; wait"], stdout=subprocess.PIPE)
+@pytest.fixture
+def start(tmp_path):
+    """Starts a process of this name that has one of its own, as a raylet has workers; all are ended at last."""
+    started = []
+
+    def start(name):
+        program = tmp_path / str(len(started)) / name
+        program.parent.mkdir()
+        shutil.copy("/bin/sh", program)
+        child = subprocess.Popen([program, "-c", "sleep 600 & echo; wait"], stdout=subprocess.PIPE)
         child.stdout.readline()
         (worker,) = psutil.Process(child.pid).children()
+        started.append((child, worker))
         return child, worker
 
-    rays, others = [], [start()]
-    monkeypatch.setattr(ray_session.ray, "init", lambda **_: rays.append(start()))
-    try:
-        with ray_session.connected("local"):
-            others.append(start())
-        assert steps == ["shut down"]
-        for child, worker in rays:
-            assert child.wait(10) == -signal.SIGKILL
-            psutil.wait_procs([worker], timeout=10)
-            assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
-        assert all(child.poll() is None and worker.is_running() for child, worker in others)
-    finally:
-        for child, worker in [*rays, *others]:
-            for process in (worker, child):
-                with suppress(psutil.Error):
-                    process.kill()
-            child.wait()
-            child.stdout.close()
+    yield start
+    for child, worker in started:
+        for process in (worker, child):
+            with suppress(psutil.Error):
+                process.kill()
+        child.wait()
+        child.stdout.close()
+
+
+def is_over(process):
+    psutil.wait_procs([process], timeout=1)
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+def test_processes_of_a_ray_of_its_own_that_do_not_end_are_ended_and_no_others(monkeypatch, steps, start):
+    rays, others = [], [start("raylet")]
+
+    def init(**_):
+        rays.append(start("raylet"))
+        # By another thread of the caller.
+        others.append(start("tool"))
+
+    monkeypatch.setattr(ray_session.ray, "init", init)
+    with ray_session.connected("local"):
+        others.append(start("raylet"))
+    assert steps == ["shut down"]
+    ((child, worker),) = rays
+    assert child.wait(10) == -signal.SIGKILL and is_over(worker)
+    assert all(child.poll() is None and worker.is_running() for child, worker in others)
+
+
+@pytest.mark.parametrize("error", [ConnectionError("too long"), KeyboardInterrupt()])
+def test_a_start_that_fails_leaves_no_process(monkeypatch, steps, start, error):
+    rays = []
+
+    def init(**_):
+        rays.append(start("raylet"))
+        raise error
+
+    monkeypatch.setattr(ray_session.ray, "init", init)
+    with pytest.raises((ZsadError, KeyboardInterrupt)), ray_session.connected("local"):
+        pass
+    ((child, worker),) = rays
+    assert steps == ["shut down"] and child.wait(10) == -signal.SIGKILL and is_over(worker)
+
+
+def test_a_ray_that_does_not_end_properly_leaves_no_process_either(monkeypatch, steps, start):
+    rays = []
+    monkeypatch.setattr(ray_session.ray, "init", lambda **_: rays.append(start("raylet")))
+
+    def shut_down():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ray_session.ray, "shutdown", shut_down)
+    with pytest.raises(KeyboardInterrupt), ray_session.connected("local"):
+        pass
+    ((child, worker),) = rays
+    assert child.wait(10) == -signal.SIGKILL and is_over(worker)

@@ -7,6 +7,7 @@ from PIL import Image
 
 from zsad.config import ImagesConfig
 from zsad.errors import ImageError, UsageError
+from zsad.steps import isolation
 from zsad.steps.isolation import DeviceBatches, attempt, condemns_process, isolate
 from zsad.steps.item import ImageItem, load, timed
 
@@ -129,7 +130,10 @@ TRANSIENT = {
 
 @pytest.mark.parametrize("error", TRANSIENT.values(), ids=TRANSIENT)
 @pytest.mark.parametrize("together", [True, False])
-def test_what_may_pass_is_tried_three_times_and_five_where_it_is_a_store(impatient, error, together):
+def test_what_may_pass_is_tried_three_times_and_five_where_it_is_a_store(impatient, error, together, monkeypatch):
+    freed = []
+    monkeypatch.setattr(isolation, "forget_graphs", lambda: freed.append(True))
+
     def work_that_fails(times):
         left = [times]
 
@@ -149,6 +153,8 @@ def test_what_may_pass_is_tried_three_times_and_five_where_it_is_a_store(impatie
     assert passing.failure is None
     run(lasting, work_that_fails(again + 1))
     assert lasting.failure.stage == "saliency"
+    # A store has no use for it.
+    assert len(freed) == (0 if isinstance(error, ImageError) else 2 * again)
 
 
 def test_what_lasts_is_tried_once():

@@ -77,6 +77,16 @@ class StageCosts:
         """Milliseconds per image, all stages."""
         return sum(self.ms.values())
 
+    @property
+    def overlap(self) -> bool:
+        """Whether the stages go on at the same time, of different batches: those that were measured on a GPU."""
+        return self.device == "cuda" and self.images > 0
+
+    @property
+    def worker_ms(self) -> float:
+        """Milliseconds that a worker takes from one finished image to the next: those of the slowest stage if all overlap."""
+        return max(self.ms.values(), default=0.0) if self.overlap else self.total_ms
+
 
 def stage_costs(config: Config, device: str, measured: StageCosts | None) -> StageCosts | None:
     """The best figures at hand: ``measured``, else the calibration, else computed; None = nothing known.

@@ -140,7 +140,7 @@ def plan(options: ScoreOptions, gpus: int | None = None, measured_in: str | None
     to_do = work.num_rows
     rows_bytes, map_bytes, bytes_source = _bytes(source if measured else None, sizes, tiles)
     workers = gpus or (costs.workers if costs else 1)
-    worker_seconds = None if costs is None else to_do * costs.total_ms / 1000
+    worker_seconds = None if costs is None else to_do * costs.worker_ms / 1000
     return Plan(
         images=manifest.num_rows,
         done=manifest.num_rows - to_do,
@@ -183,7 +183,8 @@ def format_plan(found: Plan) -> str:
         # One worker has all cores.
         cpu = "this CPU" if found.workers == 1 else count(found.workers, "CPU worker")
         kind = count(found.workers, "GPU") if found.device == "cuda" else cpu
-        per_image = f"{stage_times(found.costs.ms)} per image, {found.costs.source}"
+        overlap = "; the stages overlap" if found.costs.overlap else ""
+        per_image = f"{stage_times(found.costs.ms)} per image, {found.costs.source}{overlap}"
         total = "" if found.workers == 1 else f" ({duration(found.worker_seconds)} in all)"
         lines += [("Time", f"about {duration(found.seconds)} on {kind}{total}, without start-up"), ("", per_image)]
     written = f"predictions {size(found.predictions_bytes)}, anomaly maps {size(found.maps_bytes)}"

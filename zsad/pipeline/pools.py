@@ -13,7 +13,7 @@ from zsad.pipeline.cost import StageCosts
 from zsad.text import count
 
 _ACTORS_PER_GPU = 2
-"""Of topology ``pools``. One actor alone leaves the GPU idle while it decodes and post-processes."""
+"""Of topology ``pools``. One actor of one step leaves the GPU idle while that step waits for the host."""
 _LEAST_ACTORS = 8
 """Of topology ``pools``. On few GPUs more actors share a GPU, until there are this many in all: four pools of one actor
 each could not differ in size as the costs of their steps do."""
@@ -31,7 +31,7 @@ class Pool:
         size: number of actors.
         num_gpus: share of a GPU per actor; 0 = CPU only.
         torch_threads: threads that torch may use per actor on the CPU: its share of all CPUs.
-        calls: batches that an actor works on at once (decoding of one overlaps with the model on another).
+        calls: batches that an actor works on at once, each in another step, being decoded or being written.
     """
 
     name: str

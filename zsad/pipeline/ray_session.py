@@ -73,7 +73,7 @@ def connected(address: str | None) -> Iterator[None]:
     # The workers' own output stays in Ray's log files; what concerns an image is in its row.
     starts = address == "local"
     own: dict[str, Any] = {"include_dashboard": False, "log_to_driver": False} if starts else {}
-    others = _children()
+    others = _raylets()
     try:
         _check_port(given)
         with (
@@ -85,37 +85,46 @@ def connected(address: str | None) -> Iterator[None]:
             ray.init(address=address, logging_level=logging.ERROR, **own)
     except (KeyboardInterrupt, SystemExit):
         # Of a signal that was held: Ray is complete by now, and can be ended.
-        _shut_down(_children() - others)
+        _shut_down(_raylets() - others)
         raise
     except Exception as error:  # a start that takes too long is nothing more special in Ray
+        if starts:
+            _shut_down(_raylets() - others)
         raise ZsadError(
             f"Cannot reach Ray at {address!r}: {error}. Expected local, or auto on a node of a cluster."
         ) from None
-    rays = _children() - others
+    own_raylets = _raylets() - others
     try:
         yield
     finally:
-        _shut_down(rays)
+        _shut_down(own_raylets)
 
 
-def _children() -> Set[psutil.Process]:
-    """The processes that this one has started and that have not ended."""
-    return set(psutil.Process().children())
+def _raylets() -> Set[psutil.Process]:
+    """The processes of Ray that this one has started, without those that they have started."""
+    found = set()
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):
+            if child.name() == "raylet":
+                found.add(child)
+    return found
 
 
-def _shut_down(rays: Iterable[psutil.Process]) -> None:
-    """Disconnect from Ray, and end the processes of the one that was started with these.
+def _shut_down(raylets: Iterable[psutil.Process]) -> None:
+    """Disconnect from Ray, and end what is left of the processes of these.
 
     Ray waits for no actor, which takes a second to end, or for ever where it hangs.
     """
     started: list[psutil.Process] = []
-    for process in rays:
+    for raylet in raylets:
         with suppress(psutil.Error):
-            started += [process, *process.children(recursive=True)]
-    ray.shutdown()
-    for process in started:
-        with suppress(psutil.Error):
-            process.kill()
+            started += [raylet, *raylet.children(recursive=True)]
+    try:
+        ray.shutdown()
+    finally:
+        for process in started:
+            with suppress(psutil.Error):
+                process.kill()
 
 
 def _check_port(address: str) -> None:
