@@ -2,9 +2,9 @@
 
 The models have their real size and seeded weights, compute in bf16, and get what a worker hands them: eight photographs
 of six tiles at once. Counted is the wall time of each stage from its inputs in memory to its result on the host, SAM's
-resize and post-processing included; decoding, the other resizes and Ray are not. All stages go on at the same time, each
-in a thread, as they do in an actor; what each takes with the GPU to itself is said too. The DIS mask is one disc that
-covers a fifth of the image.
+resize and post-processing included; decoding, the other resizes and Ray are not. The rate is that of all stages at the same
+time, each in a thread and as often, until the last one is done; the stages of an actor work at the same time too, but each
+waits for the one before. What a stage takes alone is said as well. The DIS mask is one disc that covers a fifth of the image.
 """
 
 from __future__ import annotations
