@@ -11,7 +11,7 @@ import weakref
 import pytest
 import torch
 
-from zsad.models.graphs import CUDAGraphs, forget_graphs
+from zsad.models.graphs import CUDAGraphs, free_memory
 
 
 def double(x, y=None):
@@ -125,7 +125,7 @@ def test_all_graphs_can_be_given_up_and_are_recorded_again():
     graphs = Fake(double)
     for _ in range(2):
         graphs(torch.ones(1))
-    forget_graphs()
+    free_memory()
     assert not graphs._replays
     assert torch.equal(graphs(torch.ones(1)), torch.full((1,), -2.0))
     assert len(graphs.recorded) == 2

@@ -27,6 +27,7 @@ class Threads:
         self.pool = ThreadPoolExecutor(4)
         self.log: list[str] = []
         self.told: dict[str, threading.Event] = {}
+        self.futures: list[Future[object]] = []
 
     def at(self, place: str) -> None:
         """Say that this thread is here, and wait until it is told to go on."""
@@ -38,7 +39,8 @@ class Threads:
             self.told.setdefault(place, threading.Event()).set()
 
     def start(self, work: Callable[[], object]) -> Future[object]:
-        return self.pool.submit(work)
+        self.futures.append(self.pool.submit(work))
+        return self.futures[-1]
 
     def until(self, *places: str) -> None:
         """Wait until threads are or were at all of these."""
@@ -58,6 +60,8 @@ def threads():
     yield own
     for event in list(own.told.values()):
         event.set()
+    for future in own.futures:
+        future.result(LONG)
     own.pool.shutdown()
 
 
@@ -73,15 +77,14 @@ def working(threads: Threads, turns: Turns, step: str, name: str = "") -> Future
 
 def test_two_steps_work_at_the_same_time_and_no_step_twice(threads):
     turns = Turns()
-    first, second = working(threads, turns, "sam"), working(threads, turns, "clip")
+    working(threads, turns, "sam")
+    working(threads, turns, "clip")
     threads.until("sam", "clip")
-    again = working(threads, turns, "sam", " again")
+    working(threads, turns, "sam", " again")
     threads.stays_away("sam again")
     threads.go_on("sam")
     threads.until("sam again")
     threads.go_on("clip", "sam again")
-    for future in (first, second, again):
-        future.result(LONG)
 
 
 def test_one_step_at_a_time_where_that_is_asked_for(threads):
@@ -140,8 +143,8 @@ def test_two_that_want_to_be_alone_are_one_after_the_other(threads):
                 assert at_work == [step]
                 at_work.remove(step)
 
-    for future in [threads.start(lambda step=step: record(step)) for step in ("sam", "clip")]:
-        future.result(LONG)
+    for step in ("sam", "clip"):
+        threads.start(lambda step=step: record(step))
 
 
 def test_after_memory_ran_out_steps_are_alone_for_some_minutes(threads, monkeypatch):
@@ -176,13 +179,44 @@ def test_outside_of_all_turns_nobody_shares():
     assert is_alone()
 
 
-@pytest.mark.parametrize("several", [True, False])
-def test_what_ran_out_of_memory_beside_another_step_is_tried_again_alone(threads, several):
-    """Nothing is made smaller, and no image fails, while another step holds the memory, however long it does."""
+class Rests(Exception):
+    pass
+
+
+def test_one_that_is_interrupted_while_it_waits_leaves_nothing_behind(monkeypatch):
+    turns = Turns()
+
+    def interrupt(*_: object) -> None:
+        raise Rests
+
+    with pytest.raises(Rests), turns.of("sam"), monkeypatch.context() as patched:
+        patched.setattr(turns._changed, "wait_for", interrupt)
+        stay_alone()
+    with turns.of("clip"), alone():
+        assert is_alone()
+
+
+def test_to_be_alone_to_the_end_outlasts_being_alone_for_a_while():
+    turns = Turns()
+    with turns.of("sam"):
+        with alone():
+            stay_alone()
+        assert is_alone()
+    with turns.of("clip"):
+        assert not is_alone()
+
+
+@pytest.mark.parametrize("images", [4, 1])
+@pytest.mark.parametrize("records", [True, False])
+def test_what_ran_out_of_memory_beside_another_step_is_tried_again_alone(threads, images, records):
+    """Nothing is made smaller, and no image fails, while another step holds the memory, however long it does.
+
+    Nor while that step waits until it is alone.
+    """
     turns = Turns()
     asked: list[int] = []
     batches = DeviceBatches()
-    items = [ImageItem(path="", class_name="nut") for _ in range(4 if several else 1)]
+    items = [ImageItem(path="", class_name="nut") for _ in range(images)]
 
     def work(some: list[ImageItem]) -> None:
         def forward(window: slice) -> None:
@@ -195,20 +229,48 @@ def test_what_ran_out_of_memory_beside_another_step_is_tried_again_alone(threads
     def sam() -> None:
         with turns.of("sam"):
             threads.at("sam")
+            if records:
+                with alone():
+                    threads.at("recording")
+            threads.at("recorded")
             threads.log.append("sam left")
 
     def clip() -> None:
         with turns.of("clip"):
+            threads.at("clip")
             isolate("clip", items, work)
 
     threads.start(sam)
-    threads.until("sam")
     future = threads.start(clip)
-    time.sleep(0.2)
-    assert not future.done() and asked == [len(items)]
+    threads.until("sam", "clip")
+    # To rest, where it records.
     threads.go_on("sam")
+    threads.stays_away("recording")
+    threads.go_on("clip")
+    threads.until("recording" if records else "recorded")
+    threads.go_on("recording")
+    threads.until("recorded")
+    time.sleep(0.1)
+    assert not future.done() and asked in ([], [images])
+    threads.go_on("recorded")
     future.result(LONG)
-    assert asked == 2 * [len(items)] and all(item.failure is None for item in items)
+    assert asked == 2 * [images] and all(item.failure is None for item in items)
+
+
+def test_two_that_ran_out_of_memory_are_one_after_the_other(threads):
+    turns, both, at_work = Turns(), threading.Barrier(2), []
+
+    def work(step: str) -> None:
+        with turns.of(step):
+            both.wait(LONG)
+            stay_alone()
+            at_work.append(step)
+            time.sleep(0.05)
+            assert at_work == [step]
+            at_work.remove(step)
+
+    for step in ("sam", "clip"):
+        threads.start(lambda step=step: work(step))
 
 
 def test_a_recording_is_alone(threads):

@@ -87,13 +87,15 @@ def test_an_image_that_may_have_ended_a_process_shares_the_next_one_with_no_othe
     assert all(together == (1,) for together in seen if 1 in together)
 
 
-def test_a_step_works_on_a_batch_while_another_step_works_on_the_one_before(tmp_path, ledger):
+@pytest.mark.parametrize("overlap", [True, False])
+def test_a_step_works_on_a_batch_while_another_step_works_on_the_one_before(tmp_path, ledger, overlap):
     for name in "ab":
         cv2.imwrite(str(tmp_path / f"{name}.png"), np.zeros((20, 20, 3), np.uint8))
     manifest = load_manifest("folder", str(tmp_path), object_name="nut")
     began = {key: threading.Event() for key in ("saliency a", "saliency b", "instances a", "instances b")}
     # Each goes on once the other has begun.
-    meet = {"saliency b": "instances a", "instances a": "saliency b"}
+    meet = {"saliency b": "instances a", "instances a": "saliency b"} if overlap else {}
+    at_work, most = [], []
 
     class Meeting:
         def __init__(self, name):
@@ -101,20 +103,25 @@ def test_a_step_works_on_a_batch_while_another_step_works_on_the_one_before(tmp_
 
         def __call__(self, items):
             key = f"{self.name} {items[0].path[-5]}"
+            at_work.append(key)
+            most.append(len(at_work))
             began[key].set()
             assert key not in meet or began[meet[key]].wait(30)
+            time.sleep(0.05)
+            at_work.remove(key)
 
     class Actor(StepActor):
         def build(self, config, names):
             return [Meeting(name) for name in names]
 
-    pool = Pool("two", ("saliency", "instances"), 1, 0.0, 1, 2)
+    pool = Pool("two", ("saliency", "instances"), 1, 0.0, 1, 2, overlap)
     actor = Actor(pool, load_config("mini", None, ["runtime.device=cpu"]), "f" * 64, ledger)
     with ThreadPoolExecutor(1) as thread:
         first = thread.submit(actor, manifest.slice(0, 1))
         assert began["saliency a"].wait(30)
         second = actor(manifest.slice(1, 1))
         assert first.result().num_rows == second.num_rows == 1 and began["instances b"].is_set()
+    assert max(most) == 1 + overlap
 
 
 def test_weights_other_than_the_run_s_are_refused_before_anything_is_scored(ledger):

@@ -16,7 +16,7 @@ from zsad import UsageError
 from zsad.config import load_config
 from zsad.fingerprint import fingerprint, scored_fields
 from zsad.pipeline.calibrate import calibrate
-from zsad.pipeline.cost import calibrated_costs, measured_costs, stage_costs, table_costs
+from zsad.pipeline.cost import StageCosts, calibrated_costs, measured_costs, stage_costs, table_costs
 from zsad.pipeline.ledger import Ledger
 from zsad.pipeline.plan import format_plan, plan, sampled, to_json
 from zsad.pipeline.progress import ProgressReporter, Snapshot
@@ -48,7 +48,7 @@ def options(root, output="", *overrides, **others):
     return ScoreOptions(root=str(root), output=str(output), overrides=overrides, **given)
 
 
-def commit(output, collection, ids, fields=("mini", "disc"), gpus=0.0):
+def commit(output, collection, ids, fields=("mini", "disc"), gpus=0.0, **pool):
     """A run with measured times, as scoring leaves it; the first id is an error row."""
     config = load_config(fields[0])
     mark = fingerprint(config, WEIGHTS, fields[1])
@@ -81,7 +81,7 @@ def commit(output, collection, ids, fields=("mini", "disc"), gpus=0.0):
             }
         rows.append(row)
     write_part(str(output), part_name(RUN, 0), pa.Table.from_pylist(rows, SCORED_SCHEMA))
-    pools = [{"name": "fused", "num_gpus": gpus, "size": 2}]
+    pools = [{"name": "fused", "num_gpus": gpus, "size": 2, **pool}]
     fields = json.loads(json.dumps(scored_fields(config, WEIGHTS, fields[1])))
     write_run(str(output), RunInfo(mark, {}, fields, WEIGHTS, timings={"runs": [{"pools": pools}]}))
 
@@ -151,10 +151,20 @@ def test_times_of_a_gpu_are_not_those_of_a_cpu(collection, tmp_path):
     assert plan(options(collection), gpus=0, measured_in=str(tmp_path / "gpu")).costs is None
     found = plan(options(collection), gpus=4, measured_in=str(tmp_path / "gpu"))
     assert (found.workers, found.device) == (4, "cuda")
-    # On a GPU each stage works on another batch.
-    assert found.seconds == pytest.approx(found.to_do * max(found.costs.ms.values()) / 1000 / 4)
-    assert format_plan(found).count("; the stages overlap") == 1
-    assert plan(options(collection, "", "runtime.device=cpu"), gpus=4).device == "cpu"
+    assert found.seconds == pytest.approx(found.to_do * 0.1 / 4) and "overlap" not in format_plan(found)
+
+
+@pytest.mark.parametrize(("calls", "ms"), [(3, 60), (1, 100)])
+def test_steps_that_worked_on_different_batches_count_as_their_slowest(collection, tmp_path, calls, ms):
+    commit(tmp_path / "gpu", collection, ["bad.jpg", "0.png"], gpus=1.0, calls=calls, overlap=True)
+    found = plan(options(collection), gpus=4, measured_in=str(tmp_path / "gpu"))
+    assert found.seconds == pytest.approx(found.to_do * ms / 1000 / 4)
+    assert ("; the stages overlap" in format_plan(found)) == (calls > 1)
+
+
+def test_a_worker_that_has_few_batches_is_no_faster_than_they_allow():
+    even = StageCosts(dict.fromkeys("abcde", 50.0), "", "cuda", batches=3)
+    assert even.worker_ms == pytest.approx(250 / 3) and StageCosts({}, "", "cuda").worker_ms == 0
 
 
 def test_a_run_of_another_configuration_is_named_and_not_counted(collection, tmp_path):

@@ -39,6 +39,15 @@ def test_more_fused_actors_than_gpus_share_them(gpus, size, share):
     assert (pool.size, pool.num_gpus, pool.calls) == (size, share, 3)
 
 
+@pytest.mark.parametrize(
+    ("gpus", "overrides", "overlap"),
+    [(1, [], True), (0, [], False), (1, ["runtime.compile=true"], False), (1, ["runtime.topology=pools"], False)],
+)
+def test_steps_of_one_actor_overlap_on_a_gpu_unless_they_are_compiled(gpus, overrides, overlap):
+    pools = plan({"CPU": 16, "memory": 64 * GIB, **({"GPU": gpus} if gpus else {})}, *overrides)
+    assert {pool.overlap for pool in pools} == {overlap}
+
+
 @pytest.mark.parametrize("resources", [{"CPU": 16}, {"CPU": 16, "GPU": 1}, {"CPU": 64, "GPU": 8}])
 @pytest.mark.parametrize("topology", ["fused", "pools"])
 def test_all_actors_together_have_as_many_threads_as_there_are_cpus(resources, topology):

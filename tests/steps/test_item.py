@@ -132,7 +132,7 @@ TRANSIENT = {
 @pytest.mark.parametrize("together", [True, False])
 def test_what_may_pass_is_tried_three_times_and_five_where_it_is_a_store(impatient, error, together, monkeypatch):
     freed = []
-    monkeypatch.setattr(isolation, "forget_graphs", lambda: freed.append(True))
+    monkeypatch.setattr(isolation.graphs, "free_memory", lambda: freed.append(True))
 
     def work_that_fails(times):
         left = [times]

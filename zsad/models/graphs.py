@@ -91,6 +91,9 @@ class CUDAGraphs:
         return self._function(*inputs)
 
     def _add(self, layout: Any, inputs: Sequence[Tensor]) -> None:
+        if layout in self._replays or not self._recordable:
+            # By another thread, meanwhile.
+            return
         while len(self._replays) >= self._keep:
             del self._replays[next(iter(self._replays))]
         replay = self._recorded(inputs)
@@ -154,10 +157,19 @@ def out_of_memory(error: BaseException) -> bool:
     return any(text in str(error) for text in _NO_MEMORY)
 
 
-def forget_graphs() -> None:
-    """Give up all graphs of this process and the memory that they hold; they are recorded again when needed."""
+def free_memory() -> None:
+    """Give back all graphs of this process and the memory that they hold, torch's memory on the GPU and pinned memory.
+
+    Graphs are recorded again when needed.
+    """
     for graphs in list(_ALL):
         graphs.forget()
+    if torch.cuda.is_available():
+        # During a recording torch refuses to.
+        with _RECORDING:
+            torch.cuda.empty_cache()
+        if hasattr(torch.accelerator, "empty_host_cache"):  # not in torch 2.6
+            torch.accelerator.empty_host_cache()
 
 
 def _out_of_memory(error: BaseException | None) -> BaseException | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -29,9 +29,12 @@ class Turns:
         self._short_until = -math.inf
         self._changed = threading.Condition()
         self._at_work: set[str] = set()
-        # Of those at work, the ones that wait to be alone, and the one that is.
+        # Of those at work, the ones that wait to be alone, and of these the ones that have run out of memory.
         self._resting: set[str] = set()
+        self._exhausted: set[str] = set()
+        # The one that is alone, and whether it is until the end of its turn.
         self._alone: str | None = None
+        self._stays_alone = False
 
     @contextmanager
     def of(self, step: str) -> Iterator[None]:
@@ -49,7 +52,7 @@ class Turns:
             self._changed.wait_for(lambda: self._may_begin(step))
             self._at_work.add(step)
             if self._one_at_a_time():
-                self._alone = step
+                self._alone, self._stays_alone = step, True
 
     def _may_begin(self, step: str) -> bool:
         if self._alone is not None or self._resting:
@@ -63,7 +66,7 @@ class Turns:
         with self._changed:
             self._at_work.remove(step)
             if self._alone == step:
-                self._alone = None
+                self._alone, self._stays_alone = None, False
             self._changed.notify_all()
 
     def is_alone(self, step: str) -> bool:
@@ -72,25 +75,43 @@ class Turns:
             return self._alone == step
 
     def make_alone(self, step: str) -> None:
-        """Wait until the others at work have ended their turns, or wait for this as well."""
+        """Wait until the other steps at work have ended their turns or wait to be alone, too."""
         with self._changed:
-            self._resting.add(step)
-            # It no longer keeps another one that rests from going on.
-            self._changed.notify_all()
-            self._changed.wait_for(lambda: self._alone is None and self._at_work <= self._resting)
-            self._resting.remove(step)
+            self._rest(step, lambda: self._at_work <= self._resting)
+
+    def make_alone_to_the_end(self, step: str) -> None:
+        """Wait until the other steps at work have ended their turns, but for those that wait for the same.
+
+        Steps whose turns begin within the next ten minutes are alone.
+        """
+        with self._changed:
+            if self._alone != step:
+                self._exhausted.add(step)
+                try:
+                    # One that only waits to be alone for a while keeps its memory meanwhile.
+                    self._rest(step, lambda: self._at_work <= self._exhausted)
+                finally:
+                    self._exhausted.remove(step)
+                self._short_until = time.monotonic() + _SHORT
+            self._stays_alone = True
+
+    def _rest(self, step: str, others_are_done: Callable[[], bool]) -> None:
+        self._resting.add(step)
+        # The step no longer keeps another one that rests from going on.
+        self._changed.notify_all()
+        try:
+            self._changed.wait_for(lambda: self._alone is None and others_are_done())
             self._alone = step
+        finally:
+            self._resting.remove(step)
+            self._changed.notify_all()
 
     def share(self) -> None:
-        """The step that is alone goes on with the others."""
+        """The step that is alone goes on with the others, unless it is to be alone to the end."""
         with self._changed:
-            self._alone = None
-            self._changed.notify_all()
-
-    def note_short_memory(self) -> None:
-        """Steps whose turns begin within the next ten minutes are alone."""
-        with self._changed:
-            self._short_until = time.monotonic() + _SHORT
+            if not self._stays_alone:
+                self._alone = None
+                self._changed.notify_all()
 
 
 @dataclass(frozen=True)
@@ -124,10 +145,10 @@ def alone() -> Iterator[None]:
 
 
 def stay_alone() -> None:
-    """After memory ran out: no other step works on the device until the end of this turn, nor beside later ones for a while."""
+    """After memory ran out: no other step works on the device until the end of this turn.
+
+    If others did until now, neither does one beside those whose turns begin within ten minutes.
+    """
     turn = _TURN.get()
-    if turn is None:
-        return
-    if not is_alone():
-        turn.turns.make_alone(turn.step)
-    turn.turns.note_short_memory()
+    if turn is not None:
+        turn.turns.make_alone_to_the_end(turn.step)

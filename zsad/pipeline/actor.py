@@ -72,8 +72,7 @@ class StepActor:
         self.node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
         self.threads = file_threads(config)
         self.steps = self._load(on_device, weights)
-        # The first compilation of a layout may wait for the whole device, which no recording of another step survives.
-        self.turns = Turns(alone=config.runtime.compile)
+        self.turns = Turns(alone=not pool.overlap)
         # A batch takes one place. An image that may have ended a process takes all of them: if this process ends too, it
         # interrupts no other image.
         self.places = threading.Semaphore(pool.calls)

@@ -63,6 +63,7 @@ class StageCosts:
         workers: how many such workers ran, or would run, side by side.
         images: number of images measured; 0 = computed.
         tiles: mean number of tiles per image; None = unknown.
+        batches: how many a worker had in steps at once, each in another one.
     """
 
     ms: Mapping[str, float]
@@ -71,6 +72,7 @@ class StageCosts:
     workers: int = 1
     images: int = 0
     tiles: float | None = None
+    batches: int = 1
 
     @property
     def total_ms(self) -> float:
@@ -78,14 +80,9 @@ class StageCosts:
         return sum(self.ms.values())
 
     @property
-    def overlap(self) -> bool:
-        """Whether the stages go on at the same time, of different batches: those that were measured on a GPU."""
-        return self.device == "cuda" and self.images > 0
-
-    @property
     def worker_ms(self) -> float:
-        """Milliseconds that a worker takes from one finished image to the next: those of the slowest stage if all overlap."""
-        return max(self.ms.values(), default=0.0) if self.overlap else self.total_ms
+        """Milliseconds that a worker takes from one finished image to the next, at the least."""
+        return max(0.0, *self.ms.values(), self.total_ms / self.batches)
 
 
 def stage_costs(config: Config, device: str, measured: StageCosts | None) -> StageCosts | None:
@@ -120,7 +117,7 @@ def measured_costs(output: str) -> StageCosts | None:
     if info is None or rows is None or not rows.num_rows:
         return None
     ms = {stage: _typical(pc.struct_field(rows["stage_ms"], stage)) for stage in STAGES}
-    on_gpu, actors = _last_pools(info)
+    on_gpu, actors, batches = _last_pools(info)
     where = "GPU" if on_gpu else "CPU"
     return StageCosts(
         {stage: value for stage, value in ms.items() if value is not None},
@@ -129,6 +126,7 @@ def measured_costs(output: str) -> StageCosts | None:
         actors,
         rows.num_rows,
         float(pc.mean(pc.list_value_length(rows["tiles"])).as_py() or 0),
+        batches,
     )
 
 
@@ -185,10 +183,12 @@ def _typical(values: pa.ChunkedArray) -> float | None:
     return float(found[: max(1, int(0.95 * len(found)))].mean()) if len(found) else None
 
 
-def _last_pools(info: RunInfo) -> tuple[bool, int]:
-    """Whether the last run used GPUs, and how many actors had the last step."""
+def _last_pools(info: RunInfo) -> tuple[bool, int, int]:
+    """Whether the last run used GPUs, how many actors had the last step, and batches in steps at once of each."""
     pools = (info.timings.get("runs") or [info.timings])[-1].get("pools") or [{}]
-    return any(pool.get("num_gpus") for pool in pools), int(pools[-1].get("size", 1))
+    last = pools[-1]
+    batches = int(last.get("calls", 1)) if last.get("overlap") else 1
+    return any(pool.get("num_gpus") for pool in pools), int(last.get("size", 1)), batches
 
 
 def _calibration(config: Config, device: str) -> Path:

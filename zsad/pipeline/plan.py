@@ -183,7 +183,7 @@ def format_plan(found: Plan) -> str:
         # One worker has all cores.
         cpu = "this CPU" if found.workers == 1 else count(found.workers, "CPU worker")
         kind = count(found.workers, "GPU") if found.device == "cuda" else cpu
-        overlap = "; the stages overlap" if found.costs.overlap else ""
+        overlap = "; the stages overlap" if found.costs.batches > 1 else ""
         per_image = f"{stage_times(found.costs.ms)} per image, {found.costs.source}{overlap}"
         total = "" if found.workers == 1 else f" ({duration(found.worker_seconds)} in all)"
         lines += [("Time", f"about {duration(found.seconds)} on {kind}{total}, without start-up"), ("", per_image)]

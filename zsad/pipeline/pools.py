@@ -31,7 +31,8 @@ class Pool:
         size: number of actors.
         num_gpus: share of a GPU per actor; 0 = CPU only.
         torch_threads: threads that torch may use per actor on the CPU: its share of all CPUs.
-        calls: batches that an actor works on at once, each in another step, being decoded or being written.
+        calls: batches that an actor has at once; while one is in a step, others are decoded and written.
+        overlap: whether several of them may be in steps, each in another one.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Pool:
     num_gpus: float
     torch_threads: int
     calls: int
+    overlap: bool = False
 
 
 def plan_pools(
@@ -89,7 +91,9 @@ def plan_pools(
     pools = []
     for name, own in members.items():
         num_gpus = share if (chosen := given[name].num_gpus) is None else chosen
-        pools.append(Pool(name, own, sizes[name], num_gpus, threads, calls=3 if num_gpus else 1))
+        # A step that is being compiled waits for the whole device again and again.
+        overlap = num_gpus > 0 and len(own) > 1 and not config.runtime.compile
+        pools.append(Pool(name, own, sizes[name], num_gpus, threads, 3 if num_gpus else 1, overlap))
     _check(pools, resources, config.runtime.memory_gib)
     return pools
 

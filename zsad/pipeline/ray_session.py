@@ -85,7 +85,7 @@ def connected(address: str | None) -> Iterator[None]:
             ray.init(address=address, logging_level=logging.ERROR, **own)
     except (KeyboardInterrupt, SystemExit):
         # Of a signal that was held: Ray is complete by now, and can be ended.
-        _shut_down(_raylets() - others)
+        _shut_down(_raylets() - others if starts else ())
         raise
     except Exception as error:  # a start that takes too long is nothing more special in Ray
         if starts:
@@ -93,7 +93,7 @@ def connected(address: str | None) -> Iterator[None]:
         raise ZsadError(
             f"Cannot reach Ray at {address!r}: {error}. Expected local, or auto on a node of a cluster."
         ) from None
-    own_raylets = _raylets() - others
+    own_raylets = _raylets() - others if starts else ()
     try:
         yield
     finally:
@@ -101,7 +101,7 @@ def connected(address: str | None) -> Iterator[None]:
 
 
 def _raylets() -> Set[psutil.Process]:
-    """The processes of Ray that this one has started, without those that they have started."""
+    """The raylets among this process's children: those that start the workers."""
     found = set()
     for child in psutil.Process().children():
         with suppress(psutil.Error):
@@ -111,7 +111,7 @@ def _raylets() -> Set[psutil.Process]:
 
 
 def _shut_down(raylets: Iterable[psutil.Process]) -> None:
-    """Disconnect from Ray, and end what is left of the processes of these.
+    """Disconnect from Ray, and end what is left then of these and of the processes that they have now.
 
     Ray waits for no actor, which takes a second to end, or for ever where it hangs.
     """

@@ -6,11 +6,10 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-import torch
-
 from zsad.errors import ImageError, UsageError
 from zsad.filesystem import BACK_OFF, sleep_with_jitter
-from zsad.models.graphs import forget_graphs, out_of_memory
+from zsad.models import graphs
+from zsad.models.graphs import out_of_memory
 from zsad.models.turns import is_alone, stay_alone
 
 if TYPE_CHECKING:
@@ -131,20 +130,14 @@ def is_transient(error: Exception) -> bool:
 
 
 def free_memory() -> bool:
-    """After memory ran out: give back recorded graphs and their memory, torch's memory on the GPU and pinned memory.
-
-    From now on this thread's step has the device to itself.
+    """After memory ran out: give back what is kept for later, and have the device to oneself until the end of the turn.
 
     Returns:
         Whether another step may have been at work on it until now; then what needed too much memory may find enough.
     """
     shared = not is_alone()
     stay_alone()
-    forget_graphs()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-        if hasattr(torch.accelerator, "empty_host_cache"):  # not in torch 2.6
-            torch.accelerator.empty_host_cache()
+    graphs.free_memory()
     return shared
 
 
