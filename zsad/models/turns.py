@@ -147,7 +147,7 @@ def alone() -> Iterator[None]:
 def stay_alone() -> None:
     """After memory ran out: no other step works on the device until the end of this turn.
 
-    If others did until now, neither does one beside those whose turns begin within ten minutes.
+    If others did until now, steps whose turns begin within ten minutes are alone as well.
     """
     turn = _TURN.get()
     if turn is not None:
