@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, contextmanager
 
 import pytest
 import torch
@@ -129,22 +130,27 @@ def test_who_is_alone_waits_for_the_others_and_keeps_new_ones_away(threads):
     future.result(LONG)
 
 
-def test_two_that_want_to_be_alone_are_one_after_the_other(threads):
-    turns = Turns()
-    at_work: list[str] = []
-    both = threading.Barrier(2)
+@contextmanager
+def to_the_end() -> Iterator[None]:
+    stay_alone()
+    yield
 
-    def record(step: str) -> None:
+
+@pytest.mark.parametrize("ways", [(alone, alone), (to_the_end, to_the_end), (alone, to_the_end)])
+def test_two_that_want_to_be_alone_are_one_after_the_other(threads, ways):
+    turns, both, at_work = Turns(), threading.Barrier(2), []
+
+    def work(step: str, way: Callable[[], AbstractContextManager[None]]) -> None:
         with turns.of(step):
             both.wait(LONG)
-            with alone():
+            with way():
                 at_work.append(step)
                 time.sleep(0.05)
                 assert at_work == [step]
                 at_work.remove(step)
 
-    for step in ("sam", "clip"):
-        threads.start(lambda step=step: record(step))
+    for step, way in zip(("sam", "clip"), ways, strict=True):
+        threads.start(lambda step=step, way=way: work(step, way))
 
 
 def test_after_memory_ran_out_steps_are_alone_for_some_minutes(threads, monkeypatch):
@@ -255,22 +261,6 @@ def test_what_ran_out_of_memory_beside_another_step_is_tried_again_alone(threads
     threads.go_on("recorded")
     future.result(LONG)
     assert asked == 2 * [images] and all(item.failure is None for item in items)
-
-
-def test_two_that_ran_out_of_memory_are_one_after_the_other(threads):
-    turns, both, at_work = Turns(), threading.Barrier(2), []
-
-    def work(step: str) -> None:
-        with turns.of(step):
-            both.wait(LONG)
-            stay_alone()
-            at_work.append(step)
-            time.sleep(0.05)
-            assert at_work == [step]
-            at_work.remove(step)
-
-    for step in ("sam", "clip"):
-        threads.start(lambda step=step: work(step))
 
 
 def test_a_recording_is_alone(threads):
